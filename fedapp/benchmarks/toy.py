@@ -1,0 +1,54 @@
+"""A benchmark for dry runs: the answer to every prompt of a task is the task's number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from datasets import Dataset
+
+from fedapp.session import Example
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Rows ``prompt``, ``target``, ``task``, ``label``; the label is the task's number.
+
+    Attributes:
+        num_tasks: Tasks named ``task-0``, ``task-1``, …
+        num_train, num_test: Rows of the two splits, dealt to the tasks in turn.
+    """
+
+    num_tasks: int = 4
+    num_train: int = 80
+    num_test: int = 40
+    name: str = "toy"
+    version: str = "1"
+    source: str = "made here, for dry runs and tests"
+    labels: tuple[str, ...] | None = None
+
+    def load(self, split: str) -> Dataset:
+        """The rows of ``train`` or ``test``."""
+        count = {"train": self.num_train, "test": self.num_test}[split]
+        rows = [(f"{split} prompt {i}", i % self.num_tasks) for i in range(count)]
+        return Dataset.from_dict(
+            {
+                "prompt": [prompt for prompt, _ in rows],
+                "target": [str(label) for _, label in rows],
+                "task": [f"task-{label}" for _, label in rows],
+                "label": [label for _, label in rows],
+            }
+        )
+
+    def template(self, row: Mapping[str, Any]) -> Example:
+        """The row as it is."""
+        return Example(row["prompt"], row["target"], row["task"], row["label"])
+
+    def extract(self, completion: str) -> str:
+        """The completion as it is."""
+        return completion
+
+    def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+        """Share of answers that equal their targets."""
+        return {"accuracy": sum(a == t for a, t in zip(answers, targets, strict=True)) / len(targets)}

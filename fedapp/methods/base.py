@@ -1,0 +1,259 @@
+"""The two halves of a method: a client routine and a server strategy.
+
+``PayloadStrategy`` is a Flower ``Strategy``. Sampling, lost and malformed replies, order, metrics
+and traffic are dealt with here, once; a method only says what each client gets and what the
+server remembers.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedapp.nodes import ClientDirectory, FederationError, exchange
+from fedapp.replies import Reply, ReplyReader
+from fedapp.session import Arrays, ClientSession, Metrics
+from fedapp.wire import Envelope, Payload, Upload, WireError, pack, unpack_facts, wire_bytes
+
+
+class ClientRoutine(Protocol):
+    """The client half of a method; it holds settings only, its memory is ``session.state``."""
+
+    def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
+        """Take in what came, train, and return what to send back."""
+
+    def evaluate(self, download: Payload, session: ClientSession) -> None:
+        """Bring ``session.model`` to the state in which this client would use it."""
+
+
+class Observer(Protocol):
+    """Who watches a run: the run folder."""
+
+    def warning(self, message: str) -> None:
+        """Something that a reader of the results should know."""
+
+    def reply(self, server_round: int, phase: str, client_id: int, facts: Mapping[str, Any]) -> None:
+        """A reply has arrived; nothing of it is checked yet but its client id's type."""
+
+    def traffic(self, row: Mapping[str, Any]) -> None:
+        """What one message weighed."""
+
+    def round_done(self, server_round: int, phase: str, replies: Sequence[Reply]) -> None:
+        """A round's usable replies, sorted by client id."""
+
+
+@dataclass
+class RunPlan:
+    """What a strategy must know of the run that it serves.
+
+    Attributes:
+        config_json: The composed config, sent along with every message.
+        directory: The clients and their nodes.
+        observer: Told of everything worth keeping.
+        num_rounds, clients_per_round, replies_needed, evaluate_every, seed: See ``RunSettings``.
+        join_timeout, round_timeout: Seconds.
+        reader: Checks replies.
+        max_bytes: Largest payload accepted.
+        asked: Clients that the last messages of each phase went to.
+    """
+
+    config_json: str
+    directory: ClientDirectory
+    observer: Observer
+    num_rounds: int
+    clients_per_round: int
+    replies_needed: int
+    evaluate_every: int
+    seed: int
+    join_timeout: float
+    round_timeout: float
+    reader: ReplyReader
+    max_bytes: int
+    asked: dict[str, list[int]] = field(default_factory=dict)
+
+
+class PayloadStrategy(Strategy):
+    """A Flower strategy in terms of payloads and clients."""
+
+    plan: RunPlan
+
+    @abstractmethod
+    def download(self, client_id: int) -> Payload:
+        """What this client gets now; empty before anybody has uploaded."""
+
+    @abstractmethod
+    def aggregate(self, uploads: Sequence[Upload]) -> None:
+        """Take in a round's uploads, sorted by client id, all of one spec, all finite."""
+
+    def shared(self) -> Arrays:
+        """The one adapter that this method would hand to a newcomer; empty if it has none."""
+        return {}
+
+    def summary(self) -> None:
+        """Flower's hook for logging settings; the run folder's config.yaml holds them all."""
+
+    def prepare(self, plan: RunPlan) -> None:
+        """Attach the strategy to a run, before it starts."""
+        self.plan = plan
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """One message for each client sampled for this round."""
+        self.join(grid)
+        return self._messages("train", server_round, self._sample(server_round))
+
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[None, MetricRecord]:
+        """Hand the usable replies to ``aggregate``.
+
+        Raises:
+            FederationError: If fewer replies are usable than the run needs.
+        """
+        received = self.plan.reader.read("train", server_round, self.plan.asked["train"], replies)
+        received = self.plan.reader.keep_alike(received, server_round)
+        uploads = self._take(received, "train", server_round)
+        self.aggregate(uploads)
+        return None, _weighted_metrics(uploads)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """One message for each client after the last round and every ``evaluate_every`` rounds."""
+        every = self.plan.evaluate_every
+        if server_round != self.plan.num_rounds and not (every and server_round % every == 0):
+            self.plan.asked["evaluate"] = []
+            return []
+        self.join(grid)
+        return self._messages("evaluate", server_round, sorted(self.plan.directory.nodes))
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Collect what the clients measured."""
+        asked = self.plan.asked.get("evaluate", [])
+        if not asked:
+            return None
+        received = self.plan.reader.read("evaluate", server_round, asked, replies)
+        return _weighted_metrics(self._take(received, "evaluate", server_round))
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord | None = None,
+        num_rounds: int | None = None,
+        timeout: float | None = None,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Run all rounds.
+
+        The same steps as Flower's own ``start``, which also works with this class. This one looks
+        for replies ten times a second and asks a node that stands in for several clients about
+        one client at a time. Initial arrays do not exist here: every client starts from the seed.
+        """
+        empty, config = ArrayRecord(), ConfigRecord()
+        result = Result()
+        for server_round in range(1, (num_rounds or self.plan.num_rounds) + 1):
+            messages = self.configure_train(server_round, empty, config, grid)
+            replies = self._exchange(grid, "train", server_round, messages, timeout)
+            _, train_metrics = self.aggregate_train(server_round, replies)
+            result.train_metrics_clientapp[server_round] = train_metrics
+            messages = self.configure_evaluate(server_round, empty, config, grid)
+            replies = self._exchange(grid, "evaluate", server_round, messages, timeout)
+            metrics = self.aggregate_evaluate(server_round, replies)
+            if metrics is not None:
+                result.evaluate_metrics_clientapp[server_round] = metrics
+        return result
+
+    def join(self, grid: Grid) -> None:
+        """Find the clients, unless that is done."""
+        plan = self.plan
+        if not plan.directory.nodes:
+            facts = {"config": plan.config_json}
+            plan.directory.join(grid, facts, plan.join_timeout, plan.replies_needed)
+
+    def _sample(self, server_round: int) -> list[int]:
+        clients = sorted(self.plan.directory.nodes)
+        count = min(self.plan.clients_per_round or len(clients), len(clients))
+        rng = np.random.default_rng([self.plan.seed, server_round])
+        return sorted(rng.choice(clients, size=count, replace=False).tolist())
+
+    def _messages(self, phase: str, server_round: int, clients: Sequence[int]) -> list[Message]:
+        self.plan.asked[phase] = list(clients)
+        messages = []
+        for client_id in clients:
+            facts = {
+                "config": self.plan.config_json,
+                "client-id": client_id,
+                "server-round": server_round,
+                "fingerprint": self.plan.directory.fingerprint,
+                "final": server_round == self.plan.num_rounds,
+            }
+            payload = self.download(client_id)
+            content = pack(Envelope(facts, payload))
+            self._count(server_round, client_id, phase, "down", payload.num_bytes, wire_bytes(content))
+            node = self.plan.directory.nodes[client_id]
+            messages.append(Message(content, dst_node_id=node, message_type=phase, group_id=str(server_round)))
+        return messages
+
+    def _exchange(
+        self, grid: Grid, phase: str, server_round: int, messages: list[Message], timeout: float | None
+    ) -> list[Message]:
+        by_client = dict(zip(self.plan.asked.get(phase, []), messages, strict=False)) if messages else {}
+        replies: list[Message] = []
+        for wave in self.plan.directory.waves(by_client):
+            batch = [by_client[client] for client in wave]
+            replies += exchange(
+                grid,
+                batch,
+                timeout or self.plan.round_timeout,
+                lambda reply: self._notice(phase, server_round, reply),
+            )
+        return replies
+
+    def _notice(self, phase: str, server_round: int, reply: Message) -> None:
+        try:
+            facts = {} if reply.has_error() else unpack_facts(reply.content, self.plan.max_bytes)
+        except WireError:
+            return
+        if isinstance(facts.get("client-id"), int) and "failure" not in facts:
+            self.plan.observer.reply(server_round, phase, facts["client-id"], facts)
+
+    def _take(self, received: Sequence[Reply], phase: str, server_round: int) -> list[Upload]:
+        """Tell the observer of a round's usable replies, if they are enough."""
+        for reply in received:
+            self._count(server_round, reply.upload.client_id, phase, "up", reply.upload.num_bytes, reply.wire_bytes)
+        if len(received) < self.plan.replies_needed:
+            why = "; ".join(self.plan.reader.last_reasons) or "no reply came in time"
+            raise FederationError(
+                f"round {server_round}: {len(received)} usable replies of {len(self.plan.asked[phase])}, "
+                f"{self.plan.replies_needed} are needed (min_replies): {why}"
+            )
+        self.plan.observer.round_done(server_round, phase, received)
+        return [reply.upload for reply in received]
+
+    def _count(self, server_round: int, client: int, phase: str, way: str, payload: int, wire: int) -> None:
+        self.plan.observer.traffic(
+            {
+                "server-round": server_round,
+                "client-id": client,
+                "phase": phase,
+                "direction": way,
+                "payload-bytes": payload,
+                "wire-bytes": wire,
+            }
+        )
+
+
+def _weighted_metrics(uploads: Sequence[Upload]) -> MetricRecord:
+    """Mean of each metric that all uploads carry, weighted by examples."""
+    names = set.intersection(*(set(u.metrics) for u in uploads)) if uploads else set()
+    total = sum(u.num_examples for u in uploads)
+    means = {n: sum(u.metrics[n] * u.num_examples for u in uploads) / total for n in sorted(names)}
+    return MetricRecord({name: float(value) for name, value in means.items()})

@@ -1,0 +1,257 @@
+"""Methods whose clients share adapter parameters: FedAvg, FedIT, FedReFT, local-only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from fedapp.aggregation import interpolate
+from fedapp.methods.base import PayloadStrategy
+from fedapp.session import Arrays, ClientFailure, ClientSession, Metrics
+from fedapp.wire import DTYPES, Payload, Upload
+
+# What of an intervention leaves the client: R rotates, W and b are the learned source.
+# Source: FedReFT compares sharing strategies and shares all; the partial ones here are ours.
+SHARED_ROLES = {
+    "RWb": r"\.(rotate|weight|bias)$|^head\.",
+    "R": r"\.rotate$",
+    "Wb": r"\.(weight|bias)$",
+    "W": r"\.weight$",
+    "b": r"\.bias$",
+    "all": r"",
+    "none": r"(?!)",
+}
+
+
+class Combine(Protocol):
+    """A rule of ``fedapp.aggregation``."""
+
+    def combine(self, arrays: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
+        """One combination of all."""
+
+    def leave_one_out(self, arrays: Sequence[Arrays], weights: Sequence[float]) -> list[Arrays]:
+        """For each, the combination of all the others."""
+
+
+class Mixing(Protocol):
+    """How a client joins its own parameters with what it received."""
+
+    def mix(self, own: Arrays, received: Arrays, session: ClientSession) -> tuple[Arrays, float]:
+        """Return the mix and the share of the own part in it."""
+
+
+@dataclass(frozen=True)
+class FixedMixing:
+    """Mix by a fixed weight; 0 takes what was received as it is.
+
+    Attributes:
+        local_weight: Share of the client's own parameters, a fraction in [0, 1].
+    """
+
+    local_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.local_weight <= 1:
+            raise ValueError(f"local_weight={self.local_weight!r} must be within [0, 1]")
+
+    def mix(self, own: Arrays, received: Arrays, session: ClientSession) -> tuple[Arrays, float]:
+        """Interpolate array by array."""
+        return interpolate(own, received, self.local_weight), self.local_weight
+
+
+@dataclass(frozen=True)
+class AdaptiveMixing:
+    """Try several weights on the client's own validation split and keep the best.
+
+    Forward passes only, on ``session.val_set``, never on the test split. Ties go to the larger
+    share of the own part. FedReFT balances local and received parameters adaptively; the rule
+    itself is not public, this one is ours.
+
+    Attributes:
+        candidates: Local weights to try, each a fraction in [0, 1].
+        criterion: ``loss`` (mean cross entropy) or ``score`` (the benchmark's main metric).
+    """
+
+    candidates: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    criterion: str = "loss"
+
+    def __post_init__(self) -> None:
+        if not self.candidates or not all(0 <= weight <= 1 for weight in self.candidates):
+            raise ValueError(f"candidates={list(self.candidates)!r} must be one or more fractions within [0, 1]")
+        if self.criterion not in ("loss", "score"):
+            raise ValueError(f"criterion={self.criterion!r} must be one of: loss, score")
+
+    def mix(self, own: Arrays, received: Arrays, session: ClientSession) -> tuple[Arrays, float]:
+        """Return the candidate with the least cost on the validation split."""
+        if not session.val_set:
+            raise ClientFailure("adaptive mixing needs validation examples; raise split.val_share")
+        best: tuple[float, float] | None = None
+        for weight in sorted(set(self.candidates), reverse=True):
+            session.model.load(interpolate(own, received, weight))
+            cost = self._cost(session)
+            if not np.isfinite(cost):
+                continue
+            if best is None or cost < best[0]:
+                best = (cost, weight)
+        if best is None:
+            raise ClientFailure("no candidate of the adaptive mixing has a finite validation loss")
+        return interpolate(own, received, best[1]), best[1]
+
+    def _cost(self, session: ClientSession) -> float:
+        if self.criterion == "loss":
+            return session.model.loss(session.val_set)
+        return -session.measure(session.val_set)
+
+
+@dataclass(frozen=True)
+class ParameterSharing:
+    """Mix own and received parameters, train, send back the shared part.
+
+    Attributes:
+        share: What leaves the client: a name of ``SHARED_ROLES`` or a regular expression that is
+            searched in parameter names (``lora_A``).
+        mixing: How own and received parameters are joined.
+        dtype: Type of the values on the wire; clients compute in fp32.
+    """
+
+    share: str = "RWb"
+    mixing: Mixing = field(default_factory=lambda: FixedMixing(0.0))
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(SHARED_ROLES.get(self.share, self.share))
+        except re.error as error:
+            known = ", ".join(SHARED_ROLES)
+            raise ValueError(f"share={self.share!r} is neither of {known} nor a pattern: {error}") from None
+        if self.dtype not in ("float32", "float16", "bfloat16"):
+            raise ValueError(f"dtype={self.dtype!r} must be one of: float32, float16, bfloat16")
+
+    def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
+        """Start from the mix of own and received, train, remember the result."""
+        metrics = self._start(download, session)
+        session.score(_name(metrics), "before")
+        metrics["train-loss"] = session.model.train(session.train_set, session.rng)
+        trained = session.model.parameters()
+        session.score("own", "after")
+        session.state.clear()
+        session.state.update(trained)
+        shared = {name: trained[name].astype(DTYPES[self.dtype]) for name in self._shared(trained)}
+        return Payload(arrays=shared), metrics
+
+    def evaluate(self, download: Payload, session: ClientSession) -> None:
+        """Bring the model to what this client would use after this round."""
+        session.metrics.update(self._start(download, session))
+
+    def _start(self, download: Payload, session: ClientSession) -> Metrics:
+        model = session.model
+        if session.state:
+            model.load(session.state)
+        received = {name: array.astype(np.float32) for name, array in download.arrays.items()}
+        if not received:
+            return {}
+        own = model.parameters()
+        self._check(received, own)
+        mixed, weight = self.mixing.mix({name: own[name] for name in received}, received, session)
+        if weight > 0:
+            model.load(own | received)
+            session.score("aggregated", "before")
+        model.load(own | mixed)
+        return {"local-weight": weight}
+
+    def _shared(self, parameters: Arrays) -> list[str]:
+        pattern = SHARED_ROLES.get(self.share, self.share)
+        names = [name for name in parameters if re.search(pattern, name)]
+        if not names and self.share != "none":
+            some = ", ".join(sorted(parameters)[:3])
+            raise ClientFailure(f"share={self.share!r} matches no parameter; there are {some} …")
+        return names
+
+    def _check(self, received: Arrays, own: Arrays) -> None:
+        expected = set(self._shared(own))
+        if set(received) != expected:
+            odd = sorted(set(received) ^ expected)[0]
+            raise ClientFailure(f"the download's arrays are not those that share={self.share!r} names: {odd!r}")
+
+
+def _name(metrics: Metrics) -> str:
+    """What the model is before training: its own, what arrived, or a mix of both."""
+    weight = metrics.get("local-weight", 1.0)
+    return {0.0: "aggregated", 1.0: "own"}.get(weight, "mixed")
+
+
+class LocalOnly(PayloadStrategy):
+    """Every client stays alone: nothing is sent in either direction but the messages themselves."""
+
+    def download(self, client_id: int) -> Payload:
+        """Nothing."""
+        return Payload()
+
+    def aggregate(self, uploads: Sequence[Upload]) -> None:
+        """Nothing to remember."""
+
+
+class Average(PayloadStrategy):
+    """Send every client the same combination of all uploads (FedAvg with the plain mean).
+
+    With LoRA adapters and the mean weighted by examples this is FedIT.
+    Source: McMahan et al. 2017, https://arxiv.org/abs/1602.05629.
+    """
+
+    def __init__(self, combine: Combine) -> None:
+        """Take the rule that combines uploads (``fedapp.aggregation``)."""
+        self.combine = combine
+        self.current: Arrays = {}
+
+    def download(self, client_id: int) -> Payload:
+        """The combination; empty until somebody has uploaded."""
+        return Payload(arrays=self.current)
+
+    def aggregate(self, uploads: Sequence[Upload]) -> None:
+        """Combine this round's uploads."""
+        self.current = self.combine.combine([u.arrays for u in uploads], [u.num_examples for u in uploads])
+
+    def shared(self) -> Arrays:
+        """The combination itself."""
+        return self.current
+
+
+class AllButMe(PayloadStrategy):
+    """Send each client the combination of every other client's parameters.
+
+    A client that did not take part in a round keeps its own parameters and is in nobody's
+    combination. Source: FedReFT, https://arxiv.org/abs/2508.20295 (the case of clients that do
+    not take part: ours).
+    """
+
+    def __init__(self, combine: Combine) -> None:
+        """Take the rule that combines the others' uploads (``fedapp.aggregation``)."""
+        self.combine = combine
+        self.latest: dict[int, Upload] = {}
+        self.others: dict[int, Arrays] = {}
+        self.everyone: Arrays | None = None
+
+    def download(self, client_id: int) -> Payload:
+        """Everyone but the receiver; empty until somebody else has uploaded."""
+        if client_id in self.others:
+            return Payload(arrays=self.others[client_id])
+        return Payload(arrays=self.shared())
+
+    def aggregate(self, uploads: Sequence[Upload]) -> None:
+        """Combine all leave-one-out sets of this round at once."""
+        self.latest = {u.client_id: u for u in uploads}
+        arrays, weights = [u.arrays for u in uploads], [float(u.num_examples) for u in uploads]
+        self.others = dict(zip(self.latest, self.combine.leave_one_out(arrays, weights), strict=True))
+        self.everyone = None
+
+    def shared(self) -> Arrays:
+        """The same rule over everyone."""
+        if self.everyone is None:
+            uploads = list(self.latest.values())
+            arrays, weights = [u.arrays for u in uploads], [float(u.num_examples) for u in uploads]
+            self.everyone = self.combine.combine(arrays, weights) if uploads else {}
+        return self.everyone

@@ -1,0 +1,203 @@
+"""Which node holds which client, and messages to nodes with their replies.
+
+Node ids are Flower's and new in every run; everything else knows clients by ``client_id``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from fedapp.wire import Envelope, WireError, pack, unpack
+
+POLL_SECONDS = 0.1
+Notify = Callable[[str], None]
+
+
+class FederationError(RuntimeError):
+    """The federation cannot go on; the text is one line for the user."""
+
+
+class ClientDirectory:
+    """Clients found through a handshake, each with its node.
+
+    Every node says which clients it holds. As a rule that is one; a simulation with fewer nodes
+    than clients lets each node stand in for several, which then take turns.
+    """
+
+    def __init__(self, num_clients: int, fingerprint: str | None, max_bytes: int, notify: Notify) -> None:
+        """Prepare an empty directory.
+
+        Args:
+            num_clients: Clients that the run expects, numbered from 0.
+            fingerprint: Base model that every node must have; None takes what most nodes have.
+            max_bytes: Largest answer accepted.
+            notify: Called with each warning.
+        """
+        self.num_clients = num_clients
+        self.fingerprint = fingerprint
+        self.max_bytes = max_bytes
+        self.notify = notify
+        self.nodes: dict[int, int] = {}
+        self._answers: dict[int, Mapping[str, Any]] = {}
+        self._refusals: dict[int, str] = {}
+        self._claims: dict[int, set[int]] = {}
+
+    def join(self, grid: Grid, facts: Mapping[str, Any], timeout: float, needed: int) -> None:
+        """Ask nodes who they are until all clients are there or time is up.
+
+        Args:
+            grid: Where the nodes are.
+            facts: What the handshake tells a node (the composed config).
+            timeout: Seconds to wait for all clients.
+            needed: Clients without which the run cannot start.
+
+        Raises:
+            FederationError: If fewer than ``needed`` clients joined in time.
+        """
+        deadline = time.monotonic() + timeout
+        asked: set[int] = set()
+        pending: dict[str, int] = {}
+        while time.monotonic() < deadline:
+            new = [node for node in grid.get_node_ids() if node not in asked]
+            messages = [_message(facts, node, "query", "join") for node in new]
+            asked.update(new)
+            pending |= push(grid, messages)
+            arrived = pull(grid, list(pending))
+            for message_id, reply in arrived:
+                self._hear(pending.pop(message_id), reply)
+            if self._heard_of() >= self.num_clients:
+                break
+            if not arrived:
+                time.sleep(POLL_SECONDS)
+        self._settle()
+        self._check(needed, timeout)
+
+    def waves(self, clients: Iterable[int]) -> list[list[int]]:
+        """Group clients so that no group asks one node twice; each group is sorted."""
+        groups: list[list[int]] = []
+        turns: Counter[int] = Counter()
+        for client in sorted(clients):
+            turn = turns[self.nodes[client]]
+            turns[self.nodes[client]] += 1
+            if turn == len(groups):
+                groups.append([])
+            groups[turn].append(client)
+        return groups
+
+    def _hear(self, node: int, reply: Message) -> None:
+        try:
+            if reply.has_error():
+                raise WireError(reply.error.reason or f"error {reply.error.code}")
+            facts = unpack(reply.content, self.max_bytes).facts
+            clients = facts.get("clients")
+            if not isinstance(clients, list) or not all(type(c) is int for c in clients):
+                raise WireError("it does not say which clients it holds")
+            if not clients:
+                return  # A node to spare: the run has fewer clients than there are nodes.
+            self._claims[node] = set(clients)
+            if "failure" in facts:
+                raise WireError(str(facts["failure"])[:1000])
+            if not isinstance(facts.get("fingerprint"), str):
+                raise WireError("it does not say which base model it has")
+            self._answers[node] = facts
+        except WireError as error:
+            self._refusals[node] = f"a node cannot join: {error}"
+
+    def _heard_of(self) -> int:
+        """How many clients are accounted for; a node that could not even say counts as one."""
+        named: set[int] = set()
+        for clients in self._claims.values():
+            named |= clients
+        unnamed = sum(node not in self._claims for node in self._refusals)
+        return len(named & set(range(self.num_clients))) + unnamed
+
+    def _settle(self) -> None:
+        if self.fingerprint is None and self._answers:
+            votes = Counter(facts["fingerprint"] for facts in self._answers.values())
+            first = min(self._answers.values(), key=lambda facts: facts["clients"])["fingerprint"]
+            self.fingerprint = max(votes, key=lambda value: (votes[value], value == first))
+        for node, facts in sorted(self._answers.items(), key=lambda item: item[1]["clients"]):
+            if facts["fingerprint"] != self.fingerprint:
+                self._refusals[node] = (
+                    f"the node of client {_listed(facts['clients'])} is refused: its base model is "
+                    f"{facts['fingerprint'][:16]}, this run's is {str(self.fingerprint)[:16]}"
+                )
+                continue
+            for client in facts["clients"]:
+                if client in self.nodes:
+                    self.notify(f"two nodes claim client {client}; the second one is left out")
+                elif 0 <= client < self.num_clients:
+                    self.nodes[client] = node
+                else:
+                    self.notify(f"a node claims client {client}, outside 0 to {self.num_clients - 1}; left out")
+        for refusal in self._refusals.values():
+            self.notify(refusal)
+
+    def _check(self, needed: int, timeout: float) -> None:
+        missing = sorted(set(range(self.num_clients)) - set(self.nodes))
+        if len(self.nodes) < needed:
+            reason = next(iter(self._refusals.values()), f"no other node joined within join_timeout={timeout:g} s")
+            raise FederationError(
+                f"{len(self.nodes)} of num_clients={self.num_clients} clients joined, {needed} are needed: {reason}"
+            )
+        if missing:
+            self.notify(f"the run starts without client {_listed(missing)}")
+
+
+def push(grid: Grid, messages: Sequence[Message]) -> dict[str, int]:
+    """Send messages; return the node that each message id went to."""
+    if not messages:
+        return {}
+    ids = list(grid.push_messages(messages))
+    nodes = [message.metadata.dst_node_id for message in messages]
+    # A node that has just left gets no id.
+    return {message_id: node for message_id, node in zip(ids, nodes, strict=True) if message_id}
+
+
+def pull(grid: Grid, message_ids: Sequence[str]) -> list[tuple[str, Message]]:
+    """Replies that have arrived, each once, with the id of the message it answers.
+
+    Errors name the wrong node, so the message answered is what identifies a reply.
+    """
+    if not message_ids:
+        return []
+    found: dict[str, Message] = {}
+    for reply in grid.pull_messages(message_ids):
+        if reply.metadata.reply_to_message_id in message_ids:
+            found.setdefault(reply.metadata.reply_to_message_id, reply)
+    return list(found.items())
+
+
+def exchange(
+    grid: Grid, messages: Sequence[Message], timeout: float, on_reply: Callable[[Message], None]
+) -> list[Message]:
+    """Send messages and collect their replies until all are in or time is up.
+
+    Flower's own ``send_and_receive`` looks every three seconds and shows nothing meanwhile.
+    """
+    pending = push(grid, messages)
+    deadline = time.monotonic() + timeout
+    replies: list[Message] = []
+    while pending and time.monotonic() < deadline:
+        arrived = pull(grid, list(pending))
+        for message_id, reply in arrived:
+            del pending[message_id]
+            replies.append(reply)
+            on_reply(reply)
+        if pending and not arrived:
+            time.sleep(POLL_SECONDS)
+    return replies
+
+
+def _message(facts: Mapping[str, Any], node: int, kind: str, group: str) -> Message:
+    return Message(pack(Envelope(dict(facts))), dst_node_id=node, message_type=kind, group_id=group)
+
+
+def _listed(clients: Sequence[int]) -> str:
+    return ", ".join(str(client) for client in clients)

@@ -1,0 +1,141 @@
+"""Replies from the network: checked, named when left out, sorted by client."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+
+from fedapp.wire import Upload, WireError, spec, unpack, wire_bytes
+
+MAX_ROWS = 1000
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A usable reply.
+
+    Attributes:
+        upload: The payload with its sender.
+        rows: Scores that the client measured, one mapping a row.
+        about: What the client says of itself (number of test examples, tasks).
+        wire_bytes: Exact size as Flower serialised it.
+    """
+
+    upload: Upload
+    rows: list[dict[str, Any]]
+    about: dict[str, Any]
+    wire_bytes: int
+
+
+class ReplyReader:
+    """Turns messages into replies; whatever cannot be used is left out with a named warning."""
+
+    def __init__(self, max_bytes: int, warn: Callable[[str], None]) -> None:
+        """Accept payloads of up to ``max_bytes``; call ``warn`` with what is left out and why."""
+        self.max_bytes = max_bytes
+        self.warn = warn
+        self.last_reasons: list[str] = []
+        self._spec: Any = None
+
+    def read(self, phase: str, server_round: int, asked: Sequence[int], messages: Iterable[Message]) -> list[Reply]:
+        """Check every message on its own.
+
+        Args:
+            phase: ``train`` or ``evaluate``, for warnings.
+            server_round: The round that a reply must name.
+            asked: Clients that were asked.
+            messages: Replies in any order, perhaps some twice.
+
+        Returns:
+            One reply a client, sorted by client id.
+        """
+        self.last_reasons = []
+        found: dict[int, Reply] = {}
+        for message in messages:
+            try:
+                reply = self._open(message, server_round)
+                client_id = reply.upload.client_id
+                if client_id not in asked:
+                    raise WireError(f"client {client_id} was not asked")
+                if client_id in found:
+                    raise WireError(f"client {client_id} answered twice; the first answer counts")
+                found[client_id] = reply
+            except WireError as error:
+                self._leave_out(server_round, str(error))
+        lost = sorted(set(asked) - set(found))
+        if lost:
+            names = ", ".join(map(str, lost))
+            self.warn(f"round {server_round}: {phase} goes on without client {names}")
+        return [found[client_id] for client_id in sorted(found)]
+
+    def keep_alike(self, replies: Sequence[Reply], server_round: int) -> list[Reply]:
+        """Keep the replies whose arrays have the names, dtypes and shapes of the majority."""
+        specs = [spec(reply.upload.arrays) for reply in replies]
+        if self._spec is None and specs:
+            self._spec = Counter(specs).most_common(1)[0][0]
+        kept = []
+        for reply, own in zip(replies, specs, strict=True):
+            if own == self._spec:
+                kept.append(reply)
+                continue
+            name, dtype, shape = sorted(set(own) ^ set(self._spec))[0]
+            self._leave_out(
+                server_round,
+                f"client {reply.upload.client_id}: its arrays are not those of the other clients; "
+                f"the first that differs is {name!r}, {dtype} {list(shape)}",
+            )
+        return kept
+
+    def _leave_out(self, server_round: int, reason: str) -> None:
+        self.last_reasons.append(reason)
+        self.warn(f"round {server_round}: a reply is left out: {reason}")
+
+    def _open(self, message: Message, server_round: int) -> Reply:
+        if message.has_error():
+            reason = " ".join((message.error.reason or "").split())[-500:]
+            raise WireError(reason or f"Flower reports error {message.error.code}")
+        envelope = unpack(message.content, self.max_bytes)
+        facts = envelope.facts
+        client_id = facts.get("client-id")
+        if type(client_id) is not int:
+            raise WireError("it does not say which client it is from")
+        if "failure" in facts:
+            raise WireError(f"client {client_id}: {str(facts['failure'])[:1000]}")
+        if facts.get("server-round") != server_round:
+            raise WireError(f"client {client_id} answered round {facts.get('server-round')!r}")
+        for name, array in envelope.payload.arrays.items():
+            if array.dtype.kind not in "iu" and not np.isfinite(array.astype(np.float32, copy=False)).all():
+                raise WireError(f"client {client_id} sent values in {name!r} that are not finite")
+        num_examples, metrics = _count(facts, client_id), _numbers(facts.get("metrics"), client_id)
+        upload = Upload(envelope.payload.arrays, envelope.payload.texts, client_id, num_examples, metrics)
+        about = facts.get("about")
+        if not isinstance(about, dict):
+            about = {}
+        return Reply(upload, _rows(facts.get("rows"), client_id), about, wire_bytes(message.content))
+
+
+def _count(facts: Mapping[str, Any], client_id: int) -> int:
+    value = facts.get("num-examples")
+    if type(value) is not int or not 0 < value < 2**40:
+        raise WireError(f"client {client_id} reports num-examples={value!r}")
+    return value
+
+
+def _numbers(metrics: Any, client_id: int) -> dict[str, float]:
+    if not isinstance(metrics, dict) or not all(type(v) in (int, float) for v in metrics.values()):
+        raise WireError(f"client {client_id} reports malformed metrics")
+    return metrics
+
+
+def _rows(rows: Any, client_id: int) -> list[dict[str, Any]]:
+    if not isinstance(rows, list) or len(rows) > MAX_ROWS:
+        raise WireError(f"client {client_id} reports malformed scores")
+    for row in rows:
+        if not isinstance(row, dict) or not all(type(v) in (str, int, float) for v in row.values()):
+            raise WireError(f"client {client_id} reports malformed scores")
+    return rows

@@ -1,0 +1,179 @@
+"""What a client routine may touch: examples, the adapted model, one client's session.
+
+Numpy only. Everything that needs torch stands behind ``AdaptedModel``, so a method can be
+tested in milliseconds with ``fedapp.adapters.toy``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+"""Named arrays; a name means the same thing in every round and on every client."""
+
+Metrics = dict[str, float]
+"""Metric names in kebab-case, as Flower's (``train-loss``)."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its answer.
+
+    Attributes:
+        prompt: What the model reads, template included; interventions act on these tokens only.
+        target: The answer that the model should give, without surrounding blanks.
+        task: The task family the example belongs to (``sentiment``), for task partitions.
+        label: Index into the benchmark's labels where the task is classification.
+    """
+
+    prompt: str
+    target: str
+    task: str = ""
+    label: int | None = None
+
+
+class ClientFailure(RuntimeError):
+    """A client cannot take part in this round; the message is shown to the user by the server."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How an adapter is trained on one client in one round.
+
+    Attributes:
+        learning_rate: Peak step size of AdamW.
+        batch_size: Examples per optimiser step.
+        num_epochs: Passes over the client's training set per round.
+        max_steps: Cap on optimiser steps per round; 0 means no cap.
+        weight_decay: Decoupled weight decay of AdamW.
+        warmup_ratio: Share of the round's steps over which the step size rises linearly.
+        schedule: ``constant`` or ``linear`` (down to zero at the round's last step).
+        max_grad_norm: Global gradient-norm clip; 0 means none.
+        max_length: Longest tokenised example, prompt and answer together.
+        max_new_tokens: Longest generated answer in tokens.
+        eval_batch_size: Examples per forward pass when scoring or generating.
+    """
+
+    learning_rate: float = 4e-3
+    batch_size: int = 16
+    num_epochs: int = 1
+    max_steps: int = 0
+    weight_decay: float = 0.0
+    warmup_ratio: float = 0.0
+    schedule: str = "constant"
+    max_grad_norm: float = 1.0
+    max_length: int = 256
+    max_new_tokens: int = 16
+    eval_batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "batch_size", "num_epochs", "max_length", "eval_batch_size"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"train.{name}={getattr(self, name)!r} must be greater than 0")
+        for name in ("max_steps", "weight_decay", "max_grad_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name}={getattr(self, name)!r} must not be negative")
+        if not 0 <= self.warmup_ratio <= 1:
+            raise ValueError(f"train.warmup_ratio={self.warmup_ratio!r} must be within [0, 1]")
+        if self.schedule not in ("constant", "linear"):
+            raise ValueError(f"train.schedule={self.schedule!r} must be one of: constant, linear")
+
+
+class AdaptedModel(Protocol):
+    """A frozen base model with its small trainable part."""
+
+    def parameters(self) -> Arrays:
+        """Copy the trainable part, in fp32, under stable names."""
+
+    def load(self, parameters: Arrays) -> None:
+        """Overwrite the named parameters; names not given keep their value.
+
+        Raises:
+            ValueError: If a name is unknown or a shape differs; the message says which.
+        """
+
+    def reset(self) -> None:
+        """Go back to the values that every client starts from (drawn from the run's seed)."""
+
+    def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
+        """Train for one round; return the mean loss in nats per example.
+
+        Raises:
+            ClientFailure: If the loss is not finite.
+        """
+
+    def loss(self, examples: Sequence[Example]) -> float:
+        """Mean loss over examples in nats per example, forward only, no dropout."""
+
+    def generate(self, prompts: Sequence[str]) -> list[str]:
+        """Answer each prompt: generated text, or the label's name from a classifier."""
+
+    def export(self, folder: Path) -> None:
+        """Write the adapter in its own library's format (pyreft, peft)."""
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """While open, the model answers as the base alone does."""
+
+    def detach(self) -> None:
+        """Leave the base model as it was before ``attach``."""
+
+
+class Adapter(Protocol):
+    """The ``adapter:`` node of a method: how to make a base model trainable."""
+
+    def attach(self, base: Any, train: TrainConfig, *, seed: int) -> AdaptedModel:
+        """Add the trainable part to a base model (``fedapp.models.Base``).
+
+        The same seed gives the same initial parameters on every client.
+        """
+
+
+@dataclass
+class ClientSession:
+    """All that a routine may touch while it serves one message.
+
+    Attributes:
+        client_id: Stable number of the client (its partition id).
+        server_round: Round of the message, from 1.
+        model: Base with adapter, reset to the run's initial parameters.
+        train_set, val_set, test_set: The client's own data: choose on val_set, report on test_set.
+        state: The only memory between rounds; what stands here after the message is kept.
+        rng: Seeded by (seed, client_id, server_round).
+        metrics: What the routine measured beside its loss.
+        scorer: Scores the model as it stands: ``scorer(model_name, moment)``.
+        metric: The benchmark's main metric of the model as it stands on some examples.
+    """
+
+    client_id: int
+    server_round: int
+    model: AdaptedModel
+    train_set: Sequence[Example]
+    val_set: Sequence[Example]
+    test_set: Sequence[Example]
+    state: Arrays
+    rng: np.random.Generator
+    metrics: Metrics = field(default_factory=dict)
+    scorer: Callable[[str, str], None] | None = None
+    metric: Callable[[Sequence[Example]], float] | None = None
+
+    def score(self, model: str, moment: str) -> None:
+        """Put the model, as it stands, into the run's metrics (if the run asks for it).
+
+        Args:
+            model: ``own``, ``aggregated``, ``mixed`` or ``final``.
+            moment: ``before`` or ``after`` local training.
+        """
+        if self.scorer is not None:
+            self.scorer(model, moment)
+
+    def measure(self, examples: Sequence[Example]) -> float:
+        """The benchmark's main metric of the model as it stands; larger is better."""
+        if self.metric is None:
+            raise ClientFailure("this session has no benchmark to measure with")
+        return self.metric(examples)

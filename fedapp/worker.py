@@ -1,0 +1,183 @@
+"""What a client process keeps between messages, and the session it opens for each.
+
+The frozen base, the adapter on it and the benchmark are made once per process and config; a
+message only swaps in its client's data, memory and parameters.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedapp.config import build, run_settings
+from fedapp.partition import ClientData, SplitConfig, client_data
+from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, TrainConfig
+
+SPLITS = ("validation", "test")
+
+
+class Workplace:
+    """Everything that one composed config needs on a client."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Build base model, adapter, benchmark and routine.
+
+        Raises:
+            ConfigError: If a setting cannot be used.
+        """
+        self.config = config
+        self.settings = run_settings(config)
+        self.benchmark = build(config["benchmark"]["build"], "benchmark")
+        self.partitioner = config["partitioner"]["build"]
+        self.split = build({"_target_": "fedapp.partition.SplitConfig", **config["split"]}, "split")
+        assert isinstance(self.split, SplitConfig)
+        self.score = _score_settings(config["score"])
+        self.routine = build(config["method"]["routine"], "method.routine")
+        train = build({"_target_": "fedapp.session.TrainConfig", **config["train"]}, "train")
+        assert isinstance(train, TrainConfig)
+        labels = tuple(self.benchmark.labels or ())
+        self.base = build(config["model"]["build"], "model", labels=labels)
+        self.base.set_num_threads(self.settings.num_threads)
+        adapter = build(config["adapter"]["build"], "adapter")
+        self.model: AdaptedModel = adapter.attach(self.base, train, seed=self.settings.seed)
+
+    def data(self, client_id: int) -> ClientData:
+        """This client's own data."""
+        settings = self.settings
+        return client_data(
+            self.benchmark, self.partitioner, client_id, settings.num_clients, seed=settings.seed, split=self.split
+        )
+
+    def session(self, client_id: int, server_round: int, state: Arrays, phase: str) -> ClientSession:
+        """Open what a routine works with; the model is back at the run's initial parameters."""
+        self.model.reset()
+        data = self.data(client_id)
+        phases = {"train": 0, "evaluate": 1}
+        rng = np.random.default_rng([self.settings.seed, client_id, server_round, phases[phase]])
+        session = ClientSession(client_id, server_round, self.model, data.train, data.val, data.test, state, rng)
+        session.metric = self._main_metric
+        return session
+
+    def rows(self, session: ClientSession, model: str, moment: str) -> list[dict[str, Any]]:
+        """Score the model, as it stands, on the splits that the config names."""
+        sets: dict[str, Sequence[Example]] = {"validation": session.val_set, "test": session.test_set}
+        rows = []
+        for split in self.score["splits"]:
+            if not sets[split]:
+                continue
+            scores = self._scores(sets[split])
+            rows.append({"split": split, "model": model, "moment": moment, "num-examples": len(sets[split]), **scores})
+        return rows
+
+    def _scores(self, examples: Sequence[Example]) -> dict[str, float]:
+        answers = [self.benchmark.extract(text) for text in self.model.generate([e.prompt for e in examples])]
+        scores = self.benchmark.score(answers, [e.target for e in examples])
+        return {"loss": self.model.loss(examples), **{name: float(value) for name, value in scores.items()}}
+
+    def _main_metric(self, examples: Sequence[Example]) -> float:
+        answers = [self.benchmark.extract(text) for text in self.model.generate([e.prompt for e in examples])]
+        return float(next(iter(self.benchmark.score(answers, [e.target for e in examples]).values())))
+
+
+_current: tuple[str, Workplace] | None = None
+
+
+def workplace(config_json: str) -> Workplace:
+    """The workplace of a config; the last one used in this process is kept."""
+    global _current
+    if _current is None or _current[0] != config_json:
+        close()
+        _current = (config_json, Workplace(json.loads(config_json)))
+    return _current[1]
+
+
+def close() -> None:
+    """Leave the base model, which other configs share, as it was."""
+    global _current
+    if _current is not None:
+        _current[1].model.detach()
+        _current = None
+
+
+def serve(phase: str, facts: Mapping[str, Any], download: Any, state: Arrays) -> tuple[dict[str, Any], Any]:
+    """Do a round's work for one client.
+
+    Args:
+        phase: ``train`` or ``evaluate``.
+        facts: The server's facts: config, client id, round, fingerprint.
+        download: The payload for this client.
+        state: The client's memory; changed in place.
+
+    Returns:
+        Facts of the reply, and the payload to send (None when evaluating).
+    """
+    started = time.monotonic()
+    place = workplace(facts["config"])
+    check_fingerprint(place, facts.get("fingerprint"), facts["client-id"])
+    session = place.session(facts["client-id"], facts["server-round"], state, phase)
+    rows: list[dict[str, Any]] = []
+    wanted = place.score
+    session.scorer = lambda model, moment: rows.extend(place.rows(session, model, moment) if wanted[moment] else [])
+    payload = None
+    if phase == "train":
+        if facts["server-round"] == 1 and wanted["base"]:
+            with place.model.disabled():
+                rows += place.rows(session, "base", "before")
+        payload, metrics = place.routine.train(download, session)
+    else:
+        session.scorer = None
+        place.routine.evaluate(download, session)
+        metrics = dict(session.metrics)
+        rows += place.rows(session, "final" if facts.get("final") else "current", "after")
+    reply = {
+        "num-examples": len(session.train_set),
+        "metrics": metrics,
+        "rows": rows,
+        "seconds": time.monotonic() - started,
+        "about": {
+            "train": len(session.train_set),
+            "validation": len(session.val_set),
+            "test": len(session.test_set),
+            "tasks": sorted({example.task for example in session.train_set}),
+        },
+    }
+    return reply, payload
+
+
+def check_fingerprint(place: Workplace, expected: Any, client_id: int) -> None:
+    """Refuse to work on another base model than the run's.
+
+    Raises:
+        ClientFailure: If this node's base model is not the one that the server expects.
+    """
+    if expected is not None and expected != place.base.fingerprint:
+        raise ClientFailure(
+            f"client {client_id} has the base model {place.base.fingerprint[:16]}, this run's is {str(expected)[:16]}"
+        )
+
+
+def save_adapter(place: Workplace, client_id: int, node_folder: str | None) -> None:
+    """Keep the client's final adapter on the client's own machine.
+
+    It goes below the node's ``output-dir``, else into the run folder where that is on this
+    machine (a simulation). Parameters that a method does not share thus never leave the client.
+    """
+    from fedapp.runs import write_adapter
+
+    run_dir = place.config.get("run_dir")
+    folder = Path(node_folder) if node_folder else Path(run_dir) / "adapters" if run_dir else None
+    if folder is None or not (node_folder or folder.parent.is_dir()):
+        return
+    write_adapter(folder / f"client-{client_id}", place.model.parameters(), place.config, place.base.fingerprint)
+
+
+def _score_settings(node: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = [split for split in node["splits"] if split not in SPLITS]
+    if unknown:
+        raise ClientFailure(f"score.splits={unknown[0]!r} must be one of: {', '.join(SPLITS)}")
+    return dict(node)

@@ -1,0 +1,52 @@
+"""The ServerApp: compose the config once, build the strategy, run it, close the run folder."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedapp.config import build, load_config, run_settings
+from fedapp.methods.base import PayloadStrategy, RunPlan
+from fedapp.nodes import ClientDirectory
+from fedapp.replies import ReplyReader
+from fedapp.runs import RunFolder
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run one federation, from the composed config to the summary."""
+    config = load_config(shlex.split(str(context.run_config.get("overrides", ""))))
+    strategy = build(config["method"]["strategy"], "method.strategy")
+    assert isinstance(strategy, PayloadStrategy)
+    with RunFolder.create(config) as folder:
+        plan = _plan(folder)
+        strategy.prepare(plan)
+        strategy.join(grid)
+        folder.started(plan.directory)
+        strategy.start(grid)
+        folder.finish(strategy.shared(), str(plan.directory.fingerprint))
+
+
+def _plan(folder: RunFolder) -> RunPlan:
+    settings = run_settings(folder.config)
+    limit = settings.max_payload_bytes
+    fingerprint = folder.config["model"].get("fingerprint")
+    return RunPlan(
+        config_json=json.dumps(folder.config, sort_keys=True),
+        directory=ClientDirectory(settings.num_clients, fingerprint, limit, folder.warning),
+        observer=folder,
+        reader=ReplyReader(limit, folder.warning),
+        num_rounds=settings.num_rounds,
+        clients_per_round=settings.clients_per_round,
+        replies_needed=settings.replies_needed,
+        evaluate_every=settings.evaluate_every,
+        seed=settings.seed,
+        join_timeout=settings.join_timeout,
+        round_timeout=settings.round_timeout,
+        max_bytes=limit,
+    )
