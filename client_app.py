@@ -67,10 +67,12 @@ def _serve(phase: str, message: Message, context: Context) -> Message:
 
 
 def _clients_here(context: Context, num_clients: int) -> list[int]:
-    """This node's clients: its partition, and with fewer nodes than clients every n-th after it."""
+    """The node's clients: its partition, and with fewer nodes than clients every n-th after it."""
     node = context.node_config
     if "partition-id" not in node:
-        raise ClientFailure("start the SuperNode with --node-config 'partition-id=<number of the client, from 0>'")
+        raise ClientFailure(
+            "start the SuperNode with --node-config 'partition-id=<number of the client, from 0>'"
+        )
     first, count = int(node["partition-id"]), int(node.get("num-partitions", num_clients))
     return list(range(first, num_clients, max(count, 1)))
 

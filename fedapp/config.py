@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from hydra.utils import get_class
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -70,7 +70,9 @@ class RunSettings:
             )
         asked = self.clients_per_round or self.num_clients
         if self.min_replies > asked:
-            raise ConfigError(f"min_replies={self.min_replies} must not exceed the {asked} clients asked in a round")
+            raise ConfigError(
+                f"min_replies={self.min_replies} must not exceed the {asked} clients asked in a round"
+            )
 
     @property
     def replies_needed(self) -> int:
@@ -92,11 +94,12 @@ def load_config(overrides: Sequence[str]) -> dict[str, Any]:
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     try:
         tree = loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
+        with open_dict(tree):
+            tree.pop("hydra", None)  # Hydra's own settings; sweeps read them elsewhere
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from None
     assert isinstance(plain, dict)
-    plain.pop("hydra", None)
     run_settings(plain)
     return {str(key): value for key, value in plain.items()}
 
@@ -158,12 +161,15 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-@lru_cache(maxsize=None)
+@cache
 def _locate(target: str) -> Any:
     module, _, name = target.rpartition(".")
-    if not target.startswith("fedapp."):
-        return get_class(target)
-    return getattr(__import__(module, fromlist=[name]), name)
+    found = getattr(importlib.import_module(module), name)
+    # What a module merely imported (os, subprocess, Path) is not part of it.
+    home = getattr(found, "__module__", "")
+    if not callable(found) or not f"{home}.".startswith(BUILDABLE):
+        raise ImportError(f"{name} is not defined there")
+    return found
 
 
 def _build_nested(value: Any, where: str) -> Any:
@@ -183,18 +189,21 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         group = key.lstrip("+~").split("@")[0]
         if group in known_groups and value and value not in known_groups[group]:
             return f"{group}={value} does not exist{nearest(value, known_groups[group])}"
-    keys = sorted(_known_keys())
+    text = str(error)
     for override in overrides:
         key = override.partition("=")[0]
-        if not key.startswith(("+", "~", "hydra.")) and key not in keys and f"'{key}'" in str(error):
+        if key.startswith(("+", "~", "hydra.")) or f"'{key}'" not in text:
+            continue
+        keys = sorted(_known_keys([o for o in overrides if o.partition("=")[0] in known_groups]))
+        if key not in keys:
             return f"{key} is not a setting{nearest(key, keys)}"
     return f"the overrides {' '.join(overrides)!r} cannot be used: {one_line(error)}"
 
 
-@lru_cache(maxsize=1)
-def _known_keys() -> frozenset[str]:
+def _known_keys(choices: Sequence[str]) -> frozenset[str]:
+    """Every key of the tree that these group choices make."""
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    tree = loader.load_configuration("config", [], run_mode=RunMode.RUN)
+    tree = loader.load_configuration("config", list(choices), run_mode=RunMode.RUN)
     return frozenset(_paths(OmegaConf.to_container(tree, resolve=False), ""))
 
 

@@ -135,16 +135,21 @@ class ClientDirectory:
                 elif 0 <= client < self.num_clients:
                     self.nodes[client] = node
                 else:
-                    self.notify(f"a node claims client {client}, outside 0 to {self.num_clients - 1}; left out")
+                    self.notify(
+                        f"a node claims client {client}, outside 0 to {self.num_clients - 1}; left out"
+                    )
         for refusal in self._refusals.values():
             self.notify(refusal)
 
     def _check(self, needed: int, timeout: float) -> None:
         missing = sorted(set(range(self.num_clients)) - set(self.nodes))
         if len(self.nodes) < needed:
-            reason = next(iter(self._refusals.values()), f"no other node joined within join_timeout={timeout:g} s")
+            reason = next(
+                iter(self._refusals.values()), f"no other node joined within join_timeout={timeout:g} s"
+            )
             raise FederationError(
-                f"{len(self.nodes)} of num_clients={self.num_clients} clients joined, {needed} are needed: {reason}"
+                f"{len(self.nodes)} of num_clients={self.num_clients} clients joined, "
+                f"{needed} are needed: {reason}"
             )
         if missing:
             self.notify(f"the run starts without client {_listed(missing)}")

@@ -42,13 +42,15 @@ class ReplyReader:
         self.last_reasons: list[str] = []
         self._spec: Any = None
 
-    def read(self, phase: str, server_round: int, asked: Sequence[int], messages: Iterable[Message]) -> list[Reply]:
+    def read(
+        self, phase: str, server_round: int, asked: Mapping[str, int], messages: Iterable[Message]
+    ) -> list[Reply]:
         """Check every message on its own.
 
         Args:
             phase: ``train`` or ``evaluate``, for warnings.
             server_round: The round that a reply must name.
-            asked: Clients that were asked.
+            asked: Clients that were asked, by the id of the message that asked them.
             messages: Replies in any order, perhaps some twice.
 
         Returns:
@@ -57,17 +59,18 @@ class ReplyReader:
         self.last_reasons = []
         found: dict[int, Reply] = {}
         for message in messages:
+            # Who answers follows from the message that is answered, not from what the answer claims.
+            client_id = asked.get(message.metadata.reply_to_message_id)
             try:
-                reply = self._open(message, server_round)
-                client_id = reply.upload.client_id
-                if client_id not in asked:
-                    raise WireError(f"client {client_id} was not asked")
+                if client_id is None:
+                    raise WireError("it answers a message that was not sent in this round")
                 if client_id in found:
-                    raise WireError(f"client {client_id} answered twice; the first answer counts")
-                found[client_id] = reply
+                    raise WireError("it is the second answer; the first counts")
+                found[client_id] = self._open(message, client_id, server_round)
             except WireError as error:
-                self._leave_out(server_round, str(error))
-        lost = sorted(set(asked) - set(found))
+                who = "a reply" if client_id is None else f"a reply of client {client_id}"
+                self._leave_out(server_round, who, str(error))
+        lost = sorted(set(asked.values()) - set(found))
         if lost:
             names = ", ".join(map(str, lost))
             self.warn(f"round {server_round}: {phase} goes on without client {names}")
@@ -86,56 +89,56 @@ class ReplyReader:
             name, dtype, shape = sorted(set(own) ^ set(self._spec))[0]
             self._leave_out(
                 server_round,
-                f"client {reply.upload.client_id}: its arrays are not those of the other clients; "
+                f"a reply of client {reply.upload.client_id}",
+                "its arrays are not those of the other clients; "
                 f"the first that differs is {name!r}, {dtype} {list(shape)}",
             )
         return kept
 
-    def _leave_out(self, server_round: int, reason: str) -> None:
-        self.last_reasons.append(reason)
-        self.warn(f"round {server_round}: a reply is left out: {reason}")
+    def _leave_out(self, server_round: int, who: str, reason: str) -> None:
+        self.last_reasons.append(f"{who}: {reason}")
+        self.warn(f"round {server_round}: {who} is left out: {reason}")
 
-    def _open(self, message: Message, server_round: int) -> Reply:
+    def _open(self, message: Message, client_id: int, server_round: int) -> Reply:
         if message.has_error():
             reason = " ".join((message.error.reason or "").split())[-500:]
             raise WireError(reason or f"Flower reports error {message.error.code}")
         envelope = unpack(message.content, self.max_bytes)
         facts = envelope.facts
-        client_id = facts.get("client-id")
-        if type(client_id) is not int:
-            raise WireError("it does not say which client it is from")
         if "failure" in facts:
-            raise WireError(f"client {client_id}: {str(facts['failure'])[:1000]}")
+            raise WireError(str(facts["failure"])[:1000])
+        if facts.get("client-id") != client_id:
+            raise WireError(f"it calls itself client {facts.get('client-id')!r}")
         if facts.get("server-round") != server_round:
-            raise WireError(f"client {client_id} answered round {facts.get('server-round')!r}")
+            raise WireError(f"it answers round {facts.get('server-round')!r}")
         for name, array in envelope.payload.arrays.items():
             if array.dtype.kind not in "iu" and not np.isfinite(array.astype(np.float32, copy=False)).all():
-                raise WireError(f"client {client_id} sent values in {name!r} that are not finite")
-        num_examples, metrics = _count(facts, client_id), _numbers(facts.get("metrics"), client_id)
+                raise WireError(f"its values in {name!r} are not finite")
+        num_examples, metrics = _count(facts), _numbers(facts.get("metrics"))
         upload = Upload(envelope.payload.arrays, envelope.payload.texts, client_id, num_examples, metrics)
         about = facts.get("about")
         if not isinstance(about, dict):
             about = {}
-        return Reply(upload, _rows(facts.get("rows"), client_id), about, wire_bytes(message.content))
+        return Reply(upload, _rows(facts.get("rows")), about, wire_bytes(message.content))
 
 
-def _count(facts: Mapping[str, Any], client_id: int) -> int:
+def _count(facts: Mapping[str, Any]) -> int:
     value = facts.get("num-examples")
     if type(value) is not int or not 0 < value < 2**40:
-        raise WireError(f"client {client_id} reports num-examples={value!r}")
+        raise WireError(f"it reports num-examples={value!r}")
     return value
 
 
-def _numbers(metrics: Any, client_id: int) -> dict[str, float]:
+def _numbers(metrics: Any) -> dict[str, float]:
     if not isinstance(metrics, dict) or not all(type(v) in (int, float) for v in metrics.values()):
-        raise WireError(f"client {client_id} reports malformed metrics")
+        raise WireError("it reports malformed metrics")
     return metrics
 
 
-def _rows(rows: Any, client_id: int) -> list[dict[str, Any]]:
+def _rows(rows: Any) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or len(rows) > MAX_ROWS:
-        raise WireError(f"client {client_id} reports malformed scores")
+        raise WireError("it reports malformed scores")
     for row in rows:
         if not isinstance(row, dict) or not all(type(v) in (str, int, float) for v in row.values()):
-            raise WireError(f"client {client_id} reports malformed scores")
+            raise WireError("it reports malformed scores")
     return rows

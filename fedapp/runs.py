@@ -1,13 +1,13 @@
 """The run folder: everything that a run leaves behind, below one absolute path.
 
-    config.yaml      the composed config
-    run.json         versions, git commit, seed, base model's fingerprint, status, times
-    events.jsonl     what happened, as it happened (progress displays read it)
-    metrics.jsonl    one row per round, client, split and model
-    traffic.jsonl    one row per message: payload bytes and wire bytes
-    summary.json     the table that the command line prints
-    adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json
-    log.txt          Flower's log (written by the command line)
+config.yaml      the composed config
+run.json         versions, git commit, seed, base model's fingerprint, status, times
+events.jsonl     what happened, as it happened (progress displays read it)
+metrics.jsonl    one row per round, client, split and model
+traffic.jsonl    one row per message: payload bytes and wire bytes
+summary.json     the table that the command line prints
+adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json
+log.txt          Flower's log (written by the command line)
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class RunFolder:
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         if name not in self._files:
-            self._files[name] = open(self.path / f"{name}.jsonl", "a", encoding="utf-8")
+            self._files[name] = (self.path / f"{name}.jsonl").open("a", encoding="utf-8")
         # Two processes read along: a line is written at once and whole.
         self._files[name].write(json.dumps(row) + "\n")
         self._files[name].flush()

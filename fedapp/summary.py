@@ -9,7 +9,9 @@ NOT_METRICS = {"server-round", "client-id", "split", "model", "moment", "num-exa
 
 
 def summarise(
-    rows: Sequence[Mapping[str, Any]], about: Mapping[int, Mapping[str, Any]], traffic: Sequence[Mapping[str, Any]]
+    rows: Sequence[Mapping[str, Any]],
+    about: Mapping[int, Mapping[str, Any]],
+    traffic: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Put the test scores of the base, of the first local training and of the end side by side.
 
@@ -32,13 +34,17 @@ def summarise(
         sent, received = (_bytes(traffic, way, client) for way in ("up", "down"))
         cells = [_shown(value) for value in scores[client]]
         tasks = ", ".join(map(str, facts.get("tasks", [])))
-        table.append([client, tasks, facts.get("train"), facts.get("test"), *cells, _size(sent), _size(received)])
+        table.append(
+            [client, tasks, facts.get("train"), facts.get("test"), *cells, _size(sent), _size(received)]
+        )
     means = [_shown(_mean(column)) for column in zip(*scores.values(), strict=True)] if scores else ["–"] * 3
     total = [_size(_bytes(traffic, way)) for way in ("up", "down")]
     table.append(["mean", "", None, None, *means, *total])
     finals = [values[2] for values in scores.values() if values[2] is not None]
     worst = f"; worst client {_shown(min(finals))}" if finals else ""
-    footer = f"{metric or 'score'} on each client's own test set, in %{worst}; bytes are payload of all rounds"
+    footer = (
+        f"{metric or 'score'} on each client's own test set, in %{worst}; bytes are payload of all rounds"
+    )
     return {"columns": columns, "rows": table, "footer": footer}
 
 
@@ -51,7 +57,9 @@ def _scores(rows: Sequence[Mapping[str, Any]], metric: str | None) -> list[float
     """Score of the base, after the first local training, and at the end."""
 
     def first(model: str, moment: str) -> float | None:
-        found = [row[metric] for row in rows if (row["model"], row["moment"]) == (model, moment) and metric in row]
+        found = [
+            row[metric] for row in rows if (row["model"], row["moment"]) == (model, moment) and metric in row
+        ]
         return found[0] if found else None
 
     return [first("base", "before"), first("own", "after"), first("final", "after")]

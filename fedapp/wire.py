@@ -76,7 +76,9 @@ def pack(envelope: Envelope, prefix: str = "fedapp") -> RecordDict:
     manifest, blob = _pack_arrays(envelope.payload.arrays)
     body = {"facts": envelope.facts, "manifest": manifest, "texts": envelope.payload.texts}
     text = json.dumps(body, allow_nan=True).encode("ascii")
-    records = RecordDict({f"{prefix}-message": ConfigRecord({"size": len(text), "json": zlib.compress(text, 6)})})
+    records = RecordDict(
+        {f"{prefix}-message": ConfigRecord({"size": len(text), "json": zlib.compress(text, 6)})}
+    )
     if manifest:
         records[f"{prefix}-arrays"] = ArrayRecord({_BLOB: Array(blob)})
     return records
@@ -124,7 +126,9 @@ def _pack_arrays(arrays: Arrays) -> tuple[list[list[Any]], np.ndarray]:
         array = arrays[name]
         if str(array.dtype) not in DTYPES:
             known = ", ".join(DTYPES)
-            raise WireError(f"array {name!r} has dtype {array.dtype}, which does not travel; use one of {known}")
+            raise WireError(
+                f"array {name!r} has dtype {array.dtype}, which does not travel; use one of {known}"
+            )
         manifest.append([name, str(array.dtype), list(array.shape), offset])
         offset += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
     blob = np.zeros(offset, np.uint8)

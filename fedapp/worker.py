@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fedapp.config import build, run_settings
-from fedapp.partition import ClientData, SplitConfig, client_data
+from fedapp.partition import ClientData, Partitioning, SplitConfig, client_data
 from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, TrainConfig
 
 SPLITS = ("validation", "test")
@@ -33,7 +33,7 @@ class Workplace:
         self.config = config
         self.settings = run_settings(config)
         self.benchmark = build(config["benchmark"]["build"], "benchmark")
-        self.partitioner = config["partitioner"]["build"]
+        self.partitioner = Partitioning.of(config["partitioner"]["build"])
         self.split = build({"_target_": "fedapp.partition.SplitConfig", **config["split"]}, "split")
         assert isinstance(self.split, SplitConfig)
         self.score = _score_settings(config["score"])
@@ -47,10 +47,15 @@ class Workplace:
         self.model: AdaptedModel = adapter.attach(self.base, train, seed=self.settings.seed)
 
     def data(self, client_id: int) -> ClientData:
-        """This client's own data."""
+        """A client's own data."""
         settings = self.settings
         return client_data(
-            self.benchmark, self.partitioner, client_id, settings.num_clients, seed=settings.seed, split=self.split
+            self.benchmark,
+            self.partitioner,
+            client_id,
+            settings.num_clients,
+            seed=settings.seed,
+            split=self.split,
         )
 
     def session(self, client_id: int, server_round: int, state: Arrays, phase: str) -> ClientSession:
@@ -59,7 +64,9 @@ class Workplace:
         data = self.data(client_id)
         phases = {"train": 0, "evaluate": 1}
         rng = np.random.default_rng([self.settings.seed, client_id, server_round, phases[phase]])
-        session = ClientSession(client_id, server_round, self.model, data.train, data.val, data.test, state, rng)
+        session = ClientSession(
+            client_id, server_round, self.model, data.train, data.val, data.test, state, rng
+        )
         session.metric = self._main_metric
         return session
 
@@ -71,7 +78,9 @@ class Workplace:
             if not sets[split]:
                 continue
             scores = self._scores(sets[split])
-            rows.append({"split": split, "model": model, "moment": moment, "num-examples": len(sets[split]), **scores})
+            rows.append(
+                {"split": split, "model": model, "moment": moment, "num-examples": len(sets[split]), **scores}
+            )
         return rows
 
     def _scores(self, examples: Sequence[Example]) -> dict[str, float]:
@@ -122,7 +131,9 @@ def serve(phase: str, facts: Mapping[str, Any], download: Any, state: Arrays) ->
     session = place.session(facts["client-id"], facts["server-round"], state, phase)
     rows: list[dict[str, Any]] = []
     wanted = place.score
-    session.scorer = lambda model, moment: rows.extend(place.rows(session, model, moment) if wanted[moment] else [])
+    session.scorer = lambda model, moment: rows.extend(
+        place.rows(session, model, moment) if wanted[moment] else []
+    )
     payload = None
     if phase == "train":
         if facts["server-round"] == 1 and wanted["base"]:
@@ -157,7 +168,8 @@ def check_fingerprint(place: Workplace, expected: Any, client_id: int) -> None:
     """
     if expected is not None and expected != place.base.fingerprint:
         raise ClientFailure(
-            f"client {client_id} has the base model {place.base.fingerprint[:16]}, this run's is {str(expected)[:16]}"
+            f"client {client_id} has the base model {place.base.fingerprint[:16]}, "
+            f"this run's is {str(expected)[:16]}"
         )
 
 
@@ -173,7 +185,9 @@ def save_adapter(place: Workplace, client_id: int, node_folder: str | None) -> N
     folder = Path(node_folder) if node_folder else Path(run_dir) / "adapters" if run_dir else None
     if folder is None or not (node_folder or folder.parent.is_dir()):
         return
-    write_adapter(folder / f"client-{client_id}", place.model.parameters(), place.config, place.base.fingerprint)
+    write_adapter(
+        folder / f"client-{client_id}", place.model.parameters(), place.config, place.base.fingerprint
+    )
 
 
 def _score_settings(node: Mapping[str, Any]) -> dict[str, Any]:

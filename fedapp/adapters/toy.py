@@ -46,6 +46,10 @@ class Toy:
     size: int = 4
     diverge_from: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size={self.size!r} must be at least 1")
+
     def attach(self, base: Any, train: TrainConfig, *, seed: int) -> ToyModel:
         """Draw the initial vectors from the seed."""
         return ToyModel(self, train, seed)
@@ -92,7 +96,7 @@ class ToyModel:
 
     def loss(self, examples: Sequence[Example]) -> float:
         """Mean squared distance to the mean label."""
-        stacked = np.concatenate([value for value in self.values.values()])
+        stacked = np.concatenate(list(self.values.values()))
         return float(np.mean((stacked - _goal(examples)) ** 2))
 
     def generate(self, prompts: Sequence[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Methods: a client routine and a server strategy each."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
@@ -61,7 +61,8 @@ class RunPlan:
         join_timeout, round_timeout: Seconds.
         reader: Checks replies.
         max_bytes: Largest payload accepted.
-        asked: Clients that the last messages of each phase went to.
+        sent: Of each phase's last messages, the clients they went to and their metadata. Flower
+            fills in the message id when it sends; a reply names that id.
     """
 
     config_json: str
@@ -76,7 +77,11 @@ class RunPlan:
     round_timeout: float
     reader: ReplyReader
     max_bytes: int
-    asked: dict[str, list[int]] = field(default_factory=dict)
+    sent: dict[str, list[tuple[int, Metadata]]] = field(default_factory=dict)
+
+    def asked(self, phase: str) -> dict[str, int]:
+        """Clients asked in a phase, by the id of the message that asked them."""
+        return {metadata.message_id: client for client, metadata in self.sent.get(phase, [])}
 
 
 class PayloadStrategy(Strategy):
@@ -116,7 +121,7 @@ class PayloadStrategy(Strategy):
         Raises:
             FederationError: If fewer replies are usable than the run needs.
         """
-        received = self.plan.reader.read("train", server_round, self.plan.asked["train"], replies)
+        received = self.plan.reader.read("train", server_round, self.plan.asked("train"), replies)
         received = self.plan.reader.keep_alike(received, server_round)
         uploads = self._take(received, "train", server_round)
         self.aggregate(uploads)
@@ -128,14 +133,14 @@ class PayloadStrategy(Strategy):
         """One message for each client after the last round and every ``evaluate_every`` rounds."""
         every = self.plan.evaluate_every
         if server_round != self.plan.num_rounds and not (every and server_round % every == 0):
-            self.plan.asked["evaluate"] = []
+            self.plan.sent["evaluate"] = []
             return []
         self.join(grid)
         return self._messages("evaluate", server_round, sorted(self.plan.directory.nodes))
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Collect what the clients measured."""
-        asked = self.plan.asked.get("evaluate", [])
+        asked = self.plan.asked("evaluate")
         if not asked:
             return None
         received = self.plan.reader.read("evaluate", server_round, asked, replies)
@@ -185,8 +190,8 @@ class PayloadStrategy(Strategy):
         return sorted(rng.choice(clients, size=count, replace=False).tolist())
 
     def _messages(self, phase: str, server_round: int, clients: Sequence[int]) -> list[Message]:
-        self.plan.asked[phase] = list(clients)
         messages = []
+        sent = self.plan.sent[phase] = []
         for client_id in clients:
             facts = {
                 "config": self.plan.config_json,
@@ -199,13 +204,16 @@ class PayloadStrategy(Strategy):
             content = pack(Envelope(facts, payload))
             self._count(server_round, client_id, phase, "down", payload.num_bytes, wire_bytes(content))
             node = self.plan.directory.nodes[client_id]
-            messages.append(Message(content, dst_node_id=node, message_type=phase, group_id=str(server_round)))
+            message = Message(content, dst_node_id=node, message_type=phase, group_id=str(server_round))
+            messages.append(message)
+            sent.append((client_id, message.metadata))
         return messages
 
     def _exchange(
         self, grid: Grid, phase: str, server_round: int, messages: list[Message], timeout: float | None
     ) -> list[Message]:
-        by_client = dict(zip(self.plan.asked.get(phase, []), messages, strict=False)) if messages else {}
+        clients = [client for client, _ in self.plan.sent[phase]]
+        by_client = dict(zip(clients, messages, strict=True))
         replies: list[Message] = []
         for wave in self.plan.directory.waves(by_client):
             batch = [by_client[client] for client in wave]
@@ -228,11 +236,13 @@ class PayloadStrategy(Strategy):
     def _take(self, received: Sequence[Reply], phase: str, server_round: int) -> list[Upload]:
         """Tell the observer of a round's usable replies, if they are enough."""
         for reply in received:
-            self._count(server_round, reply.upload.client_id, phase, "up", reply.upload.num_bytes, reply.wire_bytes)
+            self._count(
+                server_round, reply.upload.client_id, phase, "up", reply.upload.num_bytes, reply.wire_bytes
+            )
         if len(received) < self.plan.replies_needed:
             why = "; ".join(self.plan.reader.last_reasons) or "no reply came in time"
             raise FederationError(
-                f"round {server_round}: {len(received)} usable replies of {len(self.plan.asked[phase])}, "
+                f"round {server_round}: {len(received)} usable replies of {len(self.plan.sent[phase])}, "
                 f"{self.plan.replies_needed} are needed (min_replies): {why}"
             )
         self.plan.observer.round_done(server_round, phase, received)

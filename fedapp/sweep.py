@@ -1,0 +1,121 @@
+"""``fedapp run --multirun``: Hydra's own sweeper over the same settings, one run folder per job."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from fedapp import config as settings
+from fedapp.cli import FAILED, OK, USAGE, complain
+from fedapp.config import ConfigError, groups, load_config, nearest
+from fedapp.running import quote, run
+
+# Quiet, and without a log of Hydra's own.
+SETTINGS = (
+    "hydra.sweep.subdir=.",
+    "hydra.output_subdir=null",
+    "hydra.job.chdir=false",
+    "hydra/job_logging=disabled",
+    "hydra/hydra_logging=disabled",
+)
+
+
+def sweep(overrides: Sequence[str]) -> int:
+    """Run every combination, one after the other; a failed job does not stop the next.
+
+    Args:
+        overrides: Hydra overrides; ``KEY=A,B`` sweeps.
+
+    Returns:
+        0 if all jobs are complete, 1 if one failed, 2 if the sweep cannot be configured.
+
+    Raises:
+        KeyboardInterrupt: If interrupted.
+    """
+    results: list[int] = []
+
+    def job(config: DictConfig) -> int:
+        task = list(HydraConfig.get().overrides.task)
+        print(f"[{len(results) + 1}] {' '.join(task)}", flush=True)
+        results.append(run([*task, f"runs_dir={quote(str(folder))}"]))
+        return results[-1]
+
+    try:
+        _check_choices(overrides)
+        folder = _sweep_folder(overrides)
+    except ConfigError as error:
+        complain(str(error))
+        return USAGE
+    try:
+        _launch(job, [*overrides, f"hydra.sweep.dir={quote(str(folder))}"])
+    except (HydraException, OmegaConfBaseException) as error:
+        if not results:
+            _discard(folder)
+        complain(_explain(error, overrides))
+        return USAGE
+    failed = [number for number, code in enumerate(results, 1) if code != OK]
+    print(f"{len(results) - len(failed)} of {len(results)} runs complete", flush=True)
+    if failed:
+        complain(f"{len(failed)} of {len(results)} runs failed: {', '.join(map(str, failed))}")
+    return FAILED if failed else OK
+
+
+def _launch(job: object, overrides: Sequence[str]) -> None:
+    """Enter Hydra as its command line does; it reads its words from ``sys.argv``."""
+    arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv = ["fedapp", "--multirun", *SETTINGS, *overrides]
+    # Else Hydra prints errors its own way and ends the process.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        hydra.main(version_base="1.3", config_path=str(settings.CONF), config_name="config")(job)()  # type: ignore[arg-type]
+    finally:
+        sys.argv = arguments
+        if full_error is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _check_choices(overrides: Sequence[str]) -> None:
+    """Refuse a choice that no config group has, with the nearest names."""
+    known = groups()
+    for key, _, values in (override.partition("=") for override in overrides):
+        for value in values.split(",") if key in known else ():
+            if value.strip() not in known[key] and re.fullmatch(r"\s*\w+\s*", value):
+                raise ConfigError(f"{key}={value.strip()} does not exist{nearest(value.strip(), known[key])}")
+
+
+def _sweep_folder(overrides: Sequence[str]) -> Path:
+    """A name below runs_dir for this sweep; it is Hydra that makes the folder."""
+    config = load_config([override for override in overrides if override.startswith("runs_dir=")])
+    runs_dir = Path(str(config["runs_dir"])).expanduser().absolute()
+    stem = f"{datetime.now():%Y%m%d-%H%M%S}-sweep"
+    names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 1000))
+    return next(runs_dir / name for name in names if not (runs_dir / name).exists())
+
+
+def _discard(folder: Path) -> None:
+    """Leave nothing behind of a sweep that did not begin."""
+    (folder / "multirun.yaml").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> str:
+    try:
+        # A misspelt key is misspelt in the first job, too, and a plain run explains it better.
+        load_config([override.split(",")[0] for override in overrides])
+    except ConfigError as plainer:
+        return str(plainer)
+    return re.sub(r"\s*Set the environment variable HYDRA_FULL_ERROR.*", "", str(error), flags=re.DOTALL)

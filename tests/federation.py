@@ -1,0 +1,54 @@
+"""Toy federations for tests: the real apps, strategies and wire, no model."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import client_app
+import server_app
+from fedapp import worker
+from fedapp.engines.local import Network, run_local
+
+TOY = ["model=toy", "adapter=toy", "benchmark=toy", "engine=local", "join_timeout=5", "round_timeout=0.5"]
+
+
+class ToyRun:
+    """A finished run's folder, read back."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / f"{name}.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def warnings(self) -> list[str]:
+        return [row["message"] for row in self.rows("events") if row["event"] == "warning"]
+
+    def json(self, name: str) -> dict[str, Any]:
+        return json.loads((self.folder / f"{name}.json").read_text())
+
+    def adapters(self) -> dict[str, bytes]:
+        files = sorted((self.folder / "adapters").glob("*/adapter.safetensors"))
+        return {file.parent.name: file.read_bytes() for file in files}
+
+
+def run_toy(
+    folder: Path, *overrides: str, network: Network | None = None, num_nodes: int = 4, app: Any = None
+) -> ToyRun:
+    """Run a toy federation to its end; what the server app raises is raised here."""
+    joined = shlex.join([*TOY, *overrides, f"run_dir={folder}"])
+    try:
+        run_local(
+            server_app.app,
+            app or client_app.app,
+            num_nodes=num_nodes,
+            run_config={"overrides": joined},
+            network=network,
+        )
+    finally:
+        worker.close()
+    return ToyRun(folder)

@@ -1,0 +1,84 @@
+"""What every method must keep, over every file of conf/method, with the toy model in process."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load
+
+from fedapp.config import groups
+from fedapp.engines.local import Network
+from tests.federation import run_toy
+
+METHODS = groups()["method"]
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    return f"method={request.param}"
+
+
+def scores(run):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in run.rows("metrics")]
+
+
+def test_every_client_trains_in_every_round_and_ends_with_an_adapter(method, tmp_path):
+    run = run_toy(tmp_path / "run", method, "num_rounds=2")
+    trained = {
+        (row["server-round"], row["client-id"]) for row in run.rows("metrics") if row["split"] == "train"
+    }
+    assert trained >= {(r, c) for r in (1, 2) for c in range(4)}
+    for blob in run.adapters().values():
+        assert all(np.isfinite(array).all() for array in load(blob).values())
+    assert {f"client-{c}" for c in range(4)} <= set(run.adapters())
+    assert run.json("run")["status"] == "completed"
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_the_order_of_replies(method, tmp_path):
+    first = run_toy(tmp_path / "a", method, "num_rounds=2")
+    second = run_toy(tmp_path / "b", method, "num_rounds=2", network=Network(reverse=True))
+    other = run_toy(tmp_path / "c", method, "num_rounds=2", "seed=2")
+    assert first.adapters() == second.adapters()
+    assert scores(first) == scores(second)
+    assert first.adapters() != other.adapters()
+
+
+def test_nodes_that_stand_in_for_several_clients_change_nothing(method, tmp_path):
+    alone = run_toy(tmp_path / "a", method, "num_rounds=2")
+    shared = run_toy(tmp_path / "b", method, "num_rounds=2", num_nodes=2)
+    spare = run_toy(tmp_path / "c", method, "num_rounds=2", num_nodes=7)
+    assert alone.adapters() == shared.adapters() == spare.adapters()
+
+
+def test_a_client_whose_replies_are_lost_or_doubled_does_not_stop_the_others(method, tmp_path):
+    network = Network(
+        drop=lambda client, request: client == 2 and request.metadata.message_type == "train",
+        repeat=lambda client, request: client == 1,
+    )
+    run = run_toy(tmp_path / "run", method, "num_rounds=2", network=network)
+    assert any("without client 2" in warning for warning in run.warnings())
+    trained = {
+        row["client-id"] for row in run.rows("metrics") if row["split"] == "train" and "train-loss" in row
+    }
+    assert trained == {0, 1, 3}
+
+
+def test_only_some_clients_are_asked_where_the_run_says_so(method, tmp_path):
+    run = run_toy(tmp_path / "run", method, "num_rounds=3", "clients_per_round=2")
+    for server_round in (1, 2, 3):
+        sent = [r for r in run.rows("traffic") if r["server-round"] == server_round and r["phase"] == "train"]
+        assert len({row["client-id"] for row in sent}) == 2
+    again = run_toy(tmp_path / "again", method, "num_rounds=3", "clients_per_round=2")
+    # The wire bytes of a reply hold how long it took.
+    assert [row | {"wire-bytes": 0} for row in run.rows("traffic")] == [
+        row | {"wire-bytes": 0} for row in again.rows("traffic")
+    ]
+
+
+def test_traffic_is_the_same_up_and_down_counts_exactly(method, tmp_path):
+    run = run_toy(tmp_path / "run", method, "num_rounds=2")
+    rows = run.rows("traffic")
+    uploads = [row["payload-bytes"] for row in rows if row["direction"] == "up" and row["phase"] == "train"]
+    # Three vectors of four fp32 values, from each of four clients in each of two rounds, or nothing.
+    assert uploads == [0 if method == "method=local" else 48] * 8
+    first = [r["payload-bytes"] for r in rows if r["direction"] == "down" and r["server-round"] == 1][:4]
+    assert first == [0] * 4
+    assert all(row["wire-bytes"] > row["payload-bytes"] for row in rows)
