@@ -129,7 +129,7 @@ def _client_data(
     train_rows = subsample(rest, tasks, split.max_train or len(rest), _rng(seed, _CAP_TRAIN, client_id))
     if split.test == "all":
         # One seed for all clients: with a cap, too, they are compared on the same rows.
-        test_rows, cap_rng = np.arange(len(test)), _rng(seed, _CAP_TEST, client_id)
+        test_rows, cap_rng = np.arange(len(test)), _rng(seed, _CAP_TEST)
     else:
         test_rows = _deal_test(source, partitioner, num_clients, seed)[client_id]
         cap_rng = _rng(seed, _CAP_TEST, client_id)
@@ -193,7 +193,7 @@ def _load_all(
     maker: Partitioner, benchmark: Benchmark, partitioner: Partitioning, num_clients: int
 ) -> list[np.ndarray]:
     try:
-        if False:
+        if maker.num_partitions != num_clients:
             values = ", ".join(sorted(map(str, maker.dataset.unique(partitioner.key))))
             raise ValueError(
                 f"num_clients={num_clients} does not fit {partitioner.partitioner}: {benchmark.name} has "

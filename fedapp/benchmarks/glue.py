@@ -1,0 +1,147 @@
+"""Single-sentence classification tasks of GLUE (SST-2, CoLA).
+
+Protocol. A test split whose rows are labelled is used as it stands. The test labels of GLUE are
+hidden (-1 on the hub), and a folder may have no test split: then the labelled validation split is
+cut in two by ``split_seed``; ``load("validation")`` gives the first half, to choose on, and
+``load("test")`` the second, to report on.
+
+Source: GLUE, https://arxiv.org/abs/1804.07461; the two halves: ReFT, https://arxiv.org/abs/2404.03592
+(its rule for validation splits of at most 5,000 rows, which both tasks have).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from string import Formatter
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from fedapp.benchmarks.base import check_split, find_rows, read_file, read_folder, read_remote, with_columns
+from fedapp.benchmarks.scoring import metric
+from fedapp.session import Example
+
+HIDDEN = -1
+"""The label of a row whose label is kept secret, on the hub."""
+
+
+@dataclass(frozen=True)
+class Glue:
+    """One GLUE task with the columns of the hub's nyu-mll/glue.
+
+    Attributes:
+        subset: Task and name of the configuration on the hub (``sst2``).
+        labels: Names of the labels in the order of their indices.
+        metrics: Names of the metrics (``fedapp.benchmarks.scoring.METRICS``), the main one first.
+        prompt: What the model reads; columns of the row in braces.
+        data_dir: Folder with ``<subset>/<split>.jsonl`` (or .json, .parquet); None: from the hub.
+        path: Name of the data set on the hub.
+        split_seed: Seed of the two halves of the validation split.
+    """
+
+    subset: str
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...] = ("accuracy",)
+    prompt: str = "{sentence}"
+    data_dir: str | None = None
+    path: str = "nyu-mll/glue"
+    split_seed: int = 1
+    version: str = field(default="1", init=False)
+    source: str = field(default="https://arxiv.org/abs/1804.07461", init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "metrics", tuple(self.metrics))
+        if len(set(self.labels)) < 2:
+            raise ValueError(f"benchmark.labels={list(self.labels)} must be two different names or more")
+        if not self.metrics:
+            raise ValueError("benchmark.metrics=[] must name a metric")
+        for name in self.metrics:
+            metric(name)
+        if not self._fields():
+            raise ValueError(f"benchmark.prompt={self.prompt!r} must show a column, like {{sentence}}")
+
+    @property
+    def name(self) -> str:
+        """The task, as in tables."""
+        return self.subset
+
+    def load(self, split: str) -> Dataset:
+        """Rows of a split: the prompt's columns, ``label``, ``idx`` and ``task``.
+
+        Raises:
+            ValueError: If the split cannot be read or a label is not one of the task's.
+        """
+        check_split(split)
+        if split == "train":
+            return self._with_task(self._labelled("train"))
+        rows = self._test()
+        if rows is None:
+            validation = self._labelled("validation")
+            order = np.random.default_rng(self.split_seed).permutation(len(validation))
+            half = len(order) // 2
+            rows = validation.select(np.sort(order[:half] if split == "validation" else order[half:]))
+        elif split == "validation":
+            rows = self._labelled("validation")
+        return self._with_task(rows)
+
+    def template(self, row: Mapping[str, Any]) -> Example:
+        """The prompt with the row's text in it; the target is the label's name."""
+        prompt = re.sub(r"\{(\w+)\}", lambda found: str(row[found[1]]).strip(), self.prompt)
+        label = int(row["label"])
+        return Example(prompt=prompt, target=self.labels[label], task=self.subset, label=label)
+
+    def extract(self, completion: str) -> str:
+        """The first label's name in the text, whatever its case; empty where there is none."""
+        names = "|".join(re.escape(name) for name in self.labels)
+        # Whole words only: "acceptable" also ends "unacceptable".
+        found = re.search(rf"(?<!\w)(?:{names})(?!\w)", completion, re.IGNORECASE)
+        return next((n for n in self.labels if found and n.lower() == found.group().lower()), "")
+
+    def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+        """The task's metrics over label names.
+
+        Raises:
+            ValueError: If there is nothing to score or the lengths differ.
+        """
+        given = [self.extract(answer) for answer in answers]
+        return {name: metric(name)(given, targets) for name in self.metrics}
+
+    def _with_task(self, rows: Dataset) -> Dataset:
+        return with_columns(rows, task=[self.subset] * len(rows))
+
+    def _fields(self) -> list[str]:
+        try:
+            return sorted({name for _, name, _, _ in Formatter().parse(self.prompt) if name})
+        except ValueError as error:
+            raise ValueError(f"benchmark.prompt={self.prompt!r} is no template: {error}") from None
+
+    def _read(self, split: str) -> Dataset:
+        columns = [*self._fields(), "label", "idx"]
+        if self.data_dir is not None:
+            return read_folder(self.data_dir, [self.subset], split, columns)
+        return read_remote(f"{self.path}:{{task}}", self.subset, split, columns, "benchmark.path")
+
+    def _labelled(self, split: str) -> Dataset:
+        rows = self._read(split)
+        wrong = [i for i, label in enumerate(rows["label"]) if label not in range(len(self.labels))]
+        if wrong:
+            known = ", ".join(f"{i} ({name})" for i, name in enumerate(self.labels))
+            raise ValueError(
+                f"benchmark {self.subset}: row {wrong[0]} of {split} has label {rows[wrong[0]]['label']!r}; "
+                f"known: {known}"
+            )
+        return rows
+
+    def _test(self) -> Dataset | None:
+        """The test split where it exists and is labelled."""
+        if self.data_dir is not None:
+            file = find_rows(self.data_dir, [self.subset], "test")
+            if file is None or HIDDEN in read_file(file, ["label"])["label"]:
+                return None
+        elif HIDDEN in self._read("test")["label"]:
+            return None
+        return self._labelled("test")

@@ -1,0 +1,89 @@
+"""Metrics over answers and targets of equal length; a fraction or a coefficient, never a percentage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+NUMBER_TOLERANCE = 1e-3
+"""How far two numbers may lie apart and still count as equal.
+
+Source: ``miss = 0.001`` in evaluate.py of https://github.com/AGI-Edgerunners/LLM-Adapters
+"""
+
+
+def accuracy(answers: Sequence[str], targets: Sequence[str]) -> float:
+    """Share of answers that equal their target, a fraction in [0, 1].
+
+    Raises:
+        ValueError: If there is nothing to score or the lengths differ.
+    """
+    _check(answers, targets)
+    return sum(a == t for a, t in zip(answers, targets, strict=True)) / len(targets)
+
+
+def matthews_correlation(answers: Sequence[str], targets: Sequence[str]) -> float:
+    """Matthews' correlation coefficient, in [-1, 1]; 0 where one side has a single class.
+
+    An answer that is no label (an empty one) counts as a class of its own: always wrong.
+
+    Raises:
+        ValueError: If there is nothing to score or the lengths differ.
+
+    Source: GLUE's metric for CoLA, https://arxiv.org/abs/1804.07461
+    """
+    from sklearn.metrics import matthews_corrcoef  # 1.5 s to import, not needed by most benchmarks
+
+    _check(answers, targets)
+    return float(matthews_corrcoef(list(targets), list(answers)))
+
+
+def macro_f1(answers: Sequence[str], targets: Sequence[str]) -> float:
+    """Unweighted mean of the F1 scores of the classes among the targets, a fraction in [0, 1].
+
+    An answer that is none of these classes costs its target's recall, but adds no class.
+
+    Raises:
+        ValueError: If there is nothing to score or the lengths differ.
+    """
+    from sklearn.metrics import f1_score
+
+    _check(answers, targets)
+    classes = sorted(set(targets))
+    return float(f1_score(list(targets), list(answers), labels=classes, average="macro", zero_division=0))
+
+
+def same_number(answer: str, target: str, tolerance: float = NUMBER_TOLERANCE) -> bool:
+    """Whether two texts are numbers at most ``tolerance`` apart; text that is no finite number never is."""
+    try:
+        distance = abs(float(answer) - float(target))
+    except ValueError:
+        return False
+    return distance <= tolerance  # nan, the distance of two infinities, is not
+
+
+Metric = Callable[[Sequence[str], Sequence[str]], float]
+
+METRICS: dict[str, Metric] = {
+    "accuracy": accuracy,
+    "matthews-correlation": matthews_correlation,
+    "macro-f1": macro_f1,
+}
+"""Metrics that a benchmark's YAML may name."""
+
+
+def metric(name: str) -> Metric:
+    """Look a metric up.
+
+    Raises:
+        ValueError: If there is none of this name.
+    """
+    if name not in METRICS:
+        raise ValueError(f"benchmark.metrics has {name!r}; known: {', '.join(sorted(METRICS))}")
+    return METRICS[name]
+
+
+def _check(answers: Sequence[str], targets: Sequence[str]) -> None:
+    if len(answers) != len(targets):
+        raise ValueError(f"{len(answers)} answers cannot be scored against {len(targets)} targets")
+    if not targets:
+        raise ValueError("there is nothing to score: no examples")

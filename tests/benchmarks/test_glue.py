@@ -1,0 +1,142 @@
+"""GLUE: frozen rows, the protocol for hidden test labels, and the real files where they lie."""
+
+import json
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+from fedapp.benchmarks import glue
+from fedapp.benchmarks.glue import Glue
+from fedapp.session import Example
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "glue"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data is not there: {DATA}")
+SST2 = {"subset": "sst2", "labels": ["negative", "positive"]}
+COLA = {
+    "subset": "cola",
+    "labels": ["unacceptable", "acceptable"],
+    "metrics": ["matthews-correlation", "accuracy"],
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with six training, five validation and two test rows; tests overwrite single splits."""
+
+    def write(split, labels):
+        rows = [{"sentence": f"{split} {i}", "label": label, "idx": i} for i, label in enumerate(labels)]
+        (tmp_path / "sst2").mkdir(exist_ok=True)
+        (tmp_path / "sst2" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+        return str(tmp_path)
+
+    write("train", [0, 1, 0, 1, 0, 1])
+    write("validation", [0, 1, 1, 0, 1])
+    return write
+
+
+def test_a_frozen_row_becomes_this_example():
+    row = {"sentence": "one long string of cliches . ", "label": 0, "idx": 0, "task": "sst2"}
+    assert Glue(**SST2).template(row) == Example("one long string of cliches .", "negative", "sst2", 0)
+    asked = Glue(**SST2, prompt="Review: {sentence}\nSentiment:").template(row)
+    assert asked.prompt == "Review: one long string of cliches .\nSentiment:"
+
+
+def test_braces_in_a_sentence_are_left_alone():
+    row = {"sentence": "a {label} b", "label": 1, "idx": 0}
+    assert Glue(**SST2, prompt="{sentence}!").template(row).prompt == "a {label} b!"
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("acceptable", "acceptable"),
+        (" Unacceptable.", "unacceptable"),
+        ("it is unacceptable", "unacceptable"),
+        ("inacceptable", ""),
+        ("?", ""),
+    ],
+)
+def test_the_label_is_found_as_a_whole_word(completion, answer):
+    cola = Glue(**COLA)
+    assert cola.extract(completion) == answer
+    assert cola.extract(answer) == answer
+
+
+def test_cola_reports_matthews_first_and_accuracy_second():
+    # tp 1, tn 1, fn 1: (1*1 - 0) / sqrt(1*2*1*2) = 1/2
+    score = Glue(**COLA).score(
+        ["acceptable", "unacceptable", "unacceptable"], ["acceptable", "unacceptable", "acceptable"]
+    )
+    assert list(score) == ["matthews-correlation", "accuracy"]
+    assert score == pytest.approx({"matthews-correlation": 0.5, "accuracy": 2 / 3})
+
+
+def test_a_labelled_test_split_is_used_as_it_stands(folder):
+    data_dir = folder("test", [1, 0])
+    task = Glue(**SST2, data_dir=data_dir)
+    assert task.load("test")["sentence"][:] == ["test 0", "test 1"]
+    assert len(task.load("validation")) == 5
+    assert set(task.load("train")["task"]) == {"sst2"}
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_without_test_labels_the_validation_split_is_cut_in_two(folder, hidden):
+    data_dir = folder("test", [-1, -1]) if hidden else folder("train", [0, 1])
+    task = Glue(**SST2, data_dir=data_dir, split_seed=3)
+    chosen, reported = task.load("validation")["idx"][:], task.load("test")["idx"][:]
+    assert (len(chosen), len(reported)) == (2, 3)
+    assert sorted(chosen + reported) == [0, 1, 2, 3, 4]
+    assert task.load("validation")["idx"][:] == chosen
+    others = {tuple(Glue(**SST2, data_dir=data_dir, split_seed=s).load("test")["idx"]) for s in range(9)}
+    assert len(others) > 1
+
+
+def test_the_hub_follows_the_same_protocol(monkeypatch):
+    asked = []
+
+    def hub(path, task, split, columns, setting):
+        asked.append((path, task, split))
+        labels = {"train": [0, 1], "validation": [0, 1, 1, 0], "test": [-1, -1]}[split]
+        return Dataset.from_dict(
+            {"sentence": list("abcd")[: len(labels)], "label": labels, "idx": range(len(labels))}
+        )
+
+    monkeypatch.setattr(glue, "read_remote", hub)
+    task = Glue(**SST2)
+    assert len(task.load("test")) == len(task.load("validation")) == 2
+    assert ("nyu-mll/glue:{task}", "sst2", "validation") in asked
+
+
+def test_a_label_out_of_range_is_named_with_its_row(folder):
+    data_dir = folder("train", [0, 2])
+    with pytest.raises(
+        ValueError, match=r"sst2: row 1 of train has label 2; known: 0 \(negative\), 1 \(positive\)"
+    ):
+        Glue(**SST2, data_dir=data_dir).load("train")
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"labels": ["a"]}, r"benchmark.labels=\['a'\] must be two"),
+        ({"metrics": ["rouge"]}, "benchmark.metrics has 'rouge'"),
+        ({"metrics": []}, "must name a metric"),
+        ({"prompt": "Sentiment:"}, "benchmark.prompt='Sentiment:' must show a column"),
+        ({"prompt": "{sentence"}, "is no template"),
+    ],
+)
+def test_bad_settings_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        Glue(**SST2 | settings)
+
+
+@needs_data
+def test_the_real_files_have_the_known_sizes():
+    sst2 = Glue(**SST2, data_dir=str(DATA))
+    assert [len(sst2.load(split)) for split in ("train", "validation", "test")] == [6920, 872, 1821]
+    cola = Glue(**COLA, data_dir=str(DATA))
+    assert [len(cola.load(split)) for split in ("train", "validation", "test")] == [8551, 263, 264]
+    first = cola.template(cola.load("train")[0])
+    assert first.target == "acceptable"
+    assert first.prompt.startswith("Our friends won't buy this analysis")

@@ -1,0 +1,63 @@
+"""Metrics against values worked out by hand."""
+
+import pytest
+
+from fedapp.benchmarks.scoring import accuracy, macro_f1, matthews_correlation, metric, same_number
+
+
+def test_accuracy_is_the_share_of_equal_pairs():
+    assert accuracy(["a", "b", "", "d"], ["a", "b", "c", "c"]) == 0.5
+
+
+def test_matthews_correlation_by_hand():
+    # tp 2, tn 1, fp 1, fn 1: (2*1 - 1*1) / sqrt(3*3*2*2) = 1/6
+    targets = ["yes", "yes", "yes", "no", "no"]
+    answers = ["yes", "yes", "no", "no", "yes"]
+    assert matthews_correlation(answers, targets) == pytest.approx(1 / 6)
+
+
+def test_matthews_correlation_is_zero_for_a_constant_answer_and_minus_one_for_the_opposite():
+    assert matthews_correlation(["yes"] * 4, ["yes", "no", "yes", "yes"]) == 0
+    assert matthews_correlation(["no", "yes"], ["yes", "no"]) == -1
+
+
+def test_an_answer_that_is_no_label_lowers_the_correlation():
+    targets = ["yes", "no", "yes", "no"]
+    assert (
+        matthews_correlation(["yes", "no", "", "no"], targets) < matthews_correlation(targets, targets) == 1
+    )
+
+
+def test_macro_f1_by_hand_adds_no_class_for_an_unknown_answer():
+    # yes: precision 1, recall 1/2 -> 2/3; no: precision 1/1, recall 1/1 -> 1; mean 5/6
+    assert macro_f1(["yes", "", "no"], ["yes", "yes", "no"]) == pytest.approx(5 / 6)
+
+
+@pytest.mark.parametrize(
+    ("answer", "target", "same"),
+    [
+        ("4", "4.0", True),
+        ("1.8333", "1.8333333333333335", True),
+        ("3.9995", "4", True),
+        ("3.998", "4", False),
+        ("", "4", False),
+        ("inf", "inf", False),
+        ("nan", "nan", False),
+        ("four", "4", False),
+    ],
+)
+def test_numbers_are_equal_up_to_a_thousandth(answer, target, same):
+    assert same_number(answer, target) is same
+
+
+@pytest.mark.parametrize("name", ["accuracy", "matthews-correlation", "macro-f1"])
+def test_nothing_to_score_and_unequal_lengths_are_refused(name):
+    with pytest.raises(ValueError, match="nothing to score"):
+        metric(name)([], [])
+    with pytest.raises(ValueError, match="1 answers cannot be scored against 2 targets"):
+        metric(name)(["a"], ["a", "b"])
+
+
+def test_an_unknown_metric_is_named():
+    with pytest.raises(ValueError, match=r"benchmark.metrics has 'f1'; known: accuracy, macro-f1, matthews"):
+        metric("f1")
