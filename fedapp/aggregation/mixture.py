@@ -1,0 +1,119 @@
+"""Products of many uploads, taken block by block so that no second copy of them is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedapp.aggregation.checks import require_finite
+from fedapp.session import Arrays
+
+# Values per client in flight at once: 10 clients then fit a 1 MiB cache. A power of two would put
+# the same column of all clients into the same few lines of that cache.
+_BLOCK = 8000
+_CANCELLED = 1e-8  # a squared distance below this share of the squared norms is mostly rounding
+
+Group = tuple[tuple[str, ...], np.ndarray]
+"""Names of arrays that share coefficients, and those coefficients ``[num_outputs, num_uploads]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Coefficients found, product not yet taken: lets a server make one download at a time.
+
+    Attributes:
+        uploads: Named arrays, equal names and shapes; held, not copied.
+        groups: Which arrays take which coefficients ``[num_outputs, num_uploads]``.
+        finite: Whether the uploads were already found to be finite.
+    """
+
+    uploads: Sequence[Arrays]
+    groups: Sequence[Group]
+    finite: bool = False
+
+    def mix(self, rows: Sequence[int] | None = None) -> list[Arrays]:
+        """Make the outputs of the given rows, or of all rows in one pass over the uploads.
+
+        A pass reads every upload, so all rows at once cost far less than row after row. New
+        memory: the outputs, in one piece that is freed with the last of them, and two blocks.
+
+        Returns:
+            One set of named fp32 arrays per row.
+
+        Raises:
+            UploadError: If an upload holds a value that is not finite.
+        """
+        size = sum(array.size for array in self.uploads[0].values())
+        num_rows = len(self.groups[0][1]) if rows is None else len(rows)
+        # One piece of memory for all outputs: it comes in huge pages, several times as cheap.
+        memory = np.empty((num_rows, size), np.float32)
+        made: list[Arrays] = [{} for _ in range(num_rows)]
+        end = 0
+        for names, coefficients in self.groups:
+            wanted = coefficients if rows is None else coefficients[list(rows)]
+            for name in names:
+                shape, start = self.uploads[0][name].shape, end
+                end = start + self.uploads[0][name].size
+                self._fill(memory[:, start:end], name, wanted)
+                for arrays, row in zip(made, memory[:, start:end], strict=True):
+                    arrays[name] = row.reshape(shape)
+        return made
+
+    def _fill(self, outputs: np.ndarray, name: str, coefficients: np.ndarray) -> None:
+        """Write one array of all wanted rows, flattened, to outputs ``[num_rows, size]``."""
+        num_uploads = len(self.uploads)
+        for start, block in _blocks(self.uploads, name):
+            if not self.finite:  # a zero coefficient does not stop a NaN
+                require_finite(_sums(block[:num_uploads]), self.uploads)
+            outputs[:, start : start + block.shape[1]] = coefficients @ block[:num_uploads]
+
+
+def inner_products(arrays: Sequence[Arrays], names: Sequence[str]) -> np.ndarray:
+    """Inner products ``[K, K]`` of the uploads in fp64, around a central one if they nearly agree."""
+    gram = _gram(arrays, names, origin=None)
+    norms = gram.diagonal()
+    require_finite(norms, arrays)
+    squared = norms + norms[:, np.newaxis] - 2 * gram
+    near = squared < _CANCELLED * np.maximum(norms, norms[:, np.newaxis])
+    np.fill_diagonal(near, False)
+    if near.any():
+        # The median of the distances, not their sum: one far upload must not choose the origin.
+        gram = _gram(arrays, names, origin=int(np.argmin(np.median(squared, axis=1))))
+    return gram
+
+
+def _gram(arrays: Sequence[Arrays], names: Sequence[str], origin: int | None) -> np.ndarray:
+    """Inner products ``[K, K]`` of the uploads minus upload number ``origin`` (None: as they are)."""
+    count = len(arrays)
+    gram = np.zeros((count, count))
+    with np.errstate(invalid="ignore", over="ignore"):  # the caller checks the diagonal
+        for name in names:
+            for _, block in _blocks(arrays, name):
+                if origin is not None:
+                    block[:count] -= block[origin].copy()
+                # The zero row keeps NumPy from the symmetric product, half as fast for few rows.
+                gram += (block[:count] @ block.T)[:, :count]
+    return (gram + gram.T) / 2
+
+
+def _sums(block: np.ndarray) -> np.ndarray:
+    """Sum of each row ``[num_rows]``, not finite where a value is not."""
+    with np.errstate(invalid="ignore"):
+        return block @ np.ones(block.shape[1])
+
+
+def _blocks(arrays: Sequence[Arrays], name: str) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (start, block): one array of all uploads, flattened, in fp64 ``[num_uploads + 1, size]``.
+
+    The last row is zero. The memory is used again for the next block.
+    """
+    flat = [upload[name].reshape(-1) for upload in arrays]
+    size = flat[0].size
+    buffer = np.zeros((len(flat) + 1, min(size, _BLOCK)))
+    for start in range(0, size, _BLOCK):
+        block = buffer[:, : min(_BLOCK, size - start)]
+        for row, values in zip(block, flat, strict=False):
+            row[:] = values[start : start + _BLOCK]
+        yield start, block
