@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -11,6 +12,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedapp.config import build, load_config, run_settings
 from fedapp.methods.base import PayloadStrategy, RunPlan
 from fedapp.nodes import ClientDirectory
+from fedapp.progress import show_summary
 from fedapp.replies import ReplyReader
 from fedapp.runs import RunFolder
 
@@ -30,6 +32,7 @@ def main(grid: Grid, context: Context) -> None:
         folder.started(plan.directory)
         strategy.start(grid)
         folder.finish(strategy.shared(), str(plan.directory.fingerprint))
+    show_summary(folder.path, sys.stdout)  # into Flower's log: `flwr run --stream` shows it
 
 
 def _plan(folder: RunFolder) -> RunPlan:

@@ -133,7 +133,8 @@ class RunFolder:
             for row in reply.rows:
                 self._rows.append({**head, **row})
                 self._append("metrics", self._rows[-1])
-            own = {"split": "train", "model": "own", "moment": "after" if phase == "train" else "final"}
+            model = "own" if phase == "train" else reply.rows[0]["model"] if reply.rows else "final"
+            own = {"split": "train", "model": model, "moment": "after"}
             measured = {**head, **own, "num-examples": reply.upload.num_examples, **reply.upload.metrics}
             if reply.upload.metrics:
                 self._append("metrics", measured)
@@ -156,7 +157,7 @@ class RunFolder:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
             "seconds": round(time.time() - self._started, 3),
             "warnings": self._warnings,
-            "git-sha": _git_sha(),
+            "git-sha": self.config.get("code_version") or _git_sha(),
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
             "versions": {"fedapp": __version__} | {name: _version(name) for name in PACKAGES},
