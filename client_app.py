@@ -10,7 +10,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedapp import worker
-from fedapp.config import one_line
+from fedapp.errors import one_line
 from fedapp.session import ClientFailure
 from fedapp.wire import Envelope, Payload, WireError, pack, unpack
 

@@ -10,6 +10,7 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import fedapp
@@ -115,7 +116,26 @@ def _list(arguments: argparse.Namespace) -> int:
     return OK
 
 
-COMMANDS = {"run": _add_run, "list": _add_list}
+def _add_export(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "write a run's adapter in the format of its own library (pyreft, peft)"
+    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
+    parser.add_argument("source", metavar="ADAPTER", help="a kept adapter: RUN/adapters/client-0")
+    parser.add_argument("target", metavar="FOLDER", help="folder to make")
+    parser.set_defaults(command=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from fedapp.exporting import export
+
+    try:
+        export(Path(arguments.source), Path(arguments.target))
+    except (ValueError, OSError) as error:
+        complain(str(error))
+        return USAGE
+    return OK
+
+
+COMMANDS = {"run": _add_run, "list": _add_list, "export": _add_export}
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -18,6 +18,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from fedapp.errors import one_line
+
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # A node receives its configuration over the network: it may only name classes of these packages.
 BUILDABLE = ("fedapp.", "flwr_datasets.partitioner.")
@@ -154,11 +156,6 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """A hint to append to an error: the names most like ``word``, else all of them."""
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(sorted(known))}"
-
-
-def one_line(error: BaseException) -> str:
-    """An error's text without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 @cache

@@ -49,7 +49,8 @@ def asset_dir(name: str) -> Path:
         return cached[0]
     seen = f"{len(cached)} versions" if cached else "none"
     raise ValueError(
-        f"model.path='asset:{name}': no fedapp/assets/{name}/{WEIGHTS_FILE} on sys.path and {seen} of it in {cache}; "
+        f"model.path='asset:{name}': no fedapp/assets/{name}/{WEIGHTS_FILE} on sys.path "
+        f"and {seen} of it in {cache}; "
         "install fedapp from a checkout of its repository (pip install -e .) or set FEDAPP_CACHE"
     )
 

@@ -45,6 +45,12 @@ class Base:
     head_parameters: tuple[str, ...] = ()
     path: str = ""
 
+    def set_num_threads(self, count: int) -> None:
+        """Use this many CPU threads in this process; results depend on it in the last bits."""
+        import torch
+
+        torch.set_num_threads(count)
+
 
 def load_base(
     path: str,
@@ -92,7 +98,8 @@ def load_base(
         base = _loaded[key]
     if fingerprint and fingerprint != base.fingerprint:
         raise ValueError(
-            f"model.fingerprint={fingerprint!r} is expected, but the weights of {path!r} hash to {base.fingerprint!r}"
+            f"model.fingerprint={fingerprint!r} is expected, "
+            f"but the weights of {path!r} hash to {base.fingerprint!r}"
         )
     return base
 
@@ -157,7 +164,11 @@ def make_base(
     Args:
         model: A causal LM or a sequence classifier.
         tokenizer: Its tokenizer; without a padding token it pads with its end-of-sequence token.
-        head, labels, seed, device, path: As in ``load_base``.
+        head: As in ``load_base``.
+        labels: As in ``load_base``.
+        seed: As in ``load_base``.
+        device: Where the model is to live.
+        path: Where it came from, for messages and exports.
         missing: Parameter names that the checkpoint did not contain; with a classification head
             they count as part of the head and are drawn from the seed.
     """
@@ -258,8 +269,8 @@ def block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
     expected = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr, operator]
     if len(blocks) != expected:
         raise ValueError(
-            f"{type(model).__name__} has {expected} layers but its longest block list {name!r} has {len(blocks)}: "
-            "models that share blocks or have several stacks are not supported"
+            f"{type(model).__name__} has {expected} layers but its longest block list {name!r} has "
+            f"{len(blocks)}: models that share blocks or have several stacks are not supported"
         )
     return name, blocks
 

@@ -13,6 +13,7 @@ from typing import Any
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from fedapp.errors import one_line
 from fedapp.wire import Envelope, WireError, pack, unpack
 
 POLL_SECONDS = 0.1
@@ -93,7 +94,7 @@ class ClientDirectory:
     def _hear(self, node: int, reply: Message) -> None:
         try:
             if reply.has_error():
-                raise WireError(reply.error.reason or f"error {reply.error.code}")
+                raise WireError(one_line(reply.error.reason or f"Flower reports error {reply.error.code}"))
             facts = unpack(reply.content, self.max_bytes).facts
             clients = facts.get("clients")
             if not isinstance(clients, list) or not all(type(c) is int for c in clients):
@@ -102,7 +103,7 @@ class ClientDirectory:
                 return  # A node to spare: the run has fewer clients than there are nodes.
             self._claims[node] = set(clients)
             if "failure" in facts:
-                raise WireError(str(facts["failure"])[:1000])
+                raise WireError(one_line(str(facts["failure"])))
             if not isinstance(facts.get("fingerprint"), str):
                 raise WireError("it does not say which base model it has")
             self._answers[node] = facts

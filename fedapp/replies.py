@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Message
 
+from fedapp.errors import one_line
 from fedapp.wire import Upload, WireError, spec, unpack, wire_bytes
 
 MAX_ROWS = 1000
@@ -101,12 +102,11 @@ class ReplyReader:
 
     def _open(self, message: Message, client_id: int, server_round: int) -> Reply:
         if message.has_error():
-            reason = " ".join((message.error.reason or "").split())[-500:]
-            raise WireError(reason or f"Flower reports error {message.error.code}")
+            raise WireError(one_line(message.error.reason or f"Flower reports error {message.error.code}"))
         envelope = unpack(message.content, self.max_bytes)
         facts = envelope.facts
         if "failure" in facts:
-            raise WireError(str(facts["failure"])[:1000])
+            raise WireError(one_line(str(facts["failure"])))
         if facts.get("client-id") != client_id:
             raise WireError(f"it calls itself client {facts.get('client-id')!r}")
         if facts.get("server-round") != server_round:

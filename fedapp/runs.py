@@ -28,7 +28,8 @@ import yaml
 from safetensors.numpy import load_file, save_file
 
 from fedapp import __version__
-from fedapp.config import CONF, one_line
+from fedapp.config import CONF
+from fedapp.errors import one_line
 from fedapp.nodes import ClientDirectory
 from fedapp.replies import Reply
 from fedapp.session import Arrays
@@ -157,7 +158,7 @@ class RunFolder:
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
             "seconds": round(time.time() - self._started, 3),
             "warnings": self._warnings,
-            "git-sha": self.config.get("code_version") or _git_sha(),
+            "git-sha": _git_sha(),
             "python": platform.python_version(),
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
             "versions": {"fedapp": __version__} | {name: _version(name) for name in PACKAGES},
@@ -212,7 +213,9 @@ def _write_atomically(path: Path, text: str) -> None:
 
 
 def _git_sha() -> str | None:
-    command = ["git", "-C", str(CONF.parent), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # Under Flower the app runs from a bundle; the engine says which checkout it was made of.
+    source = os.environ.get("FEDAPP_SOURCE") or str(CONF.parent)
+    command = ["git", "-C", source, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except OSError:

@@ -21,7 +21,7 @@ def test_every_choice_of_every_group_composes(group, name):
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_file_opens_with_the_command_that_runs_it(group, name):
     first = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
-    assert re.match(rf"# fedapp run .*{group}={name}\b", first), first
+    assert re.match(rf"# (pip install .* && )?fedapp run .*{group}={name}\b", first), first
 
 
 def test_an_override_reaches_its_place():

@@ -1,0 +1,1 @@
+"""Benchmarks: a data set, a prompt template and a metric each."""

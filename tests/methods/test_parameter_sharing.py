@@ -104,8 +104,16 @@ def test_the_client_remembers_what_it_trained():
 
 @pytest.mark.parametrize(
     ("share", "roles"),
-    [("RWb", {"rotate", "weight", "bias"}), ("R", {"rotate"}), ("Wb", {"weight", "bias"}), ("W", {"weight"})]
-    + [("b", {"bias"}), ("all", {"rotate", "weight", "bias"}), ("none", set()), (r"prefix\.rot", {"rotate"})],
+    [
+        ("RWb", {"rotate", "weight", "bias"}),
+        ("R", {"rotate"}),
+        ("Wb", {"weight", "bias"}),
+        ("W", {"weight"}),
+        ("b", {"bias"}),
+        ("all", {"rotate", "weight", "bias"}),
+        ("none", set()),
+        (r"prefix\.rot", {"rotate"}),
+    ],
 )
 def test_only_what_is_shared_leaves_the_client(share, roles):
     payload, _ = ParameterSharing(share=share).train(Payload(), session())

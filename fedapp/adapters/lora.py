@@ -1,0 +1,210 @@
+"""Low-rank adaptation, by peft."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedapp.adapters.head import Head, checked, occupy, vacate
+from fedapp.adapters.training import Trainer
+from fedapp.models import Base, block_list
+from fedapp.session import Arrays, Example, TrainConfig
+
+_ADAPTER = "default"  # peft's name for the only adapter of a model
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Adds low-rank updates to linear layers.
+
+    Args:
+        rank: Rank of an update.
+        alpha: The update is scaled by alpha / rank.
+        dropout: On the input of an update, in training only.
+        target_modules: Names of the layers, ``all-linear``, or None for peft's choice for the
+            model's type (query and value projections for most).
+        freeze_a: Keep every A at its drawn value and train (and share) B only.
+    """
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.0
+    target_modules: Sequence[str] | str | None = None
+    freeze_a: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"adapter.rank={self.rank} must be at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"adapter.dropout={self.dropout!r} must be within [0, 1)")
+
+    def attach(self, base: Base, train: TrainConfig, *, seed: int) -> LoraAdapted:
+        """Add the updates to a base model; B starts at zero, A is drawn from the seed.
+
+        Raises:
+            ValueError: If no layer has a target's name, or the model carries an adapter already.
+        """
+        return LoraAdapted(self, base, train, seed=seed)
+
+
+class LoraAdapted:
+    """A base model with LoRA; implements ``fedapp.session.AdaptedModel``.
+
+    Names are ``layer.3.self_attn.q_proj.lora_A`` whatever the model calls its blocks.
+    """
+
+    def __init__(self, adapter: Lora, base: Base, train: TrainConfig, *, seed: int) -> None:
+        self.adapter, self.base = adapter, base
+        self.trainer = Trainer(base, train, decayed=[])
+        occupy(base, "lora")
+        try:
+            self._tuner = self._inject(seed)
+        except ValueError:
+            vacate(base)
+            raise
+        self.head = Head(base)
+        self._tensors = {**self._named(), **self.head.tensors}
+        self._initial = {name: value.detach().clone() for name, value in self._tensors.items()}
+        self._train_only_named()
+        dropouts = [m for n, m in base.model.named_modules() if n.endswith(f"lora_dropout.{_ADAPTER}")]
+        self.trainer.extend(list(self._tensors.values()), [*dropouts, *self.head.modules])
+
+    def parameters(self) -> Arrays:
+        """Copy the trainable part under stable names."""
+        return {name: value.detach().cpu().numpy().copy() for name, value in self._tensors.items()}
+
+    def load(self, parameters: Arrays) -> None:
+        """Overwrite the named parameters.
+
+        Raises:
+            ValueError: If a name is unknown, a shape differs or a value is not finite.
+        """
+        given = checked(parameters, {name: tuple(value.shape) for name, value in self._tensors.items()})
+        with torch.no_grad():
+            for name, value in given.items():
+                self._tensors[name].copy_(value)
+
+    def reset(self) -> None:
+        """Go back to the seed's values."""
+        with torch.no_grad():
+            for name, value in self._tensors.items():
+                value.copy_(self._initial[name])
+
+    def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
+        """Train for one round; see ``Trainer.train``."""
+        return self.trainer.train(examples, rng)
+
+    def loss(self, examples: Sequence[Example]) -> float:
+        """Mean loss in nats per example, forward only."""
+        return self.trainer.loss(examples)
+
+    def generate(self, prompts: Sequence[str]) -> list[str]:
+        """Answer each prompt."""
+        return self.trainer.generate(prompts)
+
+    def export(self, folder: Path) -> None:
+        """Write what ``peft.PeftModel.from_pretrained(model, folder)`` opens, and adapter.safetensors."""
+        from safetensors.numpy import save_file as save_arrays
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        own = {name: value for name, value in self.base.model.named_parameters() if ".lora_" in name}
+        state = {
+            f"base_model.model.{_plain(name)}": value.detach().cpu().contiguous()
+            for name, value in own.items()
+        }
+        prefix = len("head.")
+        head = {name[prefix:]: value.detach().cpu().contiguous() for name, value in self.head.tensors.items()}
+        state |= {f"base_model.model.{name}": value for name, value in head.items()}
+        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_arrays(self.parameters(), folder / "adapter.safetensors")
+        config = self._config(sorted({name.split(".")[0] for name in head}) or None)
+        config.inference_mode = True
+        config.save_pretrained(str(folder))
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """While open, the model answers as the base alone does, its head untrained."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        updated = [module for module in self._tuner.modules() if isinstance(module, BaseTunerLayer)]
+        try:
+            for module in updated:
+                module.enable_adapters(False)
+            with self.head.untrained():
+                yield
+        finally:
+            for module in updated:
+                module.enable_adapters(True)
+            self._train_only_named()
+
+    def _train_only_named(self) -> None:
+        self.base.model.requires_grad_(False)
+        for value in self._tensors.values():
+            value.requires_grad_(True)
+
+    def detach(self) -> None:
+        """Take the updates out; the base is bit for bit what it was."""
+        self.head.release()
+        self._tuner.unload()
+        for name in ("peft_config", "_hf_peft_config_loaded"):
+            if name in vars(self.base.model):
+                delattr(self.base.model, name)
+        vacate(self.base)
+
+    def _config(self, saved: list[str] | None = None) -> Any:
+        from peft import LoraConfig, TaskType
+
+        targets = self.adapter.target_modules
+        backbone = f"{self.base.model.base_model_prefix}."
+        outside = [n for n, _ in self.base.model.named_modules() if n and not f"{n}.".startswith(backbone)]
+        classifies = self.base.head == "classification"
+        return LoraConfig(
+            r=self.adapter.rank,
+            lora_alpha=self.adapter.alpha,  # type: ignore[arg-type]
+            lora_dropout=self.adapter.dropout,
+            target_modules=targets if targets is None or isinstance(targets, str) else list(targets),
+            # The head is trained as a whole, and nobody means the output layer by "all linear".
+            exclude_modules=outside if classifies or targets == "all-linear" else None,
+            modules_to_save=saved,
+            task_type=TaskType.SEQ_CLS if classifies else TaskType.CAUSAL_LM,
+            base_model_name_or_path=self.base.path,
+        )
+
+    def _inject(self, seed: int) -> Any:
+        from peft.tuners.lora import LoraModel
+
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it by itself
+            torch.manual_seed(seed)
+            tuner = LoraModel(self.base.model, self._config(), _ADAPTER)
+        self.base.model.requires_grad_(False)
+        for name, value in self.base.model.named_parameters():
+            if ".lora_" in name:  # fp32 over a base in any dtype; peft casts around it
+                value.data = value.data.float()
+        return tuner
+
+    def _named(self) -> dict[str, Tensor]:
+        """Trainable LoRA parameters by stable name."""
+        path, _ = block_list(self.base.model)
+        found: dict[str, Tensor] = {}
+        for name, value in self.base.model.named_parameters():
+            if ".lora_" in name and not (self.adapter.freeze_a and ".lora_A." in name):
+                stable = re.sub(rf"^{re.escape(path)}\.(\d+)\.", r"layer.\1.", _plain(name))
+                found[stable.removesuffix(".weight")] = value
+        return found
+
+
+def _plain(name: str) -> str:
+    """A parameter's name in peft's files: without the adapter's name."""
+    return name.replace(f".{_ADAPTER}", "")

@@ -1,0 +1,263 @@
+"""How any adapter is trained, scored and asked: what reft and lora share."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedapp.adapters.tokens import IGNORE, Batch, Encoded, Encoder
+from fedapp.models import Base
+from fedapp.session import ClientFailure, Example, TrainConfig
+
+
+def _nothing() -> None:
+    return None
+
+
+def _no_scope(_batch: Batch) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+class Trainer:
+    """Runs a base model with an adapter on examples.
+
+    Args:
+        base: The frozen base.
+        config: Settings of the training.
+        decayed: Trainable tensors that weight decay acts on.
+        fixed: Trainable tensors that it must not touch.
+        scope: Gives the context in which the model sees a batch (arms interventions).
+        before_step: Called between the backward pass and clipping.
+        after_step: Called after each optimiser step.
+        toggled: Modules that are in training mode while a round trains (their dropout).
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        config: TrainConfig,
+        *,
+        decayed: Sequence[Tensor],
+        fixed: Sequence[Tensor] = (),
+        scope: Callable[[Batch], AbstractContextManager[object]] = _no_scope,
+        before_step: Callable[[], None] = _nothing,
+        after_step: Callable[[], None] = _nothing,
+        toggled: Sequence[nn.Module] = (),
+    ) -> None:
+        self.base, self.config = base, config
+        self.encoder = Encoder(base, config.max_length, config.max_new_tokens)
+        self._decayed, self._fixed = list(decayed), list(fixed)
+        self._scope, self._before_step, self._after_step = scope, before_step, after_step
+        self._toggled = tuple(toggled)
+        accepted = inspect.signature(base.model.forward).parameters
+        self._keeps_logits = "logits_to_keep" in accepted
+        self._options = {"use_cache": False} if base.head == "lm" else {}
+
+    def extend(self, decayed: Sequence[Tensor], toggled: Sequence[nn.Module]) -> None:
+        """Train more with it: a classification head, and modules whose dropout is to act."""
+        self._decayed += decayed
+        self._toggled += tuple(toggled)
+
+    def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
+        """Train for one round with a fresh optimiser.
+
+        A step minimises the mean cross entropy per answer token of its batch, as transformers
+        does. The base model runs in eval mode; only the adapter's and the head's own dropout act.
+
+        Args:
+            examples: The client's training set.
+            rng: Decides the order and the dropout.
+
+        Returns:
+            Mean loss in nats per example (the whole answer's) over all examples seen.
+
+        Raises:
+            ClientFailure: If there is nothing to train on, or loss or gradient is not finite;
+                the step that met it is not taken.
+        """
+        if not examples:
+            raise ClientFailure("the client has no training examples")
+        rows = self.encoder.examples(examples)
+        size = self.config.batch_size
+        total = self.config.num_epochs * math.ceil(len(rows) / size)
+        total = min(total, self.config.max_steps or total)
+        optimizer = self.optimizer()
+        losses = seen = 0.0
+        with self._training(rng):
+            for step, batch in enumerate(self._batches(rows, size, total, rng)):
+                for group in optimizer.param_groups:
+                    group["lr"] = self.config.learning_rate * _rate(self.config, step, total)
+                losses += self.step(self.encoder.batch(batch), optimizer, f"step {step + 1} of {total}")
+                seen += len(batch)
+        return losses / seen
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """A fresh AdamW over the trainable tensors."""
+        groups = [
+            {"params": self._decayed, "weight_decay": self.config.weight_decay},
+            {"params": self._fixed, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=self.config.learning_rate, fused=True
+        )
+
+    def step(self, batch: Batch, optimizer: torch.optim.Optimizer, name: str = "the step") -> float:
+        """One optimiser step on one batch; returns the sum of its examples' losses in nats.
+
+        Raises:
+            ClientFailure: If loss or gradient is not finite; nothing has changed then.
+        """
+        with self._scope(batch):
+            losses, count = self.losses(batch)
+            total = losses.sum()
+            summed = float(total.detach())
+            if not math.isfinite(summed):
+                raise ClientFailure(
+                    f"the training loss is {summed} at {name}: lower train.learning_rate "
+                    f"(now {self.config.learning_rate}) or check the data"
+                )
+            (total / count).backward()  # type: ignore[no-untyped-call]
+        self.apply(optimizer, f" at {name} (the loss is {summed})")
+        return summed
+
+    def apply(self, optimizer: torch.optim.Optimizer, where: str = "") -> None:
+        """Take the optimiser step for the gradients that stand in the trainable tensors.
+
+        Raises:
+            ClientFailure: If a gradient is not finite; the tensors are as before then.
+        """
+        self._before_step()
+        parameters = self._decayed + self._fixed
+        norm = torch.nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None])
+        if not math.isfinite(float(norm)):
+            optimizer.zero_grad(set_to_none=True)
+            raise ClientFailure(f"the gradient is not finite{where}")
+        if 0 < self.config.max_grad_norm < norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        self._after_step()
+
+    def losses(self, batch: Batch) -> tuple[Tensor, int]:
+        """Forward pass of a right-padded batch.
+
+        Returns:
+            Each example's loss in nats (summed over its answer's tokens), [batch], and the number
+            of predictions behind them, which the training objective divides by.
+        """
+        ids, mask, targets = batch.input_ids, batch.attention_mask, batch.targets
+        if self.base.head == "classification":
+            logits = self.base.model(input_ids=ids, attention_mask=mask).logits
+            return functional.cross_entropy(logits.float(), targets, reduction="none"), len(ids)
+        # The answer's logits suffice: those of the prompt would be thrown away.
+        keep = ids.shape[1] - int(batch.prompt_lengths.min()) + 1
+        options = {"logits_to_keep": keep, **self._options} if self._keeps_logits else self._options
+        logits = self.base.model(input_ids=ids, attention_mask=mask, **options).logits[:, -keep:-1]
+        wanted = targets[:, ids.shape[1] - keep + 1 :]
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORE, reduction="none"
+        )
+        return losses.view_as(wanted).sum(1), int((wanted != IGNORE).sum())
+
+    def loss(self, examples: Sequence[Example]) -> float:
+        """Mean loss over examples in nats per example, forward only.
+
+        Raises:
+            ValueError: If there are no examples.
+        """
+        if not examples:
+            raise ValueError("loss needs at least one example, got none")
+        total = 0.0
+        with torch.no_grad():
+            for _, batch in self._by_length(self.encoder.examples(examples)):
+                padded = self.encoder.batch(batch)
+                with self._scope(padded):
+                    total += float(self.losses(padded)[0].double().sum())
+        return total / len(examples)
+
+    def generate(self, prompts: Sequence[str]) -> list[str]:
+        """Answer each prompt: greedy text up to the end-of-sequence token, or a label's name."""
+        answers = [""] * len(prompts)
+        classifies = self.base.head == "classification"
+        with torch.no_grad():
+            for indices, batch in self._by_length(self.encoder.prompts(prompts)):
+                padded = self.encoder.batch(batch, left=not classifies)
+                with self._scope(padded):
+                    texts = self._classify(padded) if classifies else self._complete(padded)
+                for index, text in zip(indices, texts, strict=True):
+                    answers[index] = text
+        return answers
+
+    def _classify(self, batch: Batch) -> list[str]:
+        logits = self.base.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        return [self.base.labels[index] for index in logits.argmax(-1).tolist()]
+
+    def _complete(self, batch: Batch) -> list[str]:
+        from transformers import GenerationConfig
+
+        tokenizer, model = self.base.tokenizer, self.base.model
+        known = model.generation_config.eos_token_id
+        ends = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
+        # Explicit, so that sampling settings that came with a checkpoint play no part.
+        settings = GenerationConfig(
+            max_new_tokens=self.config.max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=True,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=sorted(ends) or None,
+        )
+        output = model.generate(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
+        )
+        new = output[:, batch.input_ids.shape[1] :]
+        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    def _by_length(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], list[Encoded]]]:
+        """Batches of similar length, longest first, so that memory runs out at once or never."""
+        order = sorted(range(len(rows)), key=lambda index: (-len(rows[index].ids), index))
+        for start in range(0, len(order), self.config.eval_batch_size):
+            indices = order[start : start + self.config.eval_batch_size]
+            yield indices, [rows[index] for index in indices]
+
+    @staticmethod
+    def _batches(
+        rows: Sequence[Encoded], size: int, total: int, rng: np.random.Generator
+    ) -> Iterator[list[Encoded]]:
+        given = 0
+        while given < total:
+            order = rng.permutation(len(rows))
+            for start in range(0, len(order), size):
+                if given < total:
+                    yield [rows[index] for index in order[start : start + size]]
+                    given += 1
+
+    @contextmanager
+    def _training(self, rng: np.random.Generator) -> Iterator[None]:
+        devices = [self.base.device] if self.base.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(int(rng.integers(2**63)))
+            for module in self._toggled:
+                module.train()
+            try:
+                yield
+            finally:
+                for module in self._toggled:
+                    module.eval()
+
+
+def _rate(config: TrainConfig, step: int, total: int) -> float:
+    """Share of the peak step size at a step (from 0): linear warm-up, then the schedule."""
+    warmup = math.ceil(config.warmup_ratio * total)
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.schedule == "linear":
+        return (total - step) / max(total - warmup, 1)
+    return 1.0
