@@ -135,7 +135,27 @@ def _export(arguments: argparse.Namespace) -> int:
     return OK
 
 
-COMMANDS = {"run": _add_run, "list": _add_list, "export": _add_export}
+def _add_compare(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "put finished runs side by side: mean, worst client, spread over seeds, bytes, time"
+    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
+    parser.add_argument(
+        "folders", nargs="*", metavar="FOLDER", help="runs, or folders of runs (default: runs)"
+    )
+    parser.set_defaults(command=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from fedapp.comparing import compare
+
+    try:
+        compare([Path(folder) for folder in arguments.folders or ["runs"]], sys.stdout)
+    except (ValueError, OSError) as error:
+        complain(str(error))
+        return USAGE
+    return OK
+
+
+COMMANDS = {"run": _add_run, "list": _add_list, "compare": _add_compare, "export": _add_export}
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ def summarise(
         ``{"columns": […], "rows": [[…]], "footer": "…"}``, values ready to print.
     """
     tests = [row for row in rows if row["split"] == "test"]
-    metric = _main_metric(tests)
+    metric = main_metric(tests)
     columns = ["client", "tasks", "train", "test", "base", "round 1", "final", "sent", "received"]
     clients = sorted({row["client-id"] for row in rows} | set(about))
     scores = {client: _scores([r for r in tests if r["client-id"] == client], metric) for client in clients}
@@ -35,10 +35,10 @@ def summarise(
         cells = [_shown(value) for value in scores[client]]
         tasks = ", ".join(map(str, facts.get("tasks", [])))
         table.append(
-            [client, tasks, facts.get("train"), facts.get("test"), *cells, _size(sent), _size(received)]
+            [client, tasks, facts.get("train"), facts.get("test"), *cells, size(sent), size(received)]
         )
     means = [_shown(_mean(column)) for column in zip(*scores.values(), strict=True)] if scores else ["–"] * 3
-    total = [_size(_bytes(traffic, way)) for way in ("up", "down")]
+    total = [size(_bytes(traffic, way)) for way in ("up", "down")]
     table.append(["mean", "", None, None, *means, *total])
     finals = [values[2] for values in scores.values() if values[2] is not None]
     worst = f"; worst client {_shown(min(finals))}" if finals else ""
@@ -48,7 +48,7 @@ def summarise(
     return {"columns": columns, "rows": table, "footer": footer}
 
 
-def _main_metric(rows: Sequence[Mapping[str, Any]]) -> str | None:
+def main_metric(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The benchmark's first metric: JSON keeps the order in which it reports them."""
     return next((name for row in rows for name in row if name not in NOT_METRICS), None)
 
@@ -82,7 +82,8 @@ def _shown(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
+    """Bytes for people, in powers of 1,000."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
