@@ -166,7 +166,7 @@ def test_extract_takes_what_stands_before_the_first_sign(completion, answer):
 
 
 def test_score_is_the_share_of_exact_answers():
-    assert Embedded().score(["8", "good", "knife", ""], ["8", "bad", "knife", "cat"]) == {"accuracy": 0.5}
+    assert Embedded().score(["8", "good", "knife", "cat"], ["8", "bad", "knife", "cat"]) == {"accuracy": 0.75}
 
 
 @pytest.mark.parametrize(("answers", "targets"), [([], []), (["8"], ["8", "9"])])
