@@ -57,6 +57,8 @@ def _scores(rows: Sequence[Mapping[str, Any]], metric: str | None) -> list[float
     """Score of the base, after the first local training, and at the end."""
 
     def first(model: str, moment: str) -> float | None:
+        if metric is None:
+            return None
         found = [
             row[metric] for row in rows if (row["model"], row["moment"]) == (model, moment) and metric in row
         ]

@@ -123,10 +123,10 @@ class ProcessTree:
         """Collect the exit codes of dead children, those that we inherited included."""
         for process in self._started:
             process.poll()
-        for process in self._orphans():
+        for orphan in self._orphans():
             with contextlib.suppress(ChildProcessError, psutil.Error):
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    os.waitpid(process.pid, os.WNOHANG)
+                if orphan.status() == psutil.STATUS_ZOMBIE:
+                    os.waitpid(orphan.pid, os.WNOHANG)
 
     def _orphans(self) -> set[psutil.Process]:
         """Children of this process that it did not start: they live in the sessions of those it did."""
