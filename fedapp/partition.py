@@ -87,7 +87,8 @@ def client_data(
     """The rows of one client; the same for the same arguments, whatever was asked before.
 
     The train split is shuffled and partitioned over all clients, each row to exactly one. From its
-    part a client takes its validation rows (at least one of two), then caps what is left.
+    part a client takes its validation rows (at least one of two), then caps what is left. With
+    ``partitioner=private`` nothing is divided: all rows that this node's benchmark holds are the client's.
     Subsamples keep the proportions of the tasks. The result is kept, as every message asks for it.
 
     Args:
@@ -119,7 +120,9 @@ def _client_data(
     split: SplitConfig,
 ) -> ClientData:
     train, test = _rows(source, "train"), _rows(source, "test")
-    own = _deal_train(source, partitioner, num_clients, seed)[client_id]
+    own = np.arange(len(train))
+    if partitioner.divides:
+        own = _deal_train(source, partitioner, num_clients, seed)[client_id]
     tasks = _column(train, "task")
     num_val = min(split.max_val, round(split.val_share * len(own)), len(own) - 1)
     if split.max_val and split.val_share and len(own) >= 2:
@@ -127,7 +130,7 @@ def _client_data(
     val_rows = subsample(own, tasks, num_val, _rng(seed, _VALIDATION, client_id))
     rest = np.setdiff1d(own, val_rows)
     train_rows = subsample(rest, tasks, split.max_train or len(rest), _rng(seed, _CAP_TRAIN, client_id))
-    if split.test == "all":
+    if split.test == "all" or not partitioner.divides:
         # One seed for all clients: with a cap, too, they are compared on the same rows.
         test_rows, cap_rng = np.arange(len(test)), _rng(seed, _CAP_TEST)
     else:

@@ -9,6 +9,9 @@ from typing import Any
 
 import flwr_datasets.partitioner as partitioners
 
+PRIVATE = "Private"
+"""In the place of a partitioner's name: each node's benchmark is its client's and is not divided."""
+
 
 @dataclass(frozen=True)
 class Partitioning:
@@ -18,7 +21,7 @@ class Partitioning:
     a fresh one for each number of clients and seed.
 
     Attributes:
-        partitioner: Name of a class of ``flwr_datasets.partitioner``.
+        partitioner: Name of a class of ``flwr_datasets.partitioner``, or ``Private``.
         settings: Its arguments, without ``num_partitions`` and ``seed``, which the run gives.
     """
 
@@ -27,7 +30,7 @@ class Partitioning:
 
     def __post_init__(self) -> None:
         names = [n for n in partitioners.__all__ if n.endswith("Partitioner") and n != "Partitioner"]
-        if self.partitioner not in names:
+        if self.partitioner not in (*names, PRIVATE):
             raise ValueError(
                 f"partitioner={self.partitioner!r} does not exist; known: {', '.join(sorted(names))}"
             )
@@ -47,15 +50,23 @@ class Partitioning:
             ValueError: If the target is no partitioner of Flower Datasets or a setting is not its own.
         """
         module, _, name = str(node.get("_target_")).rpartition(".")
+        if (module, name) == (__name__, PRIVATE):
+            module = partitioners.__name__
         if module != partitioners.__name__:
             target = node.get("_target_")
             raise ValueError(
-                f"partitioner.build._target_={target!r} must be a class of {partitioners.__name__}"
+                f"partitioner.build._target_={target!r} must be a class of {partitioners.__name__} "
+                f"or {__name__}.{PRIVATE}"
             )
         return cls(name, {key: value for key, value in node.items() if key != "_target_"})
 
     def __hash__(self) -> int:
         return hash((self.partitioner, repr(sorted(self.settings.items()))))
+
+    @property
+    def divides(self) -> bool:
+        """Whether clients share the benchmark's rows out; if not, each holds what its node has."""
+        return self.partitioner != PRIVATE
 
     @property
     def key(self) -> str:
@@ -76,4 +87,6 @@ class Partitioning:
             raise ValueError(f"partitioner={self.partitioner}: {' '.join(str(error).split())}") from None
 
     def _arguments(self) -> list[str]:
+        if not self.divides:
+            return []
         return list(inspect.signature(getattr(partitioners, self.partitioner)).parameters)

@@ -251,3 +251,12 @@ def test_subsample_leaves_small_sets_as_they_are():
     keys = np.array(list("aabb"))
     assert subsample(np.array([3, 1]), keys, 5, np.random.default_rng(0)).tolist() == [1, 3]
     assert subsample(np.array([3, 1]), keys, 0, np.random.default_rng(0)).tolist() == []
+
+
+def test_private_data_is_not_divided():
+    data = client_data(
+        Numbers(), {"_target_": "fedapp.partitioners.Private"}, 2, 3, seed=1, split=SplitConfig(val_share=0.1)
+    )
+    assert sorted(int(e.prompt) for e in (*data.train, *data.val)) == list(range(120))
+    assert len(data.val) == 12
+    assert [int(e.prompt) for e in data.test] == list(range(60))
