@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fedapp.model_files import resolve_path
+from fedapp.model_parts import pool_by_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,6 +64,7 @@ def load_base(
     attn_implementation: str | None = None,
     revision: str | None = None,
     fingerprint: str | None = None,
+    pooling: str | None = None,
 ) -> Base:
     """Load a base model; the same arguments give the same object within a process.
 
@@ -77,24 +79,22 @@ def load_base(
         attn_implementation: Passed to transformers; None lets it choose.
         revision: Commit or tag of a hub model.
         fingerprint: What the loaded weights must hash to; None accepts any.
+        pooling: What a classification head reads: None, what the architecture gives it; ``mean``,
+            the mean of the last hidden states (``fedapp.model_parts.pool_by_mean``).
 
     Raises:
         ValueError: If a setting is unknown, the model cannot be loaded, or its fingerprint differs.
     """
-    if head not in _HEADS:
-        raise ValueError(f"model.head={head!r} must be one of: {', '.join(_HEADS)}")
-    if dtype not in _DTYPES:
-        raise ValueError(f"model.dtype={dtype!r} must be one of: {', '.join(_DTYPES)}")
     names = tuple(labels) if head == "classification" else ()
-    if head == "classification" and len(names) < 2:
-        raise ValueError(
-            f"model.head='classification' needs at least 2 labels, the benchmark gives {len(names)}"
-        )
-    key = (path, head, names, dtype, device, seed, attn_implementation, revision)
+    _check_settings(head, names, dtype, pooling)
+    key = (path, head, names, dtype, device, seed, attn_implementation, revision, pooling)
     with _lock:
         if key not in _loaded:
             options = {"attn_implementation": attn_implementation, "revision": revision}
-            _loaded[key] = _load(path, head, names, dtype, device, seed, options)
+            loaded = _load(path, head, names, dtype, device, seed, options)
+            if pooling:
+                pool_by_mean(loaded.model)
+            _loaded[key] = loaded
         base = _loaded[key]
     if fingerprint and fingerprint != base.fingerprint:
         raise ValueError(
@@ -102,6 +102,19 @@ def load_base(
             f"but the weights of {path!r} hash to {base.fingerprint!r}"
         )
     return base
+
+
+def _check_settings(head: str, labels: Sequence[str], dtype: str, pooling: str | None) -> None:
+    if head not in _HEADS:
+        raise ValueError(f"model.head={head!r} must be one of: {', '.join(_HEADS)}")
+    if dtype not in _DTYPES:
+        raise ValueError(f"model.dtype={dtype!r} must be one of: {', '.join(_DTYPES)}")
+    if head == "classification" and len(labels) < 2:
+        raise ValueError(
+            f"model.head='classification' needs at least 2 labels, the benchmark gives {len(labels)}"
+        )
+    if pooling not in (None, "mean") or (pooling and head != "classification"):
+        raise ValueError(f"model.pooling={pooling!r} must be null, or 'mean' with head=classification")
 
 
 def _load(
@@ -247,37 +260,6 @@ def fingerprint_of(model: nn.Module, *, skip: Sequence[str] = ()) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def block_list(model: nn.Module) -> tuple[str, nn.ModuleList]:
-    """Find the transformer blocks by structure: the longest outermost list of like modules.
-
-    Returns:
-        The list's dotted name inside the model, and the list.
-
-    Raises:
-        ValueError: If the model has no such list, or shares blocks between layers.
-    """
-    from torch import nn
-
-    found: list[tuple[str, nn.ModuleList]] = []
-    for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer, _ in found)  # experts, inside a block
-        if isinstance(module, nn.ModuleList) and len({type(child) for child in module}) == 1 and not inside:
-            found.append((name, module))
-    name, blocks = max(found, key=lambda item: len(item[1]), default=("", nn.ModuleList()))
-    expected = model.config.get_text_config().num_hidden_layers  # type: ignore[union-attr, operator]
-    if len(blocks) != expected:
-        raise ValueError(
-            f"{type(model).__name__} has {expected} layers but its longest block list {name!r} has "
-            f"{len(blocks)}: models that share blocks or have several stacks are not supported"
-        )
-    return name, blocks
-
-
-def hidden_size(model: Any) -> int:
-    """Width of a block's output."""
-    return int(model.config.get_text_config().hidden_size)
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from fedapp import model_files, models
-from fedapp.models import block_list, fingerprint_of, hidden_size, load_base
+from fedapp.model_parts import block_list, hidden_size
+from fedapp.models import fingerprint_of, load_base
 
 SMALL = {
     "vocab_size": 16,
@@ -221,3 +222,20 @@ def test_a_list_of_experts_inside_a_block_is_not_taken_for_the_blocks():
     model.blocks = nn.ModuleList(Block() for _ in range(3))
     model.config = transformers.LlamaConfig(num_hidden_layers=3)
     assert block_list(model)[0] == "blocks"
+
+
+def test_mean_pooling_ignores_padding_and_the_pooler(bert_dir):
+    base = load_base(str(bert_dir), head="classification", labels=["no", "yes"], pooling="mean")
+    tokens, mask = torch.tensor([[2, 3, 3, 0]]), torch.tensor([[1, 1, 1, 0]])
+    with torch.no_grad():
+        states = base.model.bert(input_ids=tokens, attention_mask=mask).last_hidden_state
+        expected = base.model.classifier(states[0, :3].mean(0))
+        found = base.model(input_ids=tokens, attention_mask=mask).logits[0]
+    torch.testing.assert_close(found, expected)
+
+
+def test_mean_pooling_is_refused_where_the_head_reads_no_pooler(llama_dir):
+    with pytest.raises(ValueError, match=r"pooling='mean' needs an encoder .*Llama.* has none"):
+        load_base(str(llama_dir), head="classification", labels=["no", "yes"], pooling="mean")
+    with pytest.raises(ValueError, match="must be null, or 'mean' with head=classification"):
+        load_base(str(llama_dir), pooling="mean")

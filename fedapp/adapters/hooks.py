@@ -13,7 +13,7 @@ import torch
 from fedapp.adapters.interventions import Edits, Form, Weights, edit
 from fedapp.adapters.positions import Positions
 from fedapp.adapters.tokens import Batch
-from fedapp.models import block_list
+from fedapp.model_parts import block_list
 
 
 @dataclass(frozen=True)

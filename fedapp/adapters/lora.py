@@ -16,7 +16,8 @@ from torch import Tensor
 
 from fedapp.adapters.head import Head, checked, occupy, vacate
 from fedapp.adapters.training import Trainer
-from fedapp.models import Base, block_list
+from fedapp.model_parts import block_list
+from fedapp.models import Base
 from fedapp.session import Arrays, Example, TrainConfig
 
 _ADAPTER = "default"  # peft's name for the only adapter of a model

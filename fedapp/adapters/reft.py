@@ -18,7 +18,8 @@ from fedapp.adapters.interventions import FORMS, PROJECTIONS, Form, Weights, dra
 from fedapp.adapters.positions import Positions
 from fedapp.adapters.tokens import Batch
 from fedapp.adapters.training import Trainer
-from fedapp.models import Base, block_list, hidden_size
+from fedapp.model_parts import block_list, hidden_size
+from fedapp.models import Base
 from fedapp.session import Arrays, Example, TrainConfig
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fedapp.models import block_list, hidden_size
+from fedapp.model_parts import block_list, hidden_size
 
 if TYPE_CHECKING:
     from fedapp.adapters.reft import ReftAdapted
