@@ -16,6 +16,7 @@ from typing import NoReturn
 import fedapp
 
 OK, FAILED, USAGE = 0, 1, 2
+HELP = ("-h", "--help")
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -24,8 +25,7 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one line and leave with status 2."""
-        complain(f"{message} (see: {self.prog} --help)")
-        raise SystemExit(USAGE)
+        _complain_of_usage(message, self.prog)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,11 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         parser.error(f"unknown command {words[0]!r}{_nearest(words[0], list(COMMANDS))}")
+    if words and words[0].startswith("-") and words[0] not in (*HELP, "--version"):
+        parser.error(f"unknown argument {words[0]!r}{_nearest(words[0], ['--help', '--version'])}")
     known, rest = parser.parse_known_args(words)
     for word in rest:
         # argparse stops to collect words behind an option: "run a=1 --multirun b=2".
         if word.startswith("-") or not hasattr(known, "overrides"):
-            parser.error(f"unknown argument {word!r}{_nearest(word, ['--multirun', '--help'])}")
+            options = ["--multirun", "--help"] if hasattr(known, "multirun") else ["--help"]
+            _complain_of_usage(f"unknown argument {word!r}{_nearest(word, options)}", f"fedapp {words[0]}")
         known.overrides.append(word)
     command: Command = known.command
     try:
@@ -59,6 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def complain(message: str) -> None:
     """Tell the user in one line what went wrong."""
     print(f"fedapp: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def warn(message: str) -> None:
+    """Tell the user in one line what to know of a result that is printed all the same."""
+    print(f"fedapp: warning: {' '.join(message.split())}", file=sys.stderr, flush=True)
+
+
+def _complain_of_usage(message: str, program: str) -> NoReturn:
+    complain(f"{message} (see: {program} --help)")
+    raise SystemExit(USAGE)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -148,7 +161,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from fedapp.comparing import compare
 
     try:
-        compare([Path(folder) for folder in arguments.folders or ["runs"]], sys.stdout)
+        compare([Path(folder) for folder in arguments.folders or ["runs"]], sys.stdout, warn)
     except (ValueError, OSError) as error:
         complain(str(error))
         return USAGE

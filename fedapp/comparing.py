@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
 
-from fedapp.summary import main_metric, size
+from fedapp.errors import one_line
+from fedapp.summary import main_metric, name_clients, size
 
 # What may differ between runs that are repetitions of one another.
 NOT_COMPARED = {"seed", "run_dir", "runs_dir", "engine", "save_adapters", "join_timeout", "round_timeout"}
@@ -42,17 +43,21 @@ class RunResult:
     seconds: float
 
 
-def compare(roots: Sequence[Path], stream: TextIO) -> None:
+def compare(roots: Sequence[Path], stream: TextIO, warn: Callable[[str], None]) -> None:
     """Print a table: a row per configuration, mean and standard deviation over its seeds.
 
     Args:
         roots: Run folders, or folders with run folders somewhere below.
         stream: Where to print.
+        warn: Told in one line of each run that cannot be read; the others are compared.
 
     Raises:
-        ValueError: If there is no finished run.
+        ValueError: If a folder does not exist or there is no finished run.
     """
-    results = [result for root in roots for result in _finished(root)]
+    for root in roots:
+        if not root.exists():
+            raise ValueError(f"{root} does not exist")
+    results = [result for root in roots for result in _finished(root, warn)]
     if not results:
         raise ValueError(f"no finished run in {', '.join(map(str, roots))}")
     groups = _grouped(results)
@@ -71,6 +76,14 @@ def compare(roots: Sequence[Path], stream: TextIO) -> None:
         "final models on each client's own test split, in %: mean over seeds ± standard deviation over seeds"
     )
     console.print(note, highlight=False)
+    for run in results:
+        if missing := _without_base(run):
+            console.print(
+                f"* without {name_clients(missing)} of {run.folder}, not scored there on the base",
+                highlight=False,
+                soft_wrap=True,
+                markup=False,
+            )
 
 
 def _cells(runs: Sequence[RunResult]) -> list[str]:
@@ -83,36 +96,73 @@ def _cells(runs: Sequence[RunResult]) -> list[str]:
         " ".join(str(run.seed) for run in runs),
         over_seeds([statistics.fmean(run.scores.values()) for run in runs]),
         over_seeds([min(run.scores.values()) for run in runs]),
-        over_seeds(base) if base else "–",
+        over_seeds(base) + "*" * any(map(_without_base, runs)) if base else "–",
         size(statistics.fmean(run.sent for run in runs)),
         size(statistics.fmean(run.received for run in runs)),
         f"{statistics.fmean(run.seconds for run in runs):.0f} s",
     ]
 
 
-def _finished(root: Path) -> Iterator[RunResult]:
+def _without_base(run: RunResult) -> list[int]:
+    """Clients with a final score whose base was not scored, though others' was."""
+    return sorted(set(run.scores) - set(run.base)) if run.base else []
+
+
+def _finished(root: Path, warn: Callable[[str], None]) -> Iterator[RunResult]:
     for path in sorted(root.rglob("run.json")):
-        about = json.loads(path.read_text(encoding="utf-8"))
-        if about.get("status") != "completed":
-            continue
-        folder = path.parent
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-        rows = [row for row in _lines(folder / "metrics.jsonl") if row["split"] == "test"]
-        metric = main_metric(rows)
-        if metric is None:
-            continue
-        scores = {r["client-id"]: r[metric] for r in rows if r["model"] == "final"}
-        base = {r["client-id"]: r[metric] for r in rows if r["model"] == "base"}
-        traffic = _lines(folder / "traffic.jsonl")
-        sent, received = (
-            sum(r["payload-bytes"] for r in traffic if r["direction"] == way) for way in ("up", "down")
-        )
-        if scores:
-            yield RunResult(folder, config, config["seed"], scores, base, sent, received, about["seconds"])
+        try:
+            result = _read(path)
+        except ValueError as error:
+            warn(f"{path.parent} is left out: {one_line(error)}")
+        except (LookupError, TypeError, AttributeError):
+            warn(f"{path.parent} is left out: its files are not those of a finished run")
+        else:
+            if result is not None:
+                yield result
+
+
+def _read(path: Path) -> RunResult | None:
+    """The run that a run.json belongs to, None if it is not complete.
+
+    Raises:
+        ValueError: If a file is missing or damaged, or there are no final scores.
+        LookupError, TypeError, AttributeError: If a file holds something else.
+    """
+    folder = path.parent
+    about = _parsed(path, json.loads)
+    if about.get("status") != "completed":
+        return None
+    config = _parsed(folder / "config.yaml", yaml.safe_load)
+    rows = [row for row in _lines(folder / "metrics.jsonl") if row["split"] == "test"]
+    metric = main_metric(rows)
+    if metric is None:
+        raise ValueError("metrics.jsonl holds no scores on the test split")
+    scores = {int(r["client-id"]): float(r[metric]) for r in rows if r["model"] == "final"}
+    base = {int(r["client-id"]): float(r[metric]) for r in rows if r["model"] == "base"}
+    if not scores:
+        raise ValueError("metrics.jsonl holds no scores of the final models")
+    traffic = _lines(folder / "traffic.jsonl")
+    sent, received = (
+        sum(r["payload-bytes"] for r in traffic if r["direction"] == way) for way in ("up", "down")
+    )
+    return RunResult(
+        folder, config, int(config["seed"]), scores, base, sent, received, float(about["seconds"])
+    )
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return _parsed(path, lambda text: [json.loads(line) for line in text.splitlines()])
+
+
+def _parsed(path: Path, parse: Callable[[str], Any]) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path.name} is missing") from None
+    except OSError as error:
+        raise ValueError(f"{path.name} cannot be read: {error.strerror}") from None
+    except (ValueError, yaml.YAMLError):
+        raise ValueError(f"{path.name} is damaged") from None
 
 
 def _grouped(results: Sequence[RunResult]) -> list[tuple[str, list[RunResult]]]:

@@ -1,32 +1,30 @@
-"""The only file that knows Hydra: composing ``conf/`` and building objects from its nodes."""
+"""The only file that knows Hydra (but for sweeps): composing ``conf/`` into a plain tree."""
 
 from __future__ import annotations
 
 import difflib
-import importlib
-import inspect
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from fedapp.errors import one_line
+from fedapp.building import ConfigError, nearest
+from fedapp.building import build as build  # who composes a config also builds from it
+from fedapp.errors import malformed, one_line
+from fedapp.settings import require_int, require_number
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-# A node receives its configuration over the network: it may only name classes of these packages.
-BUILDABLE = ("fedapp.", "flwr_datasets.partitioner.")
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the text is one line for the user."""
+# Keys of a group's file without which no run can be put together.
+INDISPENSABLE = ("name", "build", "routine", "strategy", "_target_")
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,8 @@ class RunSettings:
         evaluate_every: Rounds between evaluations on top of the one after the last round; 0 means none.
         max_payload_bytes: Largest payload that either side accepts.
         num_threads: CPU threads of torch in each client process.
+        num_cpus_per_client: CPU cores that Flower's simulation engine reserves per client at work.
+        num_gpus_per_client: GPUs, or a fraction of one, that it reserves per client at work.
     """
 
     seed: int = 1
@@ -56,23 +56,26 @@ class RunSettings:
     evaluate_every: int = 0
     max_payload_bytes: int = 2**31
     num_threads: int = 1
+    num_cpus_per_client: int = 1
+    num_gpus_per_client: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("num_clients", "num_rounds", "num_threads", "max_payload_bytes"):
-            _require_int(name, getattr(self, name), at_least=1)
+        for name in ("num_clients", "num_rounds", "num_threads", "max_payload_bytes", "num_cpus_per_client"):
+            require_int(name, getattr(self, name), at_least=1)
         for name in ("seed", "clients_per_round", "min_replies", "evaluate_every"):
-            _require_int(name, getattr(self, name), at_least=0)
+            require_int(name, getattr(self, name), at_least=0)
         for name in ("join_timeout", "round_timeout"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise ConfigError(f"{name}={value!r} must be a number of seconds greater than 0")
+            require_number(name, getattr(self, name), "(0, inf]", "number of seconds")
+        require_number("num_gpus_per_client", self.num_gpus_per_client, "[0, inf)")
+        if self.num_gpus_per_client > 1 and self.num_gpus_per_client % 1:
+            raise ValueError(f"num_gpus_per_client={self.num_gpus_per_client} must be whole if above 1")
         if self.clients_per_round > self.num_clients:
-            raise ConfigError(
+            raise ValueError(
                 f"clients_per_round={self.clients_per_round} must not exceed num_clients={self.num_clients}"
             )
         asked = self.clients_per_round or self.num_clients
         if self.min_replies > asked:
-            raise ConfigError(
+            raise ValueError(
                 f"min_replies={self.min_replies} must not exceed the {asked} clients asked in a round"
             )
 
@@ -102,45 +105,33 @@ def load_config(overrides: Sequence[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from None
     assert isinstance(plain, dict)
+    _refuse_deletions(overrides)
     run_settings(plain)
     return {str(key): value for key, value in plain.items()}
 
 
 def run_settings(config: Mapping[Any, Any]) -> RunSettings:
-    """The run's own settings out of the composed tree."""
-    return RunSettings(**{name: config[name] for name in RunSettings.__dataclass_fields__})
-
-
-def build(node: Mapping[str, Any], where: str, **extra: Any) -> Any:
-    """Make the object that a node's ``_target_`` names, nested nodes first.
-
-    The constructor is the schema: a key that it does not take is an error.
-
-    Args:
-        node: A resolved tree with ``_target_``.
-        where: The node's place in the tree, for messages (``method.strategy``).
-        extra: Values that only the caller knows (labels of the benchmark, number of clients).
+    """The run's own settings out of the composed tree.
 
     Raises:
-        ConfigError: If the target is not of this project, or its constructor refuses a key or value.
+        ConfigError: If one of them cannot be used.
     """
-    values = {key: _build_nested(value, f"{where}.{key}") for key, value in node.items() if key != "_target_"}
-    target = node.get("_target_")
-    if not isinstance(target, str) or not target.startswith(BUILDABLE):
-        raise ConfigError(f"{where}._target_={target!r} must name a class of {' or '.join(BUILDABLE)}")
     try:
-        make = _locate(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{where}._target_={target!r} cannot be imported: {one_line(error)}") from None
-    values |= extra
-    known = [name for name, p in inspect.signature(make).parameters.items() if p.kind is not p.VAR_KEYWORD]
-    for key in values:
-        if key not in known:
-            raise ConfigError(f"{where}.{key} is not a setting of {target}{nearest(key, known)}")
-    try:
-        return make(**values)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: {one_line(error)}") from None
+        return RunSettings(**{name: config[name] for name in RunSettings.__dataclass_fields__})
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def folder_setting(config: Mapping[str, Any], name: str) -> Path:
+    """The absolute path that a setting names.
+
+    Raises:
+        ConfigError: If it names none: an empty text would be the current folder.
+    """
+    value = config[name]
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or not str(value).strip():
+        raise ConfigError(f"{name}={'null' if value is None else repr(value)} must name a folder")
+    return Path(str(value)).expanduser().absolute()
 
 
 def groups() -> dict[str, list[str]]:
@@ -152,55 +143,66 @@ def groups() -> dict[str, list[str]]:
     }
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """A hint to append to an error: the names most like ``word``, else all of them."""
-    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(sorted(known))}"
-
-
-@cache
-def _locate(target: str) -> Any:
-    module, _, name = target.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
-    # What a module merely imported (os, subprocess, Path) is not part of it.
-    home = getattr(found, "__module__", "")
-    if not callable(found) or not f"{home}.".startswith(BUILDABLE):
-        raise ImportError(f"{name} is not defined there")
-    return found
-
-
-def _build_nested(value: Any, where: str) -> Any:
-    if isinstance(value, Mapping):
-        if "_target_" in value:
-            return build(value, where)
-        return {key: _build_nested(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list):
-        return [_build_nested(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    return value
-
-
 def _explain(error: Exception, overrides: Sequence[str]) -> str:
     known_groups = groups()
     for override in overrides:
+        if complaint := explain_syntax(override):
+            return complaint
         key, _, value = override.partition("=")
         group = key.lstrip("+~").split("@")[0]
-        if group in known_groups and value and value not in known_groups[group]:
-            return f"{group}={value} does not exist{nearest(value, known_groups[group])}"
+        if group in known_groups and not key.startswith("~") and value not in known_groups[group]:
+            fault = f"{group}={value} does not exist" if value else f"{group}= names no choice"
+            return fault + nearest(value, known_groups[group])
     text = str(error)
     for override in overrides:
-        key = override.partition("=")[0]
-        if key.startswith(("+", "~", "hydra.")) or f"'{key}'" not in text:
+        key = override.partition("=")[0].lstrip("+~")
+        if key.startswith("hydra.") or f"'{key}'" not in text:
             continue
-        keys = sorted(_known_keys([o for o in overrides if o.partition("=")[0] in known_groups]))
+        keys = sorted(_known_keys(overrides))
         if key not in keys:
-            return f"{key} is not a setting{nearest(key, keys)}"
-    return f"the overrides {' '.join(overrides)!r} cannot be used: {one_line(error)}"
+            alike = difflib.get_close_matches(key, keys, n=1, cutoff=0.5)
+            return (
+                f"{key} is not a setting{nearest(key, keys if alike else [k for k in keys if '.' not in k])}"
+            )
+    # What follows is addressed to people who write Hydra applications.
+    text = re.sub(
+        r"\s*(See https?://|full_key:|object_type=|Config search path:).*", "", text, flags=re.DOTALL
+    )
+    return f"the overrides {' '.join(overrides)!r} cannot be used: {one_line(text)}"
 
 
-def _known_keys(choices: Sequence[str]) -> frozenset[str]:
-    """Every key of the tree that these group choices make."""
+def explain_syntax(override: str, may_sweep: bool = False) -> str | None:
+    """What is wrong with the form of an override, None if nothing is.
+
+    Args:
+        override: ``KEY=VALUE``, ``+KEY=VALUE`` or ``~KEY``.
+        may_sweep: Whether it may give several values.
+    """
+    key, equals, _ = override.partition("=")
+    try:
+        (parsed,) = OverridesParser.create().parse_overrides([override])
+    except HydraException:
+        return malformed(override)
+    if not key.strip("+~ ") or not (equals or key.startswith("~")):
+        return malformed(override)
+    if parsed.is_sweep_override() and not may_sweep:
+        return f"{override} gives several values: use --multirun for a run with each, {key}=[…] for a list"
+    return None
+
+
+def _refuse_deletions(overrides: Sequence[str]) -> None:
+    """Refuse ``~KEY`` for a key that every run needs; others fall back on a constructor's default."""
+    for override in overrides:
+        key = override[1:].partition("=")[0]
+        if override.startswith("~") and ("." not in key or key.rpartition(".")[2] in INDISPENSABLE):
+            raise ConfigError(f"{override} cannot be used: no run can do without {key}")
+
+
+def _known_keys(overrides: Sequence[str]) -> frozenset[str]:
+    """Every key of the tree that the group choices among these overrides make."""
+    choices = [o for o in overrides if o.partition("=")[0] in groups()]
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    tree = loader.load_configuration("config", list(choices), run_mode=RunMode.RUN)
+    tree = loader.load_configuration("config", choices, run_mode=RunMode.RUN)
     return frozenset(_paths(OmegaConf.to_container(tree, resolve=False), ""))
 
 
@@ -211,8 +213,3 @@ def _paths(tree: Any, prefix: str) -> Iterator[str]:
         yield f"{prefix}{key}"
         if isinstance(value, dict):
             yield from _paths(value, f"{prefix}{key}.")
-
-
-def _require_int(name: str, value: Any, at_least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ConfigError(f"{name}={value!r} must be a whole number of at least {at_least}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from fedapp.config import build
@@ -16,21 +17,24 @@ def export(source: Path, target: Path) -> None:
         target: A folder to make; it must not exist yet or be empty.
 
     Raises:
-        ValueError: If the source is no adapter, the target is taken, or the base model found here
+        ValueError: If the source is no adapter or damaged, the target is taken, or the base model found here
             is not the one that the adapter was trained on.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"the target {target} exists and is not an empty folder; name another one")
     arrays, about = read_adapter(source)
-    benchmark = build(about["benchmark"]["build"], "benchmark")
-    base = build(about["model"]["build"], "model", labels=tuple(benchmark.labels or ()))
+    for part in ("benchmark", "model", "adapter"):
+        if not isinstance(about[part].get("build"), Mapping):
+            raise ValueError(f"{source / 'adapter.json'} is damaged: it does not say how to build the {part}")
+    benchmark = build(about["benchmark"]["build"], "benchmark.build")
+    base = build(about["model"]["build"], "model.build", labels=tuple(benchmark.labels or ()))
     if base.fingerprint != about["base-fingerprint"]:
         raise ValueError(
             f"{source} belongs to the base model {about['base-fingerprint'][:16]}, "
             f"the one found here is {base.fingerprint[:16]}"
         )
     train = build({"_target_": "fedapp.session.TrainConfig"}, "train")
-    model = build(about["adapter"]["build"], "adapter").attach(base, train, seed=about["seed"])
+    model = build(about["adapter"]["build"], "adapter.build").attach(base, train, seed=about["seed"])
     try:
         model.load(arrays)
         model.export(target)

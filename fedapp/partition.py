@@ -21,6 +21,7 @@ from fedapp.apportion import largest_remainder, subsample
 from fedapp.benchmarks.base import Benchmark
 from fedapp.partitioners import Partitioning
 from fedapp.session import Example
+from fedapp.settings import require_choice, require_int, require_number
 
 ROW = "row-of-the-split"
 """Column that carries row numbers through a partitioner."""
@@ -49,13 +50,10 @@ class SplitConfig:
     test: str = "own"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.val_share < 1:
-            raise ValueError(f"split.val_share={self.val_share!r} must be within [0, 1)")
+        require_number("split.val_share", self.val_share, "[0, 1)")
         for name in ("max_val", "max_train", "max_test"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"split.{name}={getattr(self, name)!r} must not be negative")
-        if self.test not in ("own", "all"):
-            raise ValueError(f"split.test={self.test!r} must be one of: own, all")
+            require_int(f"split.{name}", getattr(self, name), at_least=0)
+        require_choice("split.test", self.test, ("own", "all"))
 
 
 @dataclass(frozen=True)
@@ -199,12 +197,15 @@ def _load_all(
         if maker.num_partitions != num_clients:
             values = ", ".join(sorted(map(str, maker.dataset.unique(partitioner.key))))
             raise ValueError(
-                f"num_clients={num_clients} does not fit {partitioner.partitioner}: {benchmark.name} has "
-                f"{maker.num_partitions} values of {partitioner.key} ({values}), one for each client"
+                f"{benchmark.name} has {maker.num_partitions} values of {partitioner.key} ({values}), "
+                f"one for each client: set num_clients={maker.num_partitions}"
             )
         return [np.array(maker.load_partition(i)[ROW][:], dtype=np.int64) for i in range(num_clients)]
     except ValueError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        settings = ", ".join(f"partitioner.{name}={value}" for name, value in partitioner.settings.items())
+        where = f"num_clients={num_clients}" + (f", {settings}" if settings else "")
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{where} on the {len(maker.dataset)} training rows: {reason}") from None
 
 
 @lru_cache(maxsize=8)

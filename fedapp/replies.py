@@ -58,6 +58,7 @@ class ReplyReader:
             One reply a client, sorted by client id.
         """
         self.last_reasons = []
+        left: dict[str, list[int | None]] = {}
         found: dict[int, Reply] = {}
         for message in messages:
             # Who answers follows from the message that is answered, not from what the answer claims.
@@ -69,8 +70,9 @@ class ReplyReader:
                     raise WireError("it is the second answer; the first counts")
                 found[client_id] = self._open(message, client_id, server_round)
             except WireError as error:
-                who = "a reply" if client_id is None else f"a reply of client {client_id}"
-                self._leave_out(server_round, who, str(error))
+                left.setdefault(str(error), []).append(client_id)
+        for reason, clients in left.items():
+            self._leave_out(server_round, _senders(clients), reason)
         lost = sorted(set(asked.values()) - set(found))
         if lost:
             names = ", ".join(map(str, lost))
@@ -90,15 +92,15 @@ class ReplyReader:
             name, dtype, shape = sorted(set(own) ^ set(self._spec))[0]
             self._leave_out(
                 server_round,
-                f"a reply of client {reply.upload.client_id}",
+                _senders([reply.upload.client_id]),
                 "its arrays are not those of the other clients; "
                 f"the first that differs is {name!r}, {dtype} {list(shape)}",
             )
         return kept
 
     def _leave_out(self, server_round: int, who: str, reason: str) -> None:
-        self.last_reasons.append(f"{who}: {reason}")
-        self.warn(f"round {server_round}: {who} is left out: {reason}")
+        self.last_reasons.append(f"{who} left out: {reason}")
+        self.warn(f"round {server_round}: {who} left out: {reason}")
 
     def _open(self, message: Message, client_id: int, server_round: int) -> Reply:
         if message.has_error():
@@ -120,6 +122,15 @@ class ReplyReader:
         if not isinstance(about, dict):
             about = {}
         return Reply(upload, _rows(facts.get("rows")), about, wire_bytes(message.content))
+
+
+def _senders(clients: Sequence[int | None]) -> str:
+    """Whose replies, as the subject of a sentence that goes on with "left out"."""
+    known = sorted(client for client in clients if client is not None)
+    if len(clients) == 1:
+        return f"a reply of client {known[0]} is" if known else "a reply is"
+    names = f" of clients {', '.join(map(str, known))}" if known else ""
+    return f"{len(clients)} replies{names} are"
 
 
 def _count(facts: Mapping[str, Any]) -> int:

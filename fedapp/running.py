@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -14,10 +15,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from fedapp import preflight
 from fedapp.cli import FAILED, OK, USAGE, complain
-from fedapp.config import ConfigError, load_config, nearest
+from fedapp.config import ConfigError, folder_setting, load_config, nearest, run_settings
 from fedapp.engines import Job, OnEvent, RunFailed
 from fedapp.progress import make_display, show_summary
+from fedapp.resources import check_resources
 
 # On top of the wait for the clients themselves: SuperLink and Ray have to start first.
 ENGINE_START_SECONDS = 180.0
@@ -40,8 +43,9 @@ def run(overrides: Sequence[str]) -> int:
     """
     with _interruptible():
         try:
-            config = load_config(overrides)
-            engine = _engine(config["engine"])
+            config = checked_config(overrides)
+            engine = ENGINES[config["engine"]]()
+            look_ahead(config)
             job = make_job(overrides, config)
         except ConfigError as error:
             complain(str(error))
@@ -55,6 +59,42 @@ def run(overrides: Sequence[str]) -> int:
             return FAILED
         show_summary(job.run_dir, sys.stdout)
         return OK
+
+
+def checked_config(overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose the config of a run and look at all that can be judged before it starts.
+
+    Args:
+        overrides: What the user asked for.
+
+    Raises:
+        ConfigError: If a setting cannot be used.
+    """
+    config = load_config(overrides)
+    name = str(config["engine"])
+    if name not in ENGINES:
+        raise ConfigError(f"engine={name} does not exist{nearest(name, list(ENGINES))}")
+    for setting in ("runs_dir", "run_dir"):
+        if setting == "runs_dir" or config[setting] is not None:
+            folder_setting(config, setting)
+    return config
+
+
+def look_ahead(config: Mapping[str, Any], *, with_model: bool = True) -> None:
+    """Find what would fail on every client, before there is a run folder.
+
+    Args:
+        config: The composed tree.
+        with_model: Load the base model, too, if this process is to use it.
+
+    Raises:
+        ConfigError: If a setting, the data or this machine does not allow the run.
+    """
+    in_process = config["engine"] == "local"
+    if not in_process:
+        check_resources(run_settings(config))
+    with contextlib.redirect_stderr(io.StringIO()):  # libraries that remark on what they import
+        preflight.check(config, with_model=with_model and in_process)
 
 
 def make_job(overrides: Sequence[str], config: Mapping[str, Any]) -> Job:
@@ -123,11 +163,11 @@ def quote(value: str) -> str:
 
 def _run_folder(config: Mapping[str, Any]) -> Path:
     if config["run_dir"] is not None:
-        run_dir = Path(str(config["run_dir"])).expanduser().absolute()
+        run_dir = folder_setting(config, "run_dir")
         if run_dir.is_dir() and any(run_dir.iterdir()):
             raise ConfigError(f"run_dir={str(run_dir)!r} is not empty; name a new folder")
         return _make_folder(run_dir, exist_ok=True)
-    runs_dir = Path(str(config["runs_dir"])).expanduser().absolute()
+    runs_dir = folder_setting(config, "runs_dir")
     names = [datetime.now().strftime("%Y%m%d-%H%M%S"), _name(config, "method"), _name(config, "benchmark")]
     stem = "-".join([*names, f"s{config['seed']}"])
     for number in range(1, 1000):
@@ -152,13 +192,6 @@ def _name(config: Mapping[str, Any], group: str) -> str:
     return re.sub(r"[^\w.]+", "_", str(config[group]["name"]))
 
 
-def _engine(name: str) -> Engine:
-    engines: dict[str, Callable[[], Engine]] = {"flwr": _flower, "local": _local}
-    if name not in engines:
-        raise ConfigError(f"engine={name} does not exist{nearest(str(name), list(engines))}")
-    return engines[name]()
-
-
 def _flower() -> Engine:
     from fedapp.engines.flower import run_flower
 
@@ -169,6 +202,9 @@ def _local() -> Engine:
     from fedapp.engines.in_process import run_in_process
 
     return run_in_process
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"flwr": _flower, "local": _local}
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, str]]:

@@ -25,10 +25,12 @@ from types import TracebackType
 from typing import Any, TextIO
 
 import yaml
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fedapp import __version__
-from fedapp.config import CONF
+from fedapp.config import CONF, folder_setting
+from fedapp.engines.closing import reason_of
 from fedapp.errors import one_line
 from fedapp.nodes import ClientDirectory
 from fedapp.replies import Reply
@@ -36,6 +38,10 @@ from fedapp.session import Arrays
 from fedapp.summary import summarise
 
 PACKAGES = ("flwr", "torch", "transformers", "peft", "pyreft", "pyvene", "datasets", "flwr-datasets", "numpy")
+
+
+# What adapter.json must hold for the adapter to be attached again.
+ADAPTER_FACTS = {"adapter": dict, "model": dict, "benchmark": dict, "seed": int, "base-fingerprint": str}
 
 
 class RunFolder:
@@ -58,10 +64,13 @@ class RunFolder:
         """Make the folder that ``config["run_dir"]`` names, or a new one below ``runs_dir``.
 
         Raises:
-            ValueError: If the folder already holds a run.
+            ValueError: If the folder already holds a run, or the setting names none.
         """
         config = dict(config)
-        path = Path(config["run_dir"] or Path(config["runs_dir"]) / time.strftime("%Y%m%d-%H%M%S")).absolute()
+        if config["run_dir"] is not None:
+            path = folder_setting(config, "run_dir")
+        else:
+            path = folder_setting(config, "runs_dir") / time.strftime("%Y%m%d-%H%M%S")
         if (path / "run.json").exists():
             raise ValueError(f"run_dir={path} already holds a run; name another folder")
         path.mkdir(parents=True, exist_ok=True)
@@ -78,7 +87,7 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         status = "completed" if error is None else "failed"
-        reason = "" if error is None else one_line(error)
+        reason = "" if error is None else reason_of(error)
         self._describe(status, reason)
         self.event("end", status=status, message=reason)
         for file in self._files.values():
@@ -186,13 +195,23 @@ def read_adapter(folder: Path) -> tuple[Arrays, dict[str, Any]]:
     """Read what ``write_adapter`` wrote.
 
     Raises:
-        ValueError: If the folder holds no adapter.
+        ValueError: If the folder holds no adapter, or a file of it is damaged.
     """
+    about_file, arrays_file = folder / "adapter.json", folder / "adapter.safetensors"
     try:
-        about = json.loads((folder / "adapter.json").read_text(encoding="utf-8"))
-        return load_file(folder / "adapter.safetensors"), about
+        text, arrays = about_file.read_bytes(), load_file(arrays_file)
     except OSError as error:
         raise ValueError(f"{folder} holds no adapter: {error}") from None
+    except SafetensorError as error:
+        raise ValueError(f"{arrays_file} is damaged: {one_line(error)}") from None
+    try:
+        about = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{about_file} is damaged: {one_line(error)}") from None
+    for key, kind in ADAPTER_FACTS.items():
+        if not isinstance(about, dict) or not isinstance(about.get(key), kind):
+            raise ValueError(f"{about_file} is damaged: it does not say {key}")
+    return arrays, about
 
 
 def _mean_of_last(rows: Sequence[Mapping[str, Any]], server_round: int) -> dict[str, float]:

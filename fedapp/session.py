@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fedapp.settings import require_choice, require_int, require_number
+
 Arrays = dict[str, np.ndarray]
 """Named arrays; a name means the same thing in every round and on every client."""
 
@@ -73,16 +75,14 @@ class TrainConfig:
     eval_batch_size: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "batch_size", "num_epochs", "max_length", "eval_batch_size"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"train.{name}={getattr(self, name)!r} must be greater than 0")
-        for name in ("max_steps", "weight_decay", "max_grad_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train.{name}={getattr(self, name)!r} must not be negative")
-        if not 0 <= self.warmup_ratio <= 1:
-            raise ValueError(f"train.warmup_ratio={self.warmup_ratio!r} must be within [0, 1]")
-        if self.schedule not in ("constant", "linear"):
-            raise ValueError(f"train.schedule={self.schedule!r} must be one of: constant, linear")
+        for name in ("batch_size", "num_epochs", "max_length", "max_new_tokens", "eval_batch_size"):
+            require_int(f"train.{name}", getattr(self, name), at_least=1)
+        require_int("train.max_steps", self.max_steps, at_least=0)
+        require_number("train.learning_rate", self.learning_rate, "(0, inf)")
+        require_number("train.weight_decay", self.weight_decay, "[0, inf)")
+        require_number("train.max_grad_norm", self.max_grad_norm, "[0, inf)")
+        require_number("train.warmup_ratio", self.warmup_ratio, "[0, 1]")
+        require_choice("train.schedule", self.schedule, ("constant", "linear"))
 
 
 class AdaptedModel(Protocol):

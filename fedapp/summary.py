@@ -37,7 +37,8 @@ def summarise(
         table.append(
             [client, tasks, facts.get("train"), facts.get("test"), *cells, size(sent), size(received)]
         )
-    means = [_shown(_mean(column)) for column in zip(*scores.values(), strict=True)] if scores else ["–"] * 3
+    whole = _scored_throughout(scores)
+    means = [_shown(_mean([scores[client][column] for client in whole])) for column in range(3)]
     total = [size(_bytes(traffic, way)) for way in ("up", "down")]
     table.append(["mean", "", None, None, *means, *total])
     finals = [values[2] for values in scores.values() if values[2] is not None]
@@ -45,7 +46,44 @@ def summarise(
     footer = (
         f"{metric or 'score'} on each client's own test set, in %{worst}; bytes are payload of all rounds"
     )
-    return {"columns": columns, "rows": table, "footer": footer}
+    notes = [*_means_note(scores, whole), *_left_out(traffic)]
+    return {"columns": columns, "rows": table, "footer": "\n".join([footer, *notes])}
+
+
+def name_clients(clients: Sequence[int]) -> str:
+    """``client 3`` or ``clients 1, 3``."""
+    return f"client{'s' * (len(clients) != 1)} {', '.join(map(str, clients))}"
+
+
+def _scored_throughout(scores: Mapping[int, Sequence[float | None]]) -> list[int]:
+    """Clients that miss no score that any other has: only their means compare column by column."""
+    columns = [c for c in range(3) if any(values[c] is not None for values in scores.values())]
+    return [client for client, values in scores.items() if all(values[c] is not None for c in columns)]
+
+
+def _means_note(scores: Mapping[int, Sequence[float | None]], whole: Sequence[int]) -> list[str]:
+    rest = [client for client in scores if client not in whole]
+    finals = [values[2] for values in scores.values() if values[2] is not None]
+    if not rest:
+        return []
+    note = f"means without {name_clients(rest)}, not scored in every column"
+    return [f"{note}; mean of all {len(finals)} final scores {_shown(_mean(finals))}"]
+
+
+def _left_out(traffic: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Clients that were asked in a round and of which no reply was used."""
+    rounds: dict[int, list[str]] = {}
+    used = {_message(row) for row in traffic if row["direction"] == "up"}
+    for row in traffic:
+        if row["direction"] == "down" and _message(row) not in used:
+            when = f"{row['server-round']}" + " (evaluation)" * (row["phase"] == "evaluate")
+            rounds.setdefault(row["client-id"], []).append(when)
+    parts = [f"client {client} in round {', '.join(rounds[client])}" for client in sorted(rounds)]
+    return [f"left out: {'; '.join(parts)}"] if parts else []
+
+
+def _message(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in ("server-round", "client-id", "phase"))
 
 
 def main_metric(rows: Sequence[Mapping[str, Any]]) -> str | None:

@@ -11,14 +11,19 @@ from datetime import datetime
 from pathlib import Path
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import create_config_search_path
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fedapp import config as settings
+from fedapp import running
 from fedapp.cli import FAILED, OK, USAGE, complain
-from fedapp.config import ConfigError, groups, load_config, nearest
+from fedapp.config import ConfigError, explain_syntax, folder_setting, load_config
 from fedapp.running import quote, run
 
 # Quiet, and without a log of Hydra's own.
@@ -33,6 +38,8 @@ SETTINGS = (
 
 def sweep(overrides: Sequence[str]) -> int:
     """Run every combination, one after the other; a failed job does not stop the next.
+
+    All of them are composed and checked before the first one starts.
 
     Args:
         overrides: Hydra overrides; ``KEY=A,B`` sweeps.
@@ -52,7 +59,7 @@ def sweep(overrides: Sequence[str]) -> int:
         return results[-1]
 
     try:
-        _check_choices(overrides)
+        _check_combinations(overrides)
         folder = _sweep_folder(overrides)
     except ConfigError as error:
         complain(str(error))
@@ -62,7 +69,9 @@ def sweep(overrides: Sequence[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         if not results:
             _discard(folder)
-        complain(_explain(error, overrides))
+        complain(
+            re.sub(r"\s*Set the environment variable HYDRA_FULL_ERROR.*", "", str(error), flags=re.DOTALL)
+        )
         return USAGE
     failed = [number for number, code in enumerate(results, 1) if code != OK]
     print(f"{len(results) - len(failed)} of {len(results)} runs complete", flush=True)
@@ -87,19 +96,34 @@ def _launch(job: object, overrides: Sequence[str]) -> None:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
-def _check_choices(overrides: Sequence[str]) -> None:
-    """Refuse a choice that no config group has, with the nearest names."""
-    known = groups()
-    for key, _, values in (override.partition("=") for override in overrides):
-        for value in values.split(",") if key in known else ():
-            if value.strip() not in known[key] and re.fullmatch(r"\s*\w+\s*", value):
-                raise ConfigError(f"{key}={value.strip()} does not exist{nearest(value.strip(), known[key])}")
+def _check_combinations(overrides: Sequence[str]) -> None:
+    """Compose and check the config of every job.
+
+    Raises:
+        ConfigError: If an override cannot be read or a combination cannot be used; it is named.
+    """
+    for override in overrides:
+        if complaint := explain_syntax(override, may_sweep=True):
+            raise ConfigError(complaint)
+    loader = ConfigLoaderImpl(create_config_search_path(str(settings.CONF)))
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    own = [override for override in parsed if not override.key_or_group.startswith("hydra")]
+    if len(own) < len(parsed) and any(o.key_or_group == "hydra/sweeper" for o in parsed):
+        return  # Another sweeper makes its combinations on the way.
+    swept = {override.get_key_element() for override in own if override.is_sweep_override()}
+    for (combination,) in BasicSweeper.split_arguments(own, max_batch_size=1):
+        try:
+            running.look_ahead(running.checked_config(combination), with_model=False)
+        except ConfigError as error:
+            chosen = [word for word in combination if word.partition("=")[0] in swept]
+            told = all(word in str(error) for word in chosen)
+            raise ConfigError(str(error) if told else f"{' '.join(chosen)}: {error}") from None
 
 
 def _sweep_folder(overrides: Sequence[str]) -> Path:
     """A name below runs_dir for this sweep; it is Hydra that makes the folder."""
     config = load_config([override for override in overrides if override.startswith("runs_dir=")])
-    runs_dir = Path(str(config["runs_dir"])).expanduser().absolute()
+    runs_dir = folder_setting(config, "runs_dir")
     stem = f"{datetime.now():%Y%m%d-%H%M%S}-sweep"
     names = (stem if number == 1 else f"{stem}-{number}" for number in range(1, 1000))
     return next(runs_dir / name for name in names if not (runs_dir / name).exists())
@@ -110,12 +134,3 @@ def _discard(folder: Path) -> None:
     (folder / "multirun.yaml").unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()
-
-
-def _explain(error: Exception, overrides: Sequence[str]) -> str:
-    try:
-        # A misspelt key is misspelt in the first job, too, and a plain run explains it better.
-        load_config([override.split(",")[0] for override in overrides])
-    except ConfigError as plainer:
-        return str(plainer)
-    return re.sub(r"\s*Set the environment variable HYDRA_FULL_ERROR.*", "", str(error), flags=re.DOTALL)

@@ -17,39 +17,39 @@ import numpy as np
 from fedapp.config import build, run_settings
 from fedapp.partition import ClientData, Partitioning, SplitConfig, client_data
 from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, TrainConfig
+from fedapp.settings import shown
 
 SPLITS = ("validation", "test")
 
 
-class Workplace:
-    """Everything that one composed config needs on a client."""
+class Prepared:
+    """Everything that one composed config needs on a client, but for the model."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        """Build base model, adapter, benchmark and routine.
+        """Build benchmark, partitioner, routine and the settings of training and scoring.
 
         Raises:
             ConfigError: If a setting cannot be used.
+            ClientFailure: If a setting of the scores cannot be used.
         """
         self.config = config
         self.settings = run_settings(config)
-        self.benchmark = build(config["benchmark"]["build"], "benchmark")
-        self.partitioner = Partitioning.of(config["partitioner"]["build"])
-        self.split = build({"_target_": "fedapp.partition.SplitConfig", **config["split"]}, "split")
-        assert isinstance(self.split, SplitConfig)
+        self.train: TrainConfig = _settings(TrainConfig, config["train"], "train")
+        self.split: SplitConfig = _settings(SplitConfig, config["split"], "split")
         self.score = _score_settings(config["score"])
         self.routine = build(config["method"]["routine"], "method.routine")
-        train = build({"_target_": "fedapp.session.TrainConfig", **config["train"]}, "train")
-        assert isinstance(train, TrainConfig)
-        labels = tuple(self.benchmark.labels or ())
-        self.base = build(config["model"]["build"], "model", labels=labels)
-        self.base.set_num_threads(self.settings.num_threads)
-        adapter = build(config["adapter"]["build"], "adapter")
-        self.model: AdaptedModel = adapter.attach(self.base, train, seed=self.settings.seed)
+        self.partitioner = Partitioning.of(config["partitioner"]["build"])
+        self.benchmark = build(config["benchmark"]["build"], "benchmark.build")
 
     def data(self, client_id: int) -> ClientData:
-        """A client's own data."""
+        """A client's own data.
+
+        Raises:
+            ValueError: If the data cannot be read or divided.
+            ClientFailure: If the method needs validation rows and this client has none.
+        """
         settings = self.settings
-        return client_data(
+        data = client_data(
             self.benchmark,
             self.partitioner,
             client_id,
@@ -57,6 +57,30 @@ class Workplace:
             seed=settings.seed,
             split=self.split,
         )
+        if not data.val and getattr(self.routine, "needs_validation", False):
+            raise ClientFailure(
+                f"client {client_id} has {len(data.train)} training rows and no validation row, but this "
+                f"method chooses on validation rows: raise split.val_share={self.split.val_share} "
+                "or take a method that does not"
+            )
+        return data
+
+
+class Workplace(Prepared):
+    """The same with the base model and the adapter on it."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        """Build all that ``Prepared`` holds, load the base model and attach the adapter.
+
+        Raises:
+            ConfigError: If a setting cannot be used.
+        """
+        super().__init__(config)
+        labels = tuple(self.benchmark.labels or ())
+        self.base = build(config["model"]["build"], "model.build", labels=labels)
+        self.base.set_num_threads(self.settings.num_threads)
+        adapter = build(config["adapter"]["build"], "adapter.build")
+        self.model: AdaptedModel = adapter.attach(self.base, self.train, seed=self.settings.seed)
 
     def session(self, client_id: int, server_round: int, state: Arrays, phase: str) -> ClientSession:
         """Open what a routine works with; the model is back at the run's initial parameters."""
@@ -190,8 +214,24 @@ def save_adapter(place: Workplace, client_id: int, node_folder: str | None) -> N
     )
 
 
-def _score_settings(node: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = [split for split in node["splits"] if split not in SPLITS]
-    if unknown:
-        raise ClientFailure(f"score.splits={unknown[0]!r} must be one of: {', '.join(SPLITS)}")
+def _settings(kind: type, node: Any, where: str) -> Any:
+    """The settings dataclass ``kind`` from its node."""
+    if not isinstance(node, Mapping):
+        raise ClientFailure(f"{where}={shown(node)} must hold settings, as conf/config.yaml shows them")
+    return build({"_target_": f"{kind.__module__}.{kind.__name__}", **node}, where)
+
+
+def _score_settings(node: Any) -> dict[str, Any]:
+    expected = "score must hold splits (a list), base, before and after (true or false)"
+    if not isinstance(node, Mapping) or set(node) != {"splits", "base", "before", "after"}:
+        raise ClientFailure(f"score={shown(node)} cannot be used: {expected}")
+    splits = node["splits"]
+    if not isinstance(splits, Sequence) or isinstance(splits, str):
+        raise ClientFailure(f"score.splits={splits!r} must be a list of: {', '.join(SPLITS)}")
+    for split in splits:
+        if split not in SPLITS:
+            raise ClientFailure(f"score.splits={split!r} must be one of: {', '.join(SPLITS)}")
+    for name in ("base", "before", "after"):
+        if not isinstance(node[name], bool):
+            raise ClientFailure(f"score.{name}={node[name]!r} must be true or false")
     return dict(node)

@@ -33,6 +33,7 @@ TOY_CLI = Path(__file__).parent / "engines" / "toy_cli.py"
 def toy(monkeypatch, tmp_path):
     """``fedapp run`` runs the toy app in process; yields the folder of the runs."""
     monkeypatch.setattr(fedapp.config, "CONF", fedapp.config.CONF)
+    monkeypatch.setattr(fedapp.running, "look_ahead", fedapp.running.look_ahead)
     monkeypatch.setattr(fedapp.running, "find_app", fedapp.running.find_app)
     apps = {name: sys.modules.get(name) for name in ("server_app", "client_app")}
     use_toy_app(tmp_path)
@@ -91,6 +92,14 @@ def test_an_app_that_cannot_be_imported_is_named(toy, capsys):
         (["num_round=3"], "num_round is not a setting; did you mean num_rounds"),
         (["num_clients=0"], "num_clients=0 must be a whole number of at least 1"),
         (["engine=flower"], "engine=flower does not exist; did you mean flwr?"),
+        (["method"], "'method' cannot be read: a setting is written KEY=VALUE"),
+        (["~method"], "~method cannot be used: no run can do without method"),
+        (["run_dir="], "run_dir='' must name a folder"),
+        (["runs_dir=null"], "runs_dir=null must name a folder"),
+        (["-m", "runs_dir=", "seed=1,2"], "runs_dir='' must name a folder"),
+        (["-m", "seed=1,[2"], "'seed=1,[2' cannot be read: a bracket or a quotation mark is not closed"),
+        (["-m", "seed=1,2", "num_rounds=1,0"], "seed=1 num_rounds=0: num_rounds=0 must be a whole number"),
+        (["-m", "engine=local,flower"], "engine=flower does not exist; did you mean flwr?"),
         (["-m", "method=toy,tyo"], "method=tyo does not exist; did you mean toy?"),
         (["-m", "num_round=3,4"], "num_round is not a setting; did you mean num_rounds"),
     ],
@@ -105,7 +114,15 @@ def test_bad_settings_have_status_2_and_leave_nothing(toy, capsys, words, says):
     ("words", "says"),
     [
         (["rnu"], "unknown command 'rnu'; did you mean run?"),
-        (["run", "--multrun"], "unknown argument '--multrun'; did you mean --multirun?"),
+        (
+            ["run", "--multrun"],
+            "--multrun'; did you mean --multirun? (see: fedapp run --help)",
+        ),
+        (["compare", "--foo"], "unknown argument '--foo'; known: --help (see: fedapp compare --help)"),
+        (["list", "--x"], "unknown argument '--x'; known: --help (see: fedapp list --help)"),
+        (["--foo"], "unknown argument '--foo'; known: --help, --version (see: fedapp --help)"),
+        (["--verson"], "unknown argument '--verson'; did you mean --version?"),
+        (["compare", "/not/there"], "/not/there does not exist"),
         (["list", "metods"], "there is no list of 'metods'; did you mean methods?"),
         ([], "COMMAND"),
     ],
@@ -138,6 +155,16 @@ def test_in_a_sweep_a_failed_job_does_not_stop_the_next(toy, capsys):
     complete = [path.parent.name for path in sweep.glob("*/summary.json")]
     assert len([path for path in sweep.iterdir() if path.is_dir()]) == 4
     assert sorted(name.split("-s")[1][0] for name in complete) == ["1", "2"]
+
+
+def test_a_sweep_is_checked_as_a_whole_before_its_first_job(tmp_path, capsys):
+    settings = ["model=toy", "benchmark=toy", "adapter=toy", f"runs_dir={tmp_path}"]
+    assert main(["run", "-m", *settings, "engine=local,flwr", "adapter.build.size=4,-1"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("fedapp: error: engine=local adapter.build.size=-1: adapter.build.size=-1")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_that_start_in_the_same_second_have_folders_of_their_own(toy, monkeypatch, capsys):
@@ -195,7 +222,7 @@ def test_paths_are_made_absolute_and_names_are_not(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_says_so_and_keeps_its_folder(tmp_path, number, status):
+def test_an_interrupted_run_says_so_everywhere_and_keeps_its_folder(tmp_path, number, status):
     command = [sys.executable, str(TOY_CLI), str(tmp_path), "run", "fault=sleep"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -204,7 +231,13 @@ def test_an_interrupted_run_says_so_and_keeps_its_folder(tmp_path, number, statu
     process.send_signal(number)
     _, complaint = process.communicate(timeout=30)
     assert (process.returncode, complaint) == (status, "fedapp: error: interrupted\n")
-    assert list(tmp_path.glob("runs/*/log.txt"))
+    (run_dir,) = tmp_path.glob("runs/*")
+    reason = f"interrupted by {number.name}"
+    about = json.loads((run_dir / "run.json").read_text())
+    assert (about["status"], about["reason"]) == ("failed", reason)
+    end = json.loads((run_dir / "events.jsonl").read_text().splitlines()[-1])
+    assert (end["event"], end["status"], end["message"]) == ("end", "failed", reason)
+    assert reason in (run_dir / "log.txt").read_text()
 
 
 def test_help_and_version_are_quick_and_load_nothing_heavy():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedapp.config import CONF, ConfigError, build, groups, load_config, run_settings
+from fedapp.config import CONF, ConfigError, build, folder_setting, groups, load_config, run_settings
 
 CHOICES = [(group, name) for group, names in groups().items() for name in names]
 
@@ -44,14 +44,39 @@ def test_an_override_reaches_its_place():
         ("clients_per_round=9", r"clients_per_round=9 must not exceed num_clients=4"),
         ("min_replies=5", r"min_replies=5 must not exceed the 4 clients"),
         ("round_timeout=0", r"round_timeout=0 must be a number of seconds"),
-        ("num_rounds=[1", r"num_rounds"),
-        ("=3", r"cannot be used"),
+        ("num_rounds=[1", r"'num_rounds=\[1' cannot be read: a bracket or a quotation mark is not closed"),
+        ("num_rounds='1", r"a bracket or a quotation mark is not closed"),
+        ("=3", r"'=3' cannot be read: a setting is written KEY=VALUE"),
+        ("{", r"'{' cannot be read: a setting is written KEY=VALUE"),
+        ("", r"'' cannot be read: a setting is written KEY=VALUE"),
+        ("method", r"'method' cannot be read: a setting is written KEY=VALUE"),
+        ("method=", r"method= names no choice; known: fedavg"),
+        ("a b=3", r"'a b' is not the name of a setting"),
+        ("train.schedule=a)b(", r"put the value in quotation marks, in a shell \"train.schedule='…'\""),
+        ("num_rounds=1,2", r"num_rounds=1,2 gives several values: use --multirun"),
+        ("method=fedavg,local", r"method=fedavg,local gives several values: use --multirun"),
+        ("seed=range(1,3)", r"use --multirun"),
+        ("~seed", r"~seed cannot be used: no run can do without seed"),
+        ("~method", r"~method cannot be used: no run can do without method"),
+        ("~model.name", r"no run can do without model.name"),
+        ("~nope.x", r"nope.x is not a setting"),
+        ("seed=${nope}", r"Interpolation key 'nope' not found"),
     ],
 )
-def test_a_bad_override_is_explained_in_one_line(override, said):
+def test_a_bad_override_is_explained_in_one_line_and_plain_words(override, said):
     with pytest.raises(ConfigError, match=said) as caught:
         load_config([override])
-    assert "\n" not in str(caught.value)
+    assert not re.search(r"\n|https?:|Lexer|EOF|viable|object_type|search path", str(caught.value))
+
+
+def test_a_key_with_a_default_of_its_own_may_be_removed():
+    assert "warmup_ratio" not in load_config(["~train.warmup_ratio"])["train"]
+
+
+@pytest.mark.parametrize("value", ["", " ", None, True, []])
+def test_a_setting_that_names_no_folder_is_refused(value):
+    with pytest.raises(ConfigError, match=r"^runs_dir=.* must name a folder$"):
+        folder_setting({"runs_dir": value}, "runs_dir")
 
 
 def test_a_misspelt_key_of_a_class_is_named_with_its_place():
@@ -62,7 +87,7 @@ def test_a_misspelt_key_of_a_class_is_named_with_its_place():
 
 def test_a_value_that_a_class_refuses_is_named_with_its_place():
     node = {"_target_": "fedapp.methods.parameter_sharing.FixedMixing", "local_weight": 2}
-    with pytest.raises(ConfigError, match=r"method.mixing: local_weight=2 must be within"):
+    with pytest.raises(ConfigError, match=r"^method.mixing.local_weight=2 must be a number within"):
         build(node, "method.mixing")
 
 

@@ -191,7 +191,7 @@ def test_two_nodes_that_claim_one_client_are_told_apart(tmp_path):
 
 
 def test_a_client_app_that_cannot_work_fails_the_run_at_once(tmp_path):
-    with pytest.raises(FederationError, match=r"a node cannot join: adapter: size=0 must be"):
+    with pytest.raises(FederationError, match=r"a node cannot join: adapter.build.size=0 must be"):
         run_toy(tmp_path / "run", "adapter.build.size=0", "join_timeout=60")
 
 

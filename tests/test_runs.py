@@ -1,13 +1,16 @@
 """The run folder: complete, readable, never overwritten."""
 
 import json
+import shutil
+import signal
 
 import numpy as np
 import pytest
+import yaml
 from safetensors.numpy import load_file
 
 from fedapp.exporting import export
-from fedapp.runs import read_adapter, write_adapter
+from fedapp.runs import RunFolder, read_adapter, write_adapter
 from fedapp.summary import summarise
 from tests.federation import run_toy
 
@@ -100,6 +103,52 @@ def test_the_table_puts_base_first_and_final_side_by_side():
     assert "worst client 75.0" in table["footer"]
 
 
+def _tests_of(client, **scores):
+    """Test rows of a client: base and own of round 1, final."""
+    kinds = {"base": ("base", "before"), "own": ("own", "after"), "final": ("final", "after")}
+    head = {"server-round": 1, "client-id": client, "split": "test", "num-examples": 2}
+    return [
+        {**head, "model": kinds[kind][0], "moment": kinds[kind][1], "accuracy": value}
+        for kind, value in scores.items()
+    ]
+
+
+def _asked(client, server_round, phase="train", answered=True):
+    row = {"server-round": server_round, "client-id": client, "phase": phase, "payload-bytes": 8}
+    return [{**row, "direction": way} for way in ("down", "up")[: 1 + answered]]
+
+
+def test_means_are_over_the_same_clients_and_who_was_left_out_is_said():
+    rows = _tests_of(0, base=0.1, own=0.3, final=0.5) + _tests_of(1, base=0.2, own=0.4, final=0.6)
+    rows += _tests_of(2, own=0.9, final=1.0)
+    traffic = [*_asked(0, 1), *_asked(1, 1), *_asked(2, 1, answered=False), *_asked(2, 2)]
+    traffic += [*_asked(0, 10, "evaluate", answered=False), *_asked(2, 10, answered=False)]
+    table = summarise(rows, {}, traffic)
+    assert table["rows"][-1][4:7] == ["15.0", "35.0", "55.0"]
+    _, means, left_out = table["footer"].split("\n")
+    assert means.startswith("means without client 2, not scored in every column")
+    assert means.endswith("mean of all 3 final scores 70.0")
+    assert left_out == "left out: client 0 in round 10 (evaluation); client 2 in round 1, 10"
+
+
+def test_a_column_that_nobody_has_keeps_nobody_out_of_the_means():
+    rows = _tests_of(0, own=0.3, final=0.5) + _tests_of(1, own=0.4, final=0.6)
+    table = summarise(rows, {}, _asked(0, 1) + _asked(1, 1))
+    assert table["rows"][-1][4:7] == ["–", "35.0", "55.0"]
+    assert "\n" not in table["footer"]
+
+
+def test_what_ends_a_run_is_in_run_json_by_name(run, tmp_path):
+    config = {**yaml.safe_load((run.folder / "config.yaml").read_text()), "run_dir": str(tmp_path / "a")}
+    with pytest.raises(KeyboardInterrupt), RunFolder.create(config):
+        raise KeyboardInterrupt(128 + signal.SIGTERM)
+    about = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert (about["status"], about["reason"]) == ("failed", "interrupted by SIGTERM")
+    config |= {"run_dir": None, "runs_dir": None}
+    with pytest.raises(ValueError, match="runs_dir=null must name a folder"):
+        RunFolder.create(config)
+
+
 def test_an_adapter_is_kept_whole_and_read_back(tmp_path):
     config = {"adapter": {}, "model": {}, "benchmark": {}, "seed": 1}
     arrays = {"w": np.arange(3, dtype=np.float32)}
@@ -113,6 +162,31 @@ def test_an_adapter_is_kept_whole_and_read_back(tmp_path):
 def test_a_folder_without_an_adapter_is_named(tmp_path):
     with pytest.raises(ValueError, match="holds no adapter"):
         read_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("adapter.safetensors", b"\x90\x00\x00", "adapter.safetensors is damaged"),
+        ("adapter.safetensors", b"", "adapter.safetensors is damaged"),
+        ("adapter.json", b"{", "adapter.json is damaged"),
+        ("adapter.json", b"\xff", "adapter.json is damaged"),
+        ("adapter.json", b"[]", "adapter.json is damaged: it does not say adapter"),
+        ("adapter.json", b"{}", "adapter.json is damaged: it does not say adapter"),
+        (
+            "adapter.json",
+            b'{"adapter": {}, "model": {}, "benchmark": {}, "seed": 1, "base-fingerprint": "toy"}',
+            "adapter.json is damaged: it does not say how to build the benchmark",
+        ),
+    ],
+)
+def test_a_damaged_adapter_is_explained_with_the_name_of_the_file(run, tmp_path, name, content, said):
+    kept = shutil.copytree(run.folder / "adapters" / "client-0", tmp_path / "kept")
+    (kept / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said) as caught:
+        export(kept, tmp_path / "target")
+    assert str(kept / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_adapter_is_not_exported_with_another_base(run, tmp_path):

@@ -192,6 +192,9 @@ def polar(rotate: Tensor) -> Tensor:
 
     Returns:
         R (R^T R)^(-1/2); where R lost rank, the factor U V^T of its singular vectors.
+
+    Raises:
+        torch.linalg.LinAlgError: If a value is not finite, or too large to be squared in fp32.
     """
     values, vectors = torch.linalg.eigh(rotate.mT @ rotate)
     # The Gram matrix squares the condition number; below this its inverse root is no longer exact.

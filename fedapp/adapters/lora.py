@@ -16,9 +16,11 @@ from torch import Tensor
 
 from fedapp.adapters.head import Head, checked, occupy, vacate
 from fedapp.adapters.training import Trainer
+from fedapp.errors import one_line
 from fedapp.model_parts import block_list
 from fedapp.models import Base
 from fedapp.session import Arrays, Example, TrainConfig
+from fedapp.settings import require_bool, require_int, require_number, shown
 
 _ADAPTER = "default"  # peft's name for the only adapter of a model
 
@@ -43,10 +45,16 @@ class Lora:
     freeze_a: bool = False
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"adapter.rank={self.rank} must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"adapter.dropout={self.dropout!r} must be within [0, 1)")
+        require_int("adapter.build.rank", self.rank, at_least=1)
+        require_number("adapter.build.alpha", self.alpha, "(0, inf)")
+        require_number("adapter.build.dropout", self.dropout, "[0, 1)")
+        require_bool("adapter.build.freeze_a", self.freeze_a)
+        names = self.target_modules
+        listed = isinstance(names, Sequence) and bool(names) and all(isinstance(name, str) for name in names)
+        if names is not None and not listed:
+            raise ValueError(
+                f"adapter.build.target_modules={names!r} must be null, all-linear or a list of layer names"
+            )
 
     def attach(self, base: Base, train: TrainConfig, *, seed: int) -> LoraAdapted:
         """Add the updates to a base model; B starts at zero, A is drawn from the seed.
@@ -69,9 +77,12 @@ class LoraAdapted:
         occupy(base, "lora")
         try:
             self._tuner = self._inject(seed)
-        except ValueError:
+        except ValueError as error:
             vacate(base)
-            raise
+            reason = one_line(error)
+            raise ValueError(
+                f"adapter.build.target_modules={shown(adapter.target_modules)}: {reason}"
+            ) from None
         self.head = Head(base)
         self._tensors = {**self._named(), **self.head.tensors}
         self._initial = {name: value.detach().clone() for name, value in self._tensors.items()}

@@ -21,6 +21,7 @@ from fedapp.adapters.training import Trainer
 from fedapp.model_parts import block_list, hidden_size
 from fedapp.models import Base
 from fedapp.session import Arrays, Example, TrainConfig
+from fedapp.settings import require_bool, require_choice, require_int, require_number
 
 
 @dataclass(frozen=True)
@@ -53,16 +54,19 @@ class Reft:
     act_fn: str | None = None
 
     def __post_init__(self) -> None:
-        if self.intervention not in FORMS:
-            raise ValueError(f"adapter.intervention={self.intervention!r} must be one of: {', '.join(FORMS)}")
-        if self.r_projection not in (*PROJECTIONS, "none"):
-            raise ValueError(f"adapter.r_projection={self.r_projection!r} must be one of: polar, qr, none")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"adapter.dropout={self.dropout!r} must be within [0, 1)")
+        require_choice("adapter.build.intervention", self.intervention, FORMS)
+        require_int("adapter.build.rank", self.rank, at_least=1)
+        require_bool("adapter.build.tied", self.tied)
+        require_number("adapter.build.dropout", self.dropout, "[0, 1)")
+        require_choice("adapter.build.r_projection", self.r_projection, (*PROJECTIONS, "none"))
         if self.act_fn is not None and not FORMS[self.intervention].learns_weight:
             raise ValueError(
-                f"adapter.act_fn={self.act_fn!r} must be null for {self.intervention}: it has no W"
+                f"adapter.build.act_fn={self.act_fn!r} must be null for {self.intervention}: it has no W"
             )
+        layers = self.layers
+        listed = isinstance(layers, Sequence) and bool(layers) and all(type(n) is int for n in layers)
+        if layers != "all" and not listed:
+            raise ValueError(f"adapter.build.layers={layers!r} must be 'all' or a list of block numbers")
         Positions.parse(self.positions)
 
     def attach(self, base: Base, train: TrainConfig, *, seed: int) -> ReftAdapted:
@@ -72,19 +76,20 @@ class Reft:
             ValueError: If rank or layers do not fit the model, or it carries an adapter already.
         """
         width = hidden_size(base.model)
-        if not 1 <= self.rank <= width:
-            raise ValueError(f"adapter.rank={self.rank} must be within 1 and the model's hidden size {width}")
+        if self.rank > width:
+            raise ValueError(
+                f"adapter.build.rank={self.rank} must be within 1 and the model's hidden size {width}"
+            )
         return ReftAdapted(self, base, train, seed=seed, layers=self._layers(len(block_list(base.model)[1])))
 
     def _layers(self, count: int) -> list[int]:
         if isinstance(self.layers, str):
-            if self.layers != "all":
-                raise ValueError(f"adapter.layers={self.layers!r} must be 'all' or a list of block numbers")
             return list(range(count))
-        layers = sorted(int(layer) for layer in self.layers)
-        if not layers or layers[0] < 0 or layers[-1] >= count or len(set(layers)) != len(layers):
+        layers = sorted(self.layers)
+        if layers[0] < 0 or layers[-1] >= count or len(set(layers)) != len(layers):
             raise ValueError(
-                f"adapter.layers={list(self.layers)} must be different block numbers from 0 to {count - 1}"
+                f"adapter.build.layers={list(self.layers)} must be different block numbers "
+                f"from 0 to {count - 1}"
             )
         return layers
 
@@ -272,6 +277,8 @@ def _activation(name: str | None) -> Any:
         return None
     from transformers.activations import ACT2FN
 
-    if name not in ACT2FN:
-        raise ValueError(f"adapter.act_fn={name!r} must be one of transformers' activations, such as 'relu'")
+    if not isinstance(name, str) or name not in ACT2FN:
+        raise ValueError(
+            f"adapter.build.act_fn={name!r} must be one of transformers' activations, such as 'relu'"
+        )
     return ACT2FN[name]

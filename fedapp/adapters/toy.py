@@ -15,6 +15,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from fedapp.session import Arrays, ClientFailure, Example, TrainConfig
+from fedapp.settings import require_int, require_number
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Toy:
     diverge_from: float | None = None
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ValueError(f"size={self.size!r} must be at least 1")
+        require_int("adapter.build.size", self.size, at_least=1)
+        if self.diverge_from is not None:
+            require_number("adapter.build.diverge_from", self.diverge_from, "[-inf, inf]")
 
     def attach(self, base: Any, train: TrainConfig, *, seed: int) -> ToyModel:
         """Draw the initial vectors from the seed."""

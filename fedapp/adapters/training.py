@@ -79,8 +79,7 @@ class Trainer:
             Mean loss in nats per example (the whole answer's) over all examples seen.
 
         Raises:
-            ClientFailure: If there is nothing to train on, or loss or gradient is not finite;
-                the step that met it is not taken.
+            ClientFailure: If there is nothing to train on, or the training diverged; see ``step``.
         """
         if not examples:
             raise ClientFailure("the client has no training examples")
@@ -96,6 +95,10 @@ class Trainer:
                     group["lr"] = self.config.learning_rate * _rate(self.config, step, total)
                 losses += self.step(self.encoder.batch(batch), optimizer, f"step {step + 1} of {total}")
                 seen += len(batch)
+        # What the last step did no loss has seen; a norm beyond the fp32 range is no adapter either.
+        reached = [value.detach() for value in self._decayed + self._fixed]
+        if not math.isfinite(float(torch.nn.utils.get_total_norm(reached))):
+            raise self._diverged(f"step {total} of {total}", "the parameters left the fp32 range")
         return losses / seen
 
     def optimizer(self) -> torch.optim.Optimizer:
@@ -112,38 +115,46 @@ class Trainer:
         """One optimiser step on one batch; returns the sum of its examples' losses in nats.
 
         Raises:
-            ClientFailure: If loss or gradient is not finite; nothing has changed then.
+            ClientFailure: If loss or gradient is not finite (nothing has changed then), or if what
+                the step leaves cannot be used.
         """
         with self._scope(batch):
             losses, count = self.losses(batch)
             total = losses.sum()
             summed = float(total.detach())
             if not math.isfinite(summed):
-                raise ClientFailure(
-                    f"the training loss is {summed} at {name}: lower train.learning_rate "
-                    f"(now {self.config.learning_rate}) or check the data"
-                )
+                raise self._diverged(name, f"the loss is {summed}")
             (total / count).backward()  # type: ignore[no-untyped-call]
-        self.apply(optimizer, f" at {name} (the loss is {summed})")
+        self.apply(optimizer, name)
         return summed
 
-    def apply(self, optimizer: torch.optim.Optimizer, where: str = "") -> None:
+    def apply(self, optimizer: torch.optim.Optimizer, name: str = "the step") -> None:
         """Take the optimiser step for the gradients that stand in the trainable tensors.
 
         Raises:
-            ClientFailure: If a gradient is not finite; the tensors are as before then.
+            ClientFailure: If a gradient is not finite (the tensors are as before then), or if the
+                step leaves tensors that cannot be put in order again.
         """
         self._before_step()
         parameters = self._decayed + self._fixed
         norm = torch.nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None])
         if not math.isfinite(float(norm)):
             optimizer.zero_grad(set_to_none=True)
-            raise ClientFailure(f"the gradient is not finite{where}")
+            raise self._diverged(name, "the gradient is not finite")
         if 0 < self.config.max_grad_norm < norm:
             torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        self._after_step()
+        try:
+            self._after_step()
+        except torch.linalg.LinAlgError:
+            raise self._diverged(name, "the parameters left the fp32 range") from None
+
+    def _diverged(self, name: str, sign: str) -> ClientFailure:
+        return ClientFailure(
+            f"training diverged at {name} ({sign}): lower train.learning_rate "
+            f"(now {self.config.learning_rate:g}) or check the data"
+        )
 
     def losses(self, batch: Batch) -> tuple[Tensor, int]:
         """Forward pass of a right-padded batch.

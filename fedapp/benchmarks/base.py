@@ -114,9 +114,13 @@ def read_file(file: Path, columns: Sequence[str]) -> Dataset:
     if file.suffix == ".parquet":
         import pyarrow.parquet as parquet  # the other two formats do without
 
-        rows = Dataset(parquet.read_table(file))
+        try:
+            rows = Dataset(parquet.read_table(file))
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"benchmark.data_dir: {file} is no parquet file: {reason}") from None
     else:
-        rows = Dataset.from_list(_json_rows(file))
+        rows = _table(_json_rows(file), file)
     return _select(rows, columns, f"benchmark.data_dir: {file}")
 
 
@@ -157,7 +161,12 @@ def with_columns(rows: Dataset, **columns: Sequence[Any]) -> Dataset:
 
 
 def _json_rows(file: Path) -> list[dict[str, Any]]:
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"benchmark.data_dir: {file} is no UTF-8 text: {error.reason} at byte {error.start}"
+        ) from None
     if text.lstrip().startswith("["):
         try:
             rows = json.loads(text)
@@ -179,6 +188,21 @@ def _json_rows(file: Path) -> list[dict[str, Any]]:
             kind = type(row).__name__
             raise ValueError(f"benchmark.data_dir: {file} row {number} must be an object, not {kind}")
     return [row for _, row in numbered]
+
+
+def _table(rows: list[dict[str, Any]], file: Path) -> Dataset:
+    try:
+        return Dataset.from_list(rows)
+    except (TypeError, ValueError, OverflowError) as error:  # a column of texts with a number in it
+        first = {name: type(value) for name, value in rows[0].items()}
+        for number, row in enumerate(rows, start=1):
+            odd = [name for name, kind in first.items() if name in row and type(row[name]) is not kind]
+            if odd:
+                raise ValueError(
+                    f"benchmark.data_dir: {file} row {number} has {odd[0]}={row[odd[0]]!r}, "
+                    f"a {type(row[odd[0]]).__name__} where row 1 has a {first[odd[0]].__name__}"
+                ) from None
+        raise ValueError(f"benchmark.data_dir: {file} is no table: {' '.join(str(error).split())}") from None
 
 
 def _select(rows: Dataset, columns: Sequence[str], where: str) -> Dataset:

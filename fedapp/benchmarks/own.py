@@ -84,6 +84,13 @@ class Own:
     def _rows(self, task: str, split: str) -> Dataset:
         assert self.data_dir is not None
         rows = read_folder(self.data_dir, [task], split, COLUMNS)
+        for number, row in enumerate(rows, start=1):
+            for name, value in row.items():
+                if not isinstance(value, (str, int, float)) or not str(value).strip():
+                    raise ValueError(
+                        f"benchmark.data_dir={self.data_dir}: row {number} of {task}'s {split} rows has "
+                        f"{name}={value!r}; it must be text and not empty"
+                    )
         columns: dict[str, Sequence[Any]] = {"task": [task] * len(rows)}
         if self.labels is not None:
             targets = [str(target).strip() for target in rows["target"]]

@@ -8,17 +8,16 @@ home, and takes it down again. Measured with flwr 1.41: look here first after an
 from __future__ import annotations
 
 import re
-import secrets
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from fedapp.engines import Job, OnEvent, RunFailed, check_outcome
+from fedapp.engines.closing import close_run, is_closed, reason_of
 from fedapp.engines.events import POLL_SECONDS, EventTail
+from fedapp.engines.home import flower_home
 from fedapp.engines.processes import ProcessTree
 from fedapp.engines.superlink import SuperLink, environment
 from fedapp.errors import one_line
@@ -26,8 +25,6 @@ from fedapp.errors import one_line
 STATUS_SECONDS = 30.0
 # Ray allows its node 30 s to start, a hard-coded limit that a busy machine can miss.
 RAY_TOO_SLOW = "timed out during startup"
-# Unix socket paths end at 107 characters, of which Ray's session folders take 65.
-LONGEST_TEMP = 40
 
 
 def run_flower(job: Job, on_event: OnEvent) -> None:
@@ -41,19 +38,26 @@ def run_flower(job: Job, on_event: OnEvent) -> None:
         RunFailed: If the run was refused, crashed or did not complete.
         KeyboardInterrupt: If interrupted; the run is stopped first.
     """
-    with job.log_file.open("ab", buffering=0) as log, _home() as home:
+    with job.log_file.open("ab", buffering=0) as log, flower_home() as home:
         # Ray's workers import from the working folder first: the user's could hold another client_app.
         tree = ProcessTree(environment(home, job.app_dir), home)
         superlink = SuperLink(tree, home, log.fileno())
+        failure: BaseException | None = None
+        overrule = False
         try:
             superlink.start()
             for is_last in (False, True):
                 if _attempt(job, superlink, on_event, is_last):
                     return
+        except BaseException as error:
+            failure, overrule = error, not is_closed(job)
+            raise
         finally:
             with _uninterrupted():
                 superlink.stop_run()
                 tree.end()
+                if failure is not None:
+                    close_run(job, reason_of(failure), overrule=overrule)
 
 
 def _attempt(job: Job, superlink: SuperLink, on_event: OnEvent, is_last: bool) -> bool:
@@ -109,20 +113,6 @@ def _clear(job: Job) -> None:
             shutil.rmtree(path)
         elif path != job.log_file:
             path.unlink()
-
-
-@contextmanager
-def _home() -> Iterator[Path]:
-    """A short folder for Flower, Ray and their sockets; gone afterwards."""
-    parent = tempfile.gettempdir()
-    if len(parent) + len("/fedapp-12345678") > LONGEST_TEMP:
-        parent = "/tmp"
-    home = Path(parent) / f"fedapp-{secrets.token_hex(4)}"
-    home.mkdir(mode=0o700)
-    try:
-        yield home
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
 
 
 @contextmanager

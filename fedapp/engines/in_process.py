@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import TextIO
 
 from fedapp.engines import Job, OnEvent, RunFailed, check_outcome
+from fedapp.engines.closing import close_run, reason_of
 from fedapp.engines.events import EventTail, FollowEvents
 from fedapp.errors import one_line
 
@@ -26,8 +27,17 @@ def run_in_process(job: Job, on_event: OnEvent) -> None:
 
     Raises:
         RunFailed: If the apps cannot be imported, the server crashed or did not complete.
+        KeyboardInterrupt: If interrupted.
     """
     tail = EventTail(job.run_dir / "events.jsonl")
+    try:
+        _run_and_follow(job, tail, on_event)
+    except BaseException as error:
+        close_run(job, reason_of(error))
+        raise
+
+
+def _run_and_follow(job: Job, tail: EventTail, on_event: OnEvent) -> None:
     with job.log_file.open("a", encoding="utf-8", buffering=1) as log, _printing_to(log):
         failure: Exception | None = None
         with FollowEvents(tail, on_event):
@@ -36,6 +46,9 @@ def run_in_process(job: Job, on_event: OnEvent) -> None:
             except Exception as error:
                 traceback.print_exc(file=log)
                 failure = error
+            except KeyboardInterrupt as interrupt:
+                print(reason_of(interrupt), file=log)
+                raise
     if failure is not None and (tail.end is None or tail.end.get("status") == "completed"):
         raise RunFailed(one_line(str(failure)) or type(failure).__name__) from failure
     check_outcome(tail.end, "the server app ended before the run was complete")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
 from fedapp.aggregation import interpolate
 from fedapp.methods.base import PayloadStrategy
 from fedapp.session import Arrays, ClientFailure, ClientSession, Metrics
+from fedapp.settings import is_number, require_choice, require_number, shown
 from fedapp.wire import DTYPES, Payload, Upload
 
 # What of an intervention leaves the client: R rotates, W and b are the learned source.
@@ -55,8 +56,7 @@ class FixedMixing:
     local_weight: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.local_weight <= 1:
-            raise ValueError(f"local_weight={self.local_weight!r} must be within [0, 1]")
+        require_number("local_weight", self.local_weight, "[0, 1]")
 
     def mix(self, own: Arrays, received: Arrays, session: ClientSession) -> tuple[Arrays, float]:
         """Interpolate array by array."""
@@ -78,14 +78,16 @@ class AdaptiveMixing:
 
     candidates: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
     criterion: str = "loss"
+    needs_validation: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not self.candidates or not all(0 <= weight <= 1 for weight in self.candidates):
+        given = self.candidates
+        listed = isinstance(given, Sequence) and bool(given)
+        if not listed or not all(is_number(weight) and 0 <= weight <= 1 for weight in given):
             raise ValueError(
-                f"candidates={list(self.candidates)!r} must be one or more fractions within [0, 1]"
+                f"candidates={shown(given)} must be a list of one or more fractions within [0, 1]"
             )
-        if self.criterion not in ("loss", "score"):
-            raise ValueError(f"criterion={self.criterion!r} must be one of: loss, score")
+        require_choice("criterion", self.criterion, ("loss", "score"))
 
     def mix(self, own: Arrays, received: Arrays, session: ClientSession) -> tuple[Arrays, float]:
         """Return the candidate with the least cost on the validation split."""
@@ -124,17 +126,25 @@ class ParameterSharing:
     mixing: Mixing = field(default_factory=lambda: FixedMixing(0.0))
     dtype: str = "float32"
 
+    @property
+    def needs_validation(self) -> bool:
+        """Whether every client must have validation rows."""
+        return getattr(self.mixing, "needs_validation", False)
+
     def __post_init__(self) -> None:
         try:
             re.compile(SHARED_ROLES.get(self.share, self.share))
-        except re.error as error:
+        except (re.error, TypeError) as error:
             known = ", ".join(SHARED_ROLES)
-            raise ValueError(f"share={self.share!r} is neither of {known} nor a pattern: {error}") from None
-        if self.dtype not in ("float32", "float16", "bfloat16"):
-            raise ValueError(f"dtype={self.dtype!r} must be one of: float32, float16, bfloat16")
+            raise ValueError(
+                f"method.routine.share={shown(self.share)} is neither of {known} nor a pattern: {error}"
+            ) from None
+        require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        _require_method("method.routine.mixing", self.mixing, "mix")
 
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Start from the mix of own and received, train, remember the result."""
+        self._shared(session.model.parameters())  # in vain, it would be a pity to find out after training
         metrics = self._start(download, session)
         session.score(_name(metrics), "before")
         metrics["train-loss"] = session.model.train(session.train_set, session.rng)
@@ -168,9 +178,15 @@ class ParameterSharing:
     def _shared(self, parameters: Arrays) -> list[str]:
         pattern = SHARED_ROLES.get(self.share, self.share)
         names = [name for name in parameters if re.search(pattern, name)]
-        if not names and self.share != "none":
-            some = ", ".join(sorted(parameters)[:3])
-            raise ClientFailure(f"share={self.share!r} matches no parameter; there are {some} …")
+        # A role means a part of the adapter; a classification head alone does not make up for it.
+        means_adapter = self.share in SHARED_ROLES and self.share != "none"
+        if self.share != "none" and all(means_adapter and name.startswith("head.") for name in names):
+            example = min(parameters, key=lambda name: (name.startswith("head."), name))
+            part = example.rpartition(".")[2]
+            raise ClientFailure(
+                f"method.routine.share={self.share!r} matches no parameter of this adapter (such as "
+                f"{example}); set method.routine.share=all, or a pattern like {part}"
+            )
         return names
 
     def _check(self, received: Arrays, own: Arrays) -> None:
@@ -178,8 +194,15 @@ class ParameterSharing:
         if set(received) != expected:
             odd = sorted(set(received) ^ expected)[0]
             raise ClientFailure(
-                f"the download's arrays are not those that share={self.share!r} names: {odd!r}"
+                f"the download's arrays are not those that method.routine.share={self.share!r} names: {odd!r}"
             )
+
+
+def _require_method(name: str, value: object, method: str) -> None:
+    if not callable(getattr(value, method, None)):
+        raise ValueError(
+            f"{name}={shown(value)} must be a mapping with _target_, a class with the method {method}"
+        )
 
 
 def _name(metrics: Metrics) -> str:
@@ -208,6 +231,7 @@ class Average(PayloadStrategy):
 
     def __init__(self, combine: Combine) -> None:
         """Take the rule that combines uploads (``fedapp.aggregation``)."""
+        _require_method("combine", combine, "combine")
         self.combine = combine
         self.current: Arrays = {}
 
@@ -234,6 +258,7 @@ class AllButMe(PayloadStrategy):
 
     def __init__(self, combine: Combine) -> None:
         """Take the rule that combines the others' uploads (``fedapp.aggregation``)."""
+        _require_method("combine", combine, "leave_one_out")
         self.combine = combine
         self.latest: dict[int, Upload] = {}
         self.others: dict[int, Arrays] = {}

@@ -151,9 +151,8 @@ def test_a_loss_that_is_not_finite_fails_the_client_and_steps_nothing(kind, monk
     start = adapted.parameters()
     original = adapted.trainer.losses
     monkeypatch.setattr(adapted.trainer, "losses", lambda batch: (original(batch)[0] * math.nan, 1))
-    with pytest.raises(
-        ClientFailure, match=r"loss is nan at step 1 of 2: lower train.learning_rate"
-    ) as caught:
+    said = r"diverged at step 1 of 2 \(the loss is nan\): lower train.learning_rate \(now 0.01\)"
+    with pytest.raises(ClientFailure, match=said) as caught:
         adapted.train(tiny_models.examples(8), np.random.default_rng(0))
     assert "\n" not in str(caught.value)
     assert all(np.array_equal(adapted.parameters()[name], start[name]) for name in start)
@@ -163,9 +162,20 @@ def test_a_gradient_that_is_not_finite_fails_the_client_and_steps_nothing():
     adapted = attach()
     start = adapted.parameters()
     adapted.weight.register_hook(lambda grad: grad * math.inf)
-    with pytest.raises(ClientFailure, match="the gradient is not finite at step 1 of 1"):
+    said = r"at step 1 of 1 \(the gradient is not finite\): lower train.learning_rate \(now 0.01\)"
+    with pytest.raises(ClientFailure, match=said):
         adapted.train(tiny_models.examples(4), np.random.default_rng(0))
     assert all(np.array_equal(adapted.parameters()[name], start[name]) for name in start)
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+@pytest.mark.parametrize("num_examples", [4, 12])
+def test_a_step_size_beyond_reason_is_named(kind, num_examples):
+    adapted = attach(kind, learning_rate=1e30)
+    said = r"training diverged at step \d of \d .*: lower train.learning_rate \(now 1e\+30\)"
+    with pytest.raises(ClientFailure, match=said) as caught:
+        adapted.train(tiny_models.examples(num_examples), np.random.default_rng(0))
+    assert "\n" not in str(caught.value)
 
 
 def test_a_client_without_examples_fails_by_name():

@@ -92,3 +92,18 @@ def test_an_unknown_split_is_refused():
     check_split("validation")
     with pytest.raises(ValueError, match="split='dev' does not exist; known: train, validation, test"):
         check_split("dev")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("train.jsonl", b"\xff\xfe", r"train\.jsonl is no UTF-8 text: .* at byte 0"),
+        ("train.parquet", b"no", r"train\.parquet is no parquet file"),
+        ("train.jsonl", b'{"a": "x"}\n{"a": 5}', r"train\.jsonl row 2 has a=5, a int where row 1 has a str"),
+    ],
+)
+def test_a_file_that_is_no_table_is_named(tmp_path, name, content, said):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        read_folder(str(tmp_path), ["mine"], "train", ["a"])

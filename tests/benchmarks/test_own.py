@@ -58,3 +58,11 @@ def test_a_folder_is_a_client(folder, tmp_path):
     settings = ["benchmark=own", f"benchmark.data_dir={folder}", "partitioner=distinct_task", "num_clients=2"]
     run = run_toy(tmp_path / "run", *settings, "num_rounds=1", num_nodes=2)
     assert [row[1] for row in run.json("summary")["rows"]] == ["alpha", "beta", ""]
+
+
+@pytest.mark.parametrize("row", [{"prompt": None, "target": "yes"}, {"prompt": "a", "target": " "}])
+def test_an_empty_row_is_refused_by_its_number(folder, row):
+    file = folder / "beta" / "test.jsonl"
+    file.write_text(json.dumps({"prompt": "a", "target": "b"}) + "\n" + json.dumps(row))
+    with pytest.raises(ValueError, match=r"row 2 of beta's test rows has (prompt=None|target=' ')"):
+        Own(str(folder)).load("test")

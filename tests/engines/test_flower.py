@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,18 @@ COMPLETED = {"event": "end", "status": "completed"}
 class Attempt:
     """What one submission leads to."""
 
-    def __init__(self, status: str, details: str = "", log: str = "", events: tuple[dict, ...] = ()) -> None:
+    def __init__(
+        self,
+        status: str,
+        details: str = "",
+        log: str = "",
+        events: tuple[dict, ...] = (),
+        run_status: str = "running",
+        last_words: str = "",
+    ) -> None:
         self.outcome = (status, details)
+        self.run_status = run_status
+        self.last_words = last_words  # of a server that sees its clients die when the run is stopped
         self.log = log
         self.events = events
 
@@ -32,7 +43,7 @@ class PretendedSuperLink:
 
     def __init__(self, tree: object, home: Path, log: int) -> None:
         self.home = home
-        self.submitted = 0
+        self.attempt = Attempt("")
 
     def start(self) -> None:
         (self.home / "config.toml").write_text("")
@@ -40,13 +51,16 @@ class PretendedSuperLink:
     def submit(self, job: Job) -> None:
         assert [path.name for path in job.run_dir.iterdir()] == ["log.txt"]
         self.attempt = self.attempts.pop(0)
+        self.folder = job.run_dir
         with job.log_file.open("a") as log:
             log.write(self.attempt.log)
-        (job.run_dir / "run.json").write_text("{}")
+        (job.run_dir / "run.json").write_text(json.dumps({"status": self.attempt.run_status, "seed": 7}))
         lines = "".join(json.dumps(event) + "\n" for event in self.attempt.events)
         (job.run_dir / "events.jsonl").write_text(lines)
 
     def status(self) -> tuple[str, str]:
+        if self.attempt.outcome[0] == "interrupted":
+            raise KeyboardInterrupt(128 + signal.SIGTERM)
         return self.attempt.outcome
 
     def log_ended(self) -> bool:
@@ -56,7 +70,11 @@ class PretendedSuperLink:
         return True
 
     def stop_run(self) -> None:
-        return None
+        if self.attempt.last_words:
+            facts = {"status": "failed", "seed": 7, "reason": self.attempt.last_words}
+            (self.folder / "run.json").write_text(json.dumps(facts))
+            with (self.folder / "events.jsonl").open("a") as events:
+                events.write(json.dumps({"event": "end", "status": "failed"}) + "\n")
 
 
 @pytest.fixture
@@ -127,11 +145,39 @@ def test_where_flowers_details_say_nothing_the_log_does(play):
         play(Attempt("finished:failed", details, log))
 
 
-def test_the_folder_for_sockets_is_short_and_goes_away(monkeypatch, tmp_path):
-    deep = tmp_path / ("x" * 60)
-    deep.mkdir()
-    monkeypatch.setattr(flower.tempfile, "gettempdir", lambda: str(deep))
-    with flower._home() as home:
-        assert home.is_dir()
-        assert len(str(home)) <= flower.LONGEST_TEMP
-    assert not home.exists()
+@pytest.mark.parametrize(
+    ("attempt", "reason"),
+    [
+        (Attempt("interrupted", events=(START,)), "interrupted by SIGTERM"),
+        (Attempt("interrupted", events=(START,), last_words="0 usable replies"), "interrupted by SIGTERM"),
+        (Attempt("running"), "the run did not start within 0.2 s"),
+        (Attempt("finished:failed", "it broke", events=(START,)), "it broke"),
+    ],
+)
+def test_a_run_whose_server_fell_silent_is_marked_as_failed(play, tmp_path, attempt, reason):
+    with pytest.raises((RunFailed, KeyboardInterrupt)):
+        play(attempt, start_timeout=0.2)
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about == {"status": "failed", "seed": 7, "reason": reason}
+    end = json.loads((tmp_path / "run" / "events.jsonl").read_text().splitlines()[-1])
+    assert (end["event"], end["status"], end["message"]) == ("end", "failed", reason)
+    assert (tmp_path / "run" / "events.jsonl").read_text().count('"end"') == 1
+    assert (tmp_path / "run" / "log.txt").read_text().endswith(f"fedapp: the run failed: {reason}\n")
+
+
+def test_a_superlink_that_does_not_start_leaves_a_run_that_failed(play, monkeypatch, tmp_path):
+    def fail(self: PretendedSuperLink) -> None:
+        raise RunFailed("Flower's SuperLink does not start")
+
+    monkeypatch.setattr(PretendedSuperLink, "start", fail)
+    with pytest.raises(RunFailed):
+        play()
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about == {"status": "failed", "reason": "Flower's SuperLink does not start"}
+
+
+def test_what_the_server_said_of_the_end_stands(play, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        play(Attempt("interrupted", events=(START, COMPLETED), run_status="completed"))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["status"] == "completed"
+    assert (tmp_path / "run" / "events.jsonl").read_text().count('"end"') == 1

@@ -40,6 +40,7 @@ def use_toy_app(folder: Path) -> Path:
         shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
     fedapp.config.CONF = conf
     fedapp.running.find_app = lambda: app
+    fedapp.running.look_ahead = lambda config, **_: None  # the toy app has neither data nor model
     return app
 
 

@@ -130,8 +130,25 @@ def test_what_is_not_shared_stays_the_clients_own():
 
 
 def test_a_share_that_matches_nothing_is_an_error():
-    with pytest.raises(ClientFailure, match="share='lora_A' matches no parameter"):
-        ParameterSharing(share="lora_A").train(Payload(), session())
+    opened = session()
+    start = opened.model.parameters()
+    with pytest.raises(ClientFailure, match="method.routine.share='lora_A' matches no parameter"):
+        ParameterSharing(share="lora_A").train(Payload(), opened)
+    # It is known before the time for training is spent.
+    assert all(np.array_equal(opened.model.parameters()[name], start[name]) for name in start)
+
+
+@pytest.mark.parametrize("head", [{}, {"head.classifier.weight": np.zeros(2, np.float32)}])
+def test_a_role_that_an_adapter_does_not_have_is_an_error_that_says_what_works(head):
+    lora = {f"layer.0.self_attn.q_proj.lora_{part}": np.zeros(2, np.float32) for part in "AB"}
+    with pytest.raises(ClientFailure) as caught:
+        ParameterSharing(share="RWb")._shared(head | lora)
+    text = str(caught.value)
+    assert "method.routine.share='RWb'" in text
+    assert "set method.routine.share=all, or a pattern like lora_A" in text
+    assert len(text) < 200
+    assert ParameterSharing(share="all")._shared(head | lora) == [*head, *lora]
+    assert ParameterSharing(share="lora_A")._shared(head | lora) == [next(iter(lora))]
 
 
 def test_a_download_of_other_arrays_is_refused():
@@ -183,5 +200,31 @@ def test_a_weight_outside_its_range_is_refused(weight):
 def test_values_may_travel_in_half_precision():
     payload, _ = ParameterSharing(dtype="bfloat16").train(Payload(), session())
     assert payload.num_bytes == 3 * 4 * 2
-    with pytest.raises(ValueError, match="dtype='int8'"):
+    with pytest.raises(ValueError, match="method.routine.dtype='int8' must be one of: float32"):
         ParameterSharing(dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: FixedMixing("abc"), r"^local_weight='abc' must be a number within \[0, 1\]$"),
+        (lambda: FixedMixing(None), "^local_weight=null must be a number"),
+        (lambda: AdaptiveMixing("abc"), "^candidates='abc' must be a list of one or more fractions"),
+        (lambda: AdaptiveMixing(0.5), "^candidates=0.5 must be a list"),
+        (lambda: AdaptiveMixing(["abc"]), r"^candidates=\['abc'\] must be a list"),
+        (lambda: AdaptiveMixing([]), r"^candidates=\[\] must be a list"),
+        (lambda: AdaptiveMixing(criterion=["loss"]), r"^criterion=\['loss'\] must be one of: loss, score"),
+        (lambda: ParameterSharing(share=None), "^method.routine.share=null is neither of RWb"),
+        (lambda: ParameterSharing(share="("), r"^method.routine.share='\(' is neither of RWb"),
+        (
+            lambda: ParameterSharing(mixing=None),
+            "^method.routine.mixing=null must be a mapping with _target_",
+        ),
+        (lambda: Average(None), "^combine=null must be a mapping with _target_"),
+        (lambda: AllButMe({}), "^combine={} must be a mapping with _target_"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_named_in_one_line(make, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        make()
+    assert "\n" not in str(caught.value)

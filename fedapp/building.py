@@ -1,0 +1,133 @@
+"""Making the objects that the nodes of a config name; the constructor is the schema."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+from fedapp.errors import one_line
+from fedapp.settings import is_number, shown
+
+# A node receives its configuration over the network: it may only name classes of these packages.
+BUILDABLE = ("fedapp.", "flwr_datasets.partitioner.")
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the text is one line for the user."""
+
+
+def build(node: Any, where: str, **extra: Any) -> Any:
+    """Make the object that a node's ``_target_`` names, nested nodes first.
+
+    Args:
+        node: A resolved tree with ``_target_``.
+        where: The node's place in the tree, for messages (``method.strategy``).
+        extra: Values that only the caller knows (labels of the benchmark, number of clients).
+
+    Raises:
+        ConfigError: If the node is none, its target is not of this project, or the target's
+            constructor refuses a key or value; the message names the setting as one types it.
+    """
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"{where}={shown(node)} must be a mapping with _target_, the class to make")
+    target = node.get("_target_")
+    if not isinstance(target, str) or not target.startswith(BUILDABLE):
+        raise ConfigError(f"{where}._target_={shown(target)} must name a class of {' or '.join(BUILDABLE)}")
+    make = _locate(target, where)
+    values = {key: _build_nested(value, f"{where}.{key}") for key, value in node.items() if key != "_target_"}
+    values |= extra
+    parameters = {
+        name: p for name, p in inspect.signature(make).parameters.items() if p.kind is not p.VAR_KEYWORD
+    }
+    for key in values:
+        if key not in parameters:
+            raise ConfigError(f"{where}.{key} is not a setting of {target}{nearest(key, list(parameters))}")
+    for name, parameter in parameters.items():
+        if parameter.default is parameter.empty and name not in values:
+            raise ConfigError(f"{where}.{name} is missing; {target} needs it")
+    try:
+        return make(**values)
+    except ValueError as error:
+        raise ConfigError(_placed(one_line(error), where, parameters)) from None
+    except TypeError as error:
+        wrong = _mistyped(parameters, values)
+        text = f"{wrong}={shown(values[wrong])} must be a number" if wrong else one_line(error)
+        raise ConfigError(_placed(text, where, parameters)) from None
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """A hint to append to an error: the names most like ``word``, else all of them."""
+    close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(close)}?" if close else f"; known: {', '.join(sorted(known))}"
+
+
+def _placed(text: str, where: str, parameters: Iterable[str]) -> str:
+    """A constructor's complaint with the setting's full name in front, once."""
+    if text.startswith(f"{where.partition('.')[0]}."):
+        return text
+    return f"{where}.{text}" if text.partition("=")[0] in parameters else f"{where}: {text}"
+
+
+def _mistyped(parameters: Mapping[str, inspect.Parameter], values: Mapping[str, Any]) -> str | None:
+    """The first setting that has to be a number and is none."""
+    for name, parameter in parameters.items():
+        numeric = parameter.annotation in ("int", "float", int, float)
+        if numeric and name in values and not is_number(values[name]):
+            return name
+    return None
+
+
+def _locate(target: str, where: str) -> Any:
+    module, _, name = target.rpartition(".")
+    try:
+        return _find(target)
+    except AttributeError:
+        known = _public(importlib.import_module(module), name)
+        hint = nearest(name, known) if known else ""
+        raise ConfigError(f"{where}._target_={target!r} does not exist{hint}") from None
+    except (ImportError, ValueError) as error:
+        raise ConfigError(f"{where}._target_={target!r} cannot be imported: {one_line(error)}") from None
+
+
+@cache
+def _find(target: str) -> Any:
+    module, _, name = target.rpartition(".")
+    found = getattr(importlib.import_module(module), name)
+    if not _is_own(found):
+        raise ImportError(f"{name} is not defined there")
+    return found
+
+
+def _is_own(found: Any) -> bool:
+    """Whether a config may name it: what a module merely imported (os, Path) is not part of it."""
+    return callable(found) and f"{getattr(found, '__module__', '')}.".startswith(BUILDABLE)
+
+
+def _public(module: ModuleType, name: str) -> list[str]:
+    """What else of a module a config may name: its classes, or its functions for a name in lower case."""
+    found = {key: value for key, value in vars(module).items() if key[0] != "_" and _is_own(value)}
+    if name[:1].islower():
+        return [key for key, value in found.items() if inspect.isfunction(value)]
+    return [
+        key
+        for key, value in found.items()
+        if inspect.isclass(value)
+        and not inspect.isabstract(value)
+        and not issubclass(value, Exception)
+        and not getattr(value, "_is_protocol", False)
+    ]
+
+
+def _build_nested(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        if "_target_" in value:
+            return build(value, where)
+        return {key: _build_nested(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list):
+        return [_build_nested(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    return value

@@ -1,0 +1,44 @@
+"""What can be found wrong with a config before an engine starts or a folder is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedapp.config import ConfigError, build
+from fedapp.errors import one_line
+from fedapp.session import ClientFailure
+
+
+def check(config: Mapping[str, Any], *, with_model: bool) -> None:
+    """Build what a run needs and look at every client's data once.
+
+    The nodes of a simulation would find the same mistakes when they join; here they cost no start
+    of an engine and leave no run folder behind.
+
+    Args:
+        config: The composed tree of a run whose clients are all on this machine.
+        with_model: Also load the base model and attach the adapter. For engines that work in this
+            process, which keeps the base model.
+
+    Raises:
+        ConfigError: If a setting cannot be used, the data cannot be divided, or base model and
+            adapter do not fit each other.
+    """
+    from fedapp import worker
+    from fedapp.methods.base import PayloadStrategy
+
+    try:
+        place = worker.Prepared(config)
+        strategy = build(config["method"]["strategy"], "method.strategy")
+        if not isinstance(strategy, PayloadStrategy):
+            target = config["method"]["strategy"]["_target_"]
+            raise ConfigError(f"method.strategy._target_={target!r} is no strategy (fedapp.methods)")
+        build(config["adapter"]["build"], "adapter.build")
+        for client_id in range(place.settings.num_clients):
+            place.data(client_id)
+        if with_model:
+            worker.close()
+            worker.Workplace(config).model.detach()
+    except (ClientFailure, ValueError, ImportError, OSError) as error:
+        raise ConfigError(one_line(error)) from None

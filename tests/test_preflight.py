@@ -1,0 +1,57 @@
+"""Mistakes are found before an engine starts."""
+
+import pytest
+
+from fedapp import preflight
+from fedapp.cli import USAGE, main
+from fedapp.config import ConfigError, load_config
+from fedapp.models import load_base
+
+TOY = ("model=toy", "adapter=toy", "benchmark=toy")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.batch_size=0", r"train\.batch_size=0"),
+        ("split.test=al", r"split\.test='al'"),
+        ("score.splits=[tst]", r"score\.splits='tst' must be one of: validation, test"),
+        ("score.splits=test", r"score\.splits='test' must be a list"),
+        ("score.base=1", r"score\.base=1 must be true or false"),
+        ("score=null", r"score=null cannot be used: score must hold splits"),
+        ("split=null", r"split=null must hold settings"),
+        ("+method.routine.foo=1", r"foo"),
+        ("method.strategy._target_=fedapp.aggregation.Mean", r"method\.strategy"),
+        ("num_clients=2000", r"num_clients=2000"),
+        ("partitioner=distinct_task num_clients=3", r"num_clients=3, .*set num_clients="),
+        ("benchmark=own", r"benchmark\.data_dir=None"),
+        ("split.val_share=0", r"client 0 has \d+ training rows and no validation row.*split\.val_share=0"),
+    ],
+)
+def test_a_setting_that_cannot_be_used(override, said):
+    overrides = [one for one in TOY if one.split("=")[0] != override.split("=")[0]]
+    with pytest.raises(ConfigError, match=said) as caught:
+        preflight.check(load_config([*overrides, *override.split()]), with_model=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_only_the_base_model_shows():
+    config = load_config(["adapter.build.rank=1000"])
+    preflight.check(config, with_model=False)
+    with pytest.raises(ConfigError, match=r"rank=1000 must be within 1 and the model's hidden size 160"):
+        preflight.check(config, with_model=True)
+
+
+def test_the_base_model_is_left_as_it_was():
+    config = load_config([])
+    preflight.check(config, with_model=True)
+    base = load_base("asset:embedded", fingerprint=config["model"]["fingerprint"])
+    assert not any(block._forward_hooks for block in base.model.modules())
+    assert getattr(base.model, "_fedapp_adapter", None) is None
+
+
+def test_the_command_leaves_nothing_behind(tmp_path, capsys):
+    words = ["run", "engine=local", *TOY, "train.batch_size=0", f"runs_dir={tmp_path / 'runs'}"]
+    assert main(words) == USAGE
+    assert "train.batch_size=0" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
