@@ -13,6 +13,7 @@ from fedapp.session import Arrays
 # Values per client in flight at once: 10 clients then fit a 1 MiB cache. A power of two would put
 # the same column of all clients into the same few lines of that cache.
 _BLOCK = 8000
+_STRIP = 4  # uploads whose products are taken at once; short strips skip most of the lower triangle
 _CANCELLED = 1e-8  # a squared distance below this share of the squared norms is mostly rounding
 
 Group = tuple[tuple[str, ...], np.ndarray]
@@ -87,15 +88,18 @@ def inner_products(arrays: Sequence[Arrays], names: Sequence[str]) -> np.ndarray
 def _gram(arrays: Sequence[Arrays], names: Sequence[str], origin: int | None) -> np.ndarray:
     """Inner products ``[K, K]`` of the uploads minus upload number ``origin`` (None: as they are)."""
     count = len(arrays)
-    gram = np.zeros((count, count))
+    gram = np.zeros((count, count + 1))
     with np.errstate(invalid="ignore", over="ignore"):  # the caller checks the diagonal
         for name in names:
             for _, block in _blocks(arrays, name):
                 if origin is not None:
                     block[:count] -= block[origin].copy()
                 # The zero row keeps NumPy from the symmetric product, half as fast for few rows.
-                gram += (block[:count] @ block.T)[:, :count]
-    return (gram + gram.T) / 2
+                for first in range(0, count, _STRIP):
+                    end = min(first + _STRIP, count)
+                    gram[first:end, first:] += block[first:end] @ block[first:].T
+        upper = np.triu(gram[:, :count])
+        return upper + np.triu(upper, 1).T
 
 
 def _sums(block: np.ndarray) -> np.ndarray:
