@@ -57,6 +57,8 @@ class TrainConfig:
         warmup_ratio: Share of the round's steps over which the step size rises linearly.
         schedule: ``constant`` or ``linear`` (down to zero at the round's last step).
         max_grad_norm: Global gradient-norm clip; 0 means none.
+        proximal: Weight mu of FedProx's term mu / 2 * |w - w_start|^2, w_start being what the round's
+            training starts from; 0 means none.
         max_length: Longest tokenised example, prompt and answer together.
         max_new_tokens: Longest generated answer in tokens.
         eval_batch_size: Examples per forward pass when scoring or generating.
@@ -70,6 +72,7 @@ class TrainConfig:
     warmup_ratio: float = 0.0
     schedule: str = "constant"
     max_grad_norm: float = 1.0
+    proximal: float = 0.0
     max_length: int = 256
     max_new_tokens: int = 16
     eval_batch_size: int = 64
@@ -81,6 +84,7 @@ class TrainConfig:
         require_number("train.learning_rate", self.learning_rate, "(0, inf)")
         require_number("train.weight_decay", self.weight_decay, "[0, inf)")
         require_number("train.max_grad_norm", self.max_grad_norm, "[0, inf)")
+        require_number("train.proximal", self.proximal, "[0, inf)")
         require_number("train.warmup_ratio", self.warmup_ratio, "[0, 1]")
         require_choice("train.schedule", self.schedule, ("constant", "linear"))
 

@@ -36,15 +36,17 @@ class ToyBase:
 
 @dataclass(frozen=True)
 class Toy:
-    """Trainable vectors ``layer.0.prefix.rotate``, ``….weight``, ``….bias``.
+    """Trainable vectors ``layer.0.prefix.rotate``, ``….weight``, ``….bias``, or of other roles.
 
     Attributes:
         size: Entries of each vector.
+        roles: Last parts of the vectors' names, so that any method's pattern finds something.
         diverge_from: Training on examples with at least this label reports a loss that is not
             finite; None never does.
     """
 
     size: int = 4
+    roles: Sequence[str] = ("rotate", "weight", "bias")
     diverge_from: float | None = None
 
     def __post_init__(self) -> None:
@@ -63,7 +65,7 @@ class ToyModel:
     def __init__(self, settings: Toy, train: TrainConfig, seed: int) -> None:
         """Draw the initial vectors from the seed."""
         rng = np.random.default_rng(seed)
-        names = [f"layer.0.prefix.{role}" for role in ("rotate", "weight", "bias")]
+        names = [f"layer.0.prefix.{role}" for role in settings.roles]
         self.settings = settings
         self.learning_rate = train.learning_rate
         self.initial = {name: rng.normal(size=settings.size).astype(np.float32) for name in names}

@@ -54,6 +54,7 @@ class Trainer:
         self.base, self.config = base, config
         self.encoder = Encoder(base, config.max_length, config.max_new_tokens)
         self._decayed, self._fixed = list(decayed), list(fixed)
+        self._starts: list[Tensor] = []
         self._scope, self._before_step, self._after_step = scope, before_step, after_step
         self._toggled = tuple(toggled)
         accepted = inspect.signature(base.model.forward).parameters
@@ -88,6 +89,7 @@ class Trainer:
         total = self.config.num_epochs * math.ceil(len(rows) / size)
         total = min(total, self.config.max_steps or total)
         optimizer = self.optimizer()
+        self._starts = [v.detach().clone() for v in self._decayed + self._fixed if self.config.proximal]
         losses = seen = 0.0
         with self._training(rng):
             for step, batch in enumerate(self._batches(rows, size, total, rng)):
@@ -135,8 +137,12 @@ class Trainer:
             ClientFailure: If a gradient is not finite (the tensors are as before then), or if the
                 step leaves tensors that cannot be put in order again.
         """
-        self._before_step()
         parameters = self._decayed + self._fixed
+        # FedProx (https://arxiv.org/abs/1812.06127); Adam then scales this pull like any gradient.
+        for value, start in zip(parameters, self._starts, strict=False):
+            if value.grad is not None:
+                value.grad.add_(value.detach() - start, alpha=self.config.proximal)
+        self._before_step()
         norm = torch.nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None])
         if not math.isfinite(float(norm)):
             optimizer.zero_grad(set_to_none=True)

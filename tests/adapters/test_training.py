@@ -233,3 +233,31 @@ def test_an_empty_answer_still_has_its_end_and_an_empty_prompt_a_start():
     adapted = attach()
     assert adapted.loss([Example("", "w1"), Example("w3", "")]) > 0
     assert len(adapted.generate(["", "w1"])) == 2
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_the_proximal_term_pulls_towards_the_start_of_the_round(kind):
+    def moved(mu):
+        adapted = attach(kind, proximal=mu, num_epochs=10)
+        start = adapted.parameters()
+        adapted.train(tiny_models.examples(8), np.random.default_rng(0))
+        return sum(
+            float(np.square(value - start[name]).sum()) for name, value in adapted.parameters().items()
+        )
+
+    assert moved(1000.0) < 0.5 * moved(0.0)
+
+
+def test_the_proximal_gradient_by_hand():
+    adapted = attach("lora", proximal=0.5, max_grad_norm=0.0)
+    trainer = adapted.trainer
+    parameters = trainer._decayed
+    trainer._starts = [value.detach().clone() - 2.0 for value in parameters]
+    for value in parameters:
+        value.grad = torch.zeros_like(value)
+    seen = []
+    optimizer = trainer.optimizer()
+    optimizer.step = lambda: seen.extend(value.grad.clone() for value in parameters)
+    trainer.apply(optimizer)
+    assert seen
+    assert all(torch.allclose(grad, torch.ones_like(grad), atol=1e-6) for grad in seen)  # 0.5 * (w - (w - 2))
