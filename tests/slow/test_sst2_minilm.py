@@ -28,7 +28,7 @@ SETTINGS = [
     "score.before=false",
     "score.after=false",
     "engine=local",
-    "num_threads=2",
+    "num_threads=1",
 ]
 
 pytestmark = [
