@@ -25,10 +25,12 @@ def join(message: Message, context: Context) -> Message:
     facts["clients"] = _clients_here(context, json.loads(config)["num_clients"])
 
     def answer() -> dict[str, Any]:
-        place = worker.workplace(config)
+        found = []
         for client_id in facts["clients"]:
+            place = worker.workplace(config, client_id)
             place.data(client_id)
-        return {"fingerprint": place.base.fingerprint}
+            found.append(place.base.fingerprint)
+        return {"fingerprints": found}
 
     return _reply(message, facts | _caught(answer))
 
@@ -58,7 +60,7 @@ def _serve(phase: str, message: Message, context: Context) -> Message:
         if payload is not None:
             sent.append(payload)
             context.state.update(pack(Envelope({}, Payload(arrays=state)), prefix=memory))
-        place = worker.workplace(facts["config"])
+        place = worker.workplace(facts["config"], facts["client-id"])
         if phase == "evaluate" and facts.get("final") and place.config["save_adapters"]:
             worker.save_adapter(place, facts["client-id"], context.node_config.get("output-dir"))  # type: ignore[arg-type]
         return reply

@@ -9,6 +9,7 @@ import sys
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedapp.client_configs import client_config, variant
 from fedapp.config import build, load_config, run_settings
 from fedapp.methods.base import PayloadStrategy, RunPlan
 from fedapp.nodes import ClientDirectory
@@ -31,17 +32,21 @@ def main(grid: Grid, context: Context) -> None:
         strategy.join(grid)
         folder.started(plan.directory)
         strategy.start(grid)
-        folder.finish(strategy.shared(), str(plan.directory.fingerprint))
+        folder.finish(strategy.shared(), str(plan.directory.fingerprint(0)))
     show_summary(folder.path, sys.stdout)  # into Flower's log: `flwr run --stream` shows it
 
 
 def _plan(folder: RunFolder) -> RunPlan:
     settings = run_settings(folder.config)
     limit = settings.max_payload_bytes
-    fingerprint = folder.config["model"].get("fingerprint")
+    variants = [variant(folder.config, client_id) for client_id in range(settings.num_clients)]
+    expected = {
+        name: client_config(folder.config, client_id)["model"].get("fingerprint")
+        for client_id, name in enumerate(variants)
+    }
     return RunPlan(
         config_json=json.dumps(folder.config, sort_keys=True),
-        directory=ClientDirectory(settings.num_clients, fingerprint, limit, folder.warning),
+        directory=ClientDirectory(variants, expected, limit, folder.warning),
         observer=folder,
         reader=ReplyReader(limit, folder.warning),
         num_rounds=settings.num_rounds,

@@ -42,7 +42,7 @@ def main() -> None:
         first = None
         for repeat in range(arguments.repeats + 1):
             spent, download = one_round(grid, config, download, repeat + 1)
-            place = worker.workplace(config)
+            place = worker.workplace(config, 0)
             examples = place.data(0).train
             started = time.process_time()
             place.model.train(examples, np.random.default_rng(repeat))

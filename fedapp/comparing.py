@@ -15,7 +15,16 @@ from fedapp.errors import one_line
 from fedapp.summary import main_metric, name_clients, size
 
 # What may differ between runs that are repetitions of one another.
-NOT_COMPARED = {"seed", "run_dir", "runs_dir", "engine", "save_adapters", "join_timeout", "round_timeout"}
+NOT_COMPARED = {
+    "seed",
+    "run_dir",
+    "runs_dir",
+    "engine",
+    "save_adapters",
+    "client_configs",
+    "join_timeout",
+    "round_timeout",
+}
 NAMED = ("benchmark", "partitioner", "method", "adapter", "model")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedapp.building import ConfigError, nearest
 from fedapp.building import build as build  # who composes a config also builds from it
+from fedapp.client_configs import MAY_DIFFER
 from fedapp.errors import malformed, one_line
-from fedapp.settings import require_int, require_number
+from fedapp.settings import require_int, require_number, shown
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 # Keys of a group's file without which no run can be put together.
@@ -94,6 +96,13 @@ def load_config(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: If a group has no such choice, a key does not exist or a value is malformed.
     """
+    plain = _compose(overrides)
+    _refuse_deletions(overrides)
+    run_settings(plain)
+    return plain | {"client_configs": _client_configs(plain, overrides)}
+
+
+def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     # The loader behind hydra.compose, without its process-wide singleton: it also works inside
     # @hydra.main (sweeps) and from several threads.
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
@@ -105,9 +114,32 @@ def load_config(overrides: Sequence[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from None
     assert isinstance(plain, dict)
-    _refuse_deletions(overrides)
-    run_settings(plain)
     return {str(key): value for key, value in plain.items()}
+
+
+def _client_configs(config: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """For every text of ``by_client`` the parts of the tree that it changes."""
+    texts = config.get("by_client") or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ConfigError(
+            f"by_client={shown(texts)} must be a list with a text of overrides for each client, such as "
+            '["adapter.build.rank=4","adapter.build.rank=8"]'
+        )
+    found: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        if text in found:
+            continue
+        try:
+            own = _compose([*overrides, *shlex.split(text)])
+        except ValueError as error:
+            raise ConfigError(f"by_client={text!r}: {one_line(error)}") from None
+        found[text] = {key: value for key, value in own.items() if value != config[key]}
+        if odd := sorted(set(found[text]) - set(MAY_DIFFER)):
+            raise ConfigError(
+                f"by_client={text!r} changes {', '.join(odd)}; clients may differ in "
+                f"{', '.join(MAY_DIFFER)} only"
+            )
+    return found
 
 
 def run_settings(config: Mapping[Any, Any]) -> RunSettings:

@@ -31,17 +31,21 @@ class ClientDirectory:
     than clients lets each node stand in for several, which then take turns.
     """
 
-    def __init__(self, num_clients: int, fingerprint: str | None, max_bytes: int, notify: Notify) -> None:
+    def __init__(
+        self, variants: Sequence[str], fingerprints: Mapping[str, str | None], max_bytes: int, notify: Notify
+    ) -> None:
         """Prepare an empty directory.
 
         Args:
-            num_clients: Clients that the run expects, numbered from 0.
-            fingerprint: Base model that every node must have; None takes what most nodes have.
+            variants: For each client that the run expects, from number 0, a text that it has in
+                common with the clients of the same config (``fedapp.client_configs.variant``).
+            fingerprints: Base model that clients of a variant must have; None takes what most have.
             max_bytes: Largest answer accepted.
             notify: Called with each warning.
         """
-        self.num_clients = num_clients
-        self.fingerprint = fingerprint
+        self.num_clients = len(variants)
+        self._variants = variants
+        self._fingerprints = dict(fingerprints)
         self.max_bytes = max_bytes
         self.notify = notify
         self.nodes: dict[int, int] = {}
@@ -79,6 +83,10 @@ class ClientDirectory:
         self._settle()
         self._check(needed, timeout)
 
+    def fingerprint(self, client_id: int) -> str | None:
+        """The base model that a client must have; None before anybody has joined."""
+        return self._fingerprints[self._variants[client_id]]
+
     def waves(self, clients: Iterable[int]) -> list[list[int]]:
         """Group clients so that no group asks one node twice; each group is sorted."""
         groups: list[list[int]] = []
@@ -104,7 +112,8 @@ class ClientDirectory:
             self._claims[node] = set(clients)
             if "failure" in facts:
                 raise WireError(one_line(str(facts["failure"])))
-            if not isinstance(facts.get("fingerprint"), str):
+            found = facts.get("fingerprints")
+            if not isinstance(found, list) or [type(value) for value in found] != [str] * len(clients):
                 raise WireError("it does not say which base model it has")
             self._answers[node] = facts
         except WireError as error:
@@ -119,28 +128,36 @@ class ClientDirectory:
         return len(named & set(range(self.num_clients))) + unnamed
 
     def _settle(self) -> None:
-        if self.fingerprint is None and self._answers:
-            votes = Counter(facts["fingerprint"] for facts in self._answers.values())
-            first = min(self._answers.values(), key=lambda facts: facts["clients"])["fingerprint"]
-            self.fingerprint = max(votes, key=lambda value: (votes[value], value == first))
+        self._vote()
         for node, facts in sorted(self._answers.items(), key=lambda item: item[1]["clients"]):
-            if facts["fingerprint"] != self.fingerprint:
+            known = [c for c in facts["clients"] if 0 <= c < self.num_clients]
+            for client in sorted(set(facts["clients"]) - set(known)):
+                self.notify(f"a node claims client {client}, outside 0 to {self.num_clients - 1}; left out")
+            own = dict(zip(facts["clients"], facts["fingerprints"], strict=True))
+            if odd := [client for client in known if own[client] != self.fingerprint(client)]:
                 self._refusals[node] = (
                     f"the node of client {_listed(facts['clients'])} is refused: its base model is "
-                    f"{facts['fingerprint'][:16]}, this run's is {str(self.fingerprint)[:16]}"
+                    f"{own[odd[0]][:16]}, this run's is {str(self.fingerprint(odd[0]))[:16]}"
                 )
                 continue
-            for client in facts["clients"]:
+            for client in known:
                 if client in self.nodes:
                     self.notify(f"two nodes claim client {client}; the second one is left out")
-                elif 0 <= client < self.num_clients:
-                    self.nodes[client] = node
                 else:
-                    self.notify(
-                        f"a node claims client {client}, outside 0 to {self.num_clients - 1}; left out"
-                    )
+                    self.nodes[client] = node
         for refusal, count in Counter(self._refusals.values()).items():
             self.notify(refusal if count == 1 else f"{refusal} (the same from {count} nodes)")
+
+    def _vote(self) -> None:
+        """Where no base model is prescribed, that of most clients counts; in doubt the first client's."""
+        votes: dict[str, list[str]] = {}
+        for facts in sorted(self._answers.values(), key=lambda facts: facts["clients"]):
+            for client, value in zip(facts["clients"], facts["fingerprints"], strict=True):
+                if 0 <= client < self.num_clients:
+                    votes.setdefault(self._variants[client], []).append(value)
+        for variant, values in votes.items():
+            if self._fingerprints[variant] is None:  # max takes the first of equals
+                self._fingerprints[variant] = max(values, key=values.count)
 
     def _check(self, needed: int, timeout: float) -> None:
         missing = sorted(set(range(self.num_clients)) - set(self.nodes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fedapp.client_configs import client_config, one_of_each
 from fedapp.config import ConfigError, build
 from fedapp.errors import one_line
 from fedapp.session import ClientFailure
@@ -30,15 +31,18 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
 
     try:
         place = worker.Prepared(config)
+        alike = [client_config(config, client_id) for client_id in one_of_each(config)]
         strategy = build(config["method"]["strategy"], "method.strategy")
         if not isinstance(strategy, PayloadStrategy):
             target = config["method"]["strategy"]["_target_"]
             raise ConfigError(f"method.strategy._target_={target!r} is no strategy (fedapp.methods)")
-        build(config["adapter"]["build"], "adapter.build")
+        for own in alike:
+            build(own["adapter"]["build"], "adapter.build")
         for client_id in range(place.settings.num_clients):
             place.data(client_id)
         if with_model:
             worker.close()
-            worker.Workplace(config).model.detach()
+            for own in alike:
+                worker.Workplace(own, place).model.detach()
     except (ClientFailure, ValueError, ImportError, OSError) as error:
         raise ConfigError(one_line(error)) from None

@@ -95,7 +95,7 @@ class RunFolder:
 
     def started(self, directory: ClientDirectory) -> None:
         """All clients are there and the first round begins."""
-        self.fingerprint = directory.fingerprint
+        self.fingerprint = directory.fingerprint(0)
         self._describe("running")
         method, benchmark = (self.config[group]["name"] for group in ("method", "benchmark"))
         self.event(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from fedapp.client_configs import client_config, variant
 from fedapp.config import build, run_settings
 from fedapp.partition import ClientData, Partitioning, SplitConfig, client_data
 from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, TrainConfig
@@ -25,8 +26,12 @@ SPLITS = ("validation", "test")
 class Prepared:
     """Everything that one composed config needs on a client, but for the model."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], like: Prepared | None = None) -> None:
         """Build benchmark, partitioner, routine and the settings of training and scoring.
+
+        Args:
+            config: The composed tree, as it holds for a client.
+            like: What another client of the same run needs; its data are taken over.
 
         Raises:
             ConfigError: If a setting cannot be used.
@@ -38,8 +43,12 @@ class Prepared:
         self.split: SplitConfig = _settings(SplitConfig, config["split"], "split")
         self.score = _score_settings(config["score"])
         self.routine = build(config["method"]["routine"], "method.routine")
-        self.partitioner = Partitioning.of(config["partitioner"]["build"])
-        self.benchmark = build(config["benchmark"]["build"], "benchmark.build")
+        self.partitioner: Partitioning = (
+            like.partitioner if like else Partitioning.of(config["partitioner"]["build"])
+        )
+        self.benchmark: Any = (
+            like.benchmark if like else build(config["benchmark"]["build"], "benchmark.build")
+        )
 
     def data(self, client_id: int) -> ClientData:
         """A client's own data.
@@ -69,13 +78,14 @@ class Prepared:
 class Workplace(Prepared):
     """The same with the base model and the adapter on it."""
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
+    def __init__(self, config: Mapping[str, Any], like: Prepared | None = None) -> None:
         """Build all that ``Prepared`` holds, load the base model and attach the adapter.
 
         Raises:
             ConfigError: If a setting cannot be used.
         """
-        super().__init__(config)
+        super().__init__(config, like)
+        self.run = config  # of all clients, where they differ
         labels = tuple(self.benchmark.labels or ())
         self.base = build(config["model"]["build"], "model.build", labels=labels)
         self.base.set_num_threads(self.settings.num_threads)
@@ -117,23 +127,31 @@ class Workplace(Prepared):
         return float(next(iter(self.benchmark.score(answers, [e.target for e in examples]).values())))
 
 
-_current: tuple[str, Workplace] | None = None
+_current: tuple[str, str, Workplace] | None = None
 
 
-def workplace(config_json: str) -> Workplace:
-    """The workplace of a config; the last one used in this process is kept."""
+def workplace(config_json: str, client_id: int) -> Workplace:
+    """The workplace of a run's client; the last one used in this process is kept."""
     global _current
-    if _current is None or _current[0] != config_json:
-        close()
-        _current = (config_json, Workplace(json.loads(config_json)))
-    return _current[1]
+    if _current is not None and _current[0] == config_json:
+        run = _current[2].run
+        if _current[1] == variant(run, client_id):
+            return _current[2]
+        like: Prepared | None = _current[2]
+    else:
+        run, like = json.loads(config_json), None
+    close()
+    place = Workplace(client_config(run, client_id), like)
+    place.run = run
+    _current = (config_json, variant(run, client_id), place)
+    return place
 
 
 def close() -> None:
     """Leave the base model, which other configs share, as it was."""
     global _current
     if _current is not None:
-        _current[1].model.detach()
+        _current[2].model.detach()
         _current = None
 
 
@@ -150,7 +168,7 @@ def serve(phase: str, facts: Mapping[str, Any], download: Any, state: Arrays) ->
         Facts of the reply, and the payload to send (None when evaluating).
     """
     started = time.monotonic()
-    place = workplace(facts["config"])
+    place = workplace(facts["config"], facts["client-id"])
     check_fingerprint(place, facts.get("fingerprint"), facts["client-id"])
     session = place.session(facts["client-id"], facts["server-round"], state, phase)
     rows: list[dict[str, Any]] = []

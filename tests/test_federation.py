@@ -160,7 +160,7 @@ def changed_join(facts_of):
 
 
 def test_a_node_with_another_base_model_is_refused_naming_both(tmp_path):
-    app = changed_join(lambda p: {"fingerprint": "other"} if p == 2 else {})
+    app = changed_join(lambda p: {"fingerprints": ["other"]} if p == 2 else {})
     run = run_toy(tmp_path / "run", "num_rounds=1", app=app)
     assert any("client 2 is refused: its base model is other, this run's is toy" in w for w in run.warnings())
     assert {row["client-id"] for row in run.rows("traffic")} == {0, 1, 3}

@@ -197,7 +197,7 @@ class PayloadStrategy(Strategy):
                 "config": self.plan.config_json,
                 "client-id": client_id,
                 "server-round": server_round,
-                "fingerprint": self.plan.directory.fingerprint,
+                "fingerprint": self.plan.directory.fingerprint(client_id),
                 "final": server_round == self.plan.num_rounds,
             }
             payload = self.download(client_id)
