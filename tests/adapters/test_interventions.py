@@ -106,6 +106,18 @@ def test_loreft_with_w_equal_to_r_and_no_bias_is_the_identity():
     torch.testing.assert_close(edit(hidden, weights, everywhere(3), FORMS["loreft"]), hidden)
 
 
+def test_a_turn_of_r_w_and_b_together_changes_nothing():
+    generator = torch.Generator().manual_seed(3)
+    weights = drawn("loreft")
+    turn = qr(torch.randn(RANK, RANK, generator=generator))
+    assert (turn - torch.eye(RANK)).abs().max() > 0.1
+    turned = Weights(weights.rotate @ turn.t(), turn @ weights.weight, turn @ weights.bias)
+    hidden = torch.randn(2, 3, HIDDEN, generator=generator)
+    ours, theirs = (edit(hidden, w, everywhere(6), FORMS["loreft"]) for w in (weights, turned))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    assert (ours - hidden).abs().max() > 1e-2
+
+
 def test_a_bf16_state_is_edited_in_fp32_and_comes_back_in_bf16():
     hidden = torch.randn(1, 3, HIDDEN).bfloat16()
     weights = drawn("loreft")

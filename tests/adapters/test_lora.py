@@ -125,6 +125,18 @@ def test_with_a_frozen_only_b_is_trained_and_shared():
     assert all(np.abs(value).max() > 0 for value in adapted.parameters().values())
 
 
+def test_a_frozen_a_has_the_same_bits_on_every_client_whatever_it_trains_on():
+    found = []
+    for client in (0, 1):
+        adapted = attach(freeze_a=True)
+        adapted.train(tiny_models.examples(8)[4 * client :][:4], np.random.default_rng(client))
+        named = adapted.base.model.named_parameters()
+        found.append({n: v.detach().clone() for n, v in named if "lora_A" in n})
+        adapted.detach()
+    assert found[0]
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
 def test_disabled_answers_as_the_base_alone():
     adapted = attach()
     examples = tiny_models.examples(6)

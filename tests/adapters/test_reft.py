@@ -257,6 +257,21 @@ def test_the_same_seed_gives_the_same_bits_with_dropout_too():
     assert any(not np.array_equal(ends[0][name], value) for name, value in trained(attach()).items())
 
 
+def test_interventions_that_change_nothing_leave_the_logits_as_they_are():
+    adapted = attach()
+    values = adapted.parameters()
+    for name in [name for name in values if name.endswith(".rotate")]:
+        values[name.replace("rotate", "weight")] = values[name].T.copy()
+        values[name.replace("rotate", "bias")] = np.zeros(3, np.float32)
+    adapted.load(values)
+    examples = tiny_models.examples(6)
+    with adapted.disabled():
+        alone = adapted.loss(examples)
+    assert adapted.loss(examples) == pytest.approx(alone, abs=1e-5)
+    adapted.reset()
+    assert adapted.loss(examples) != pytest.approx(alone, abs=1e-3)
+
+
 def test_dropout_acts_in_training_only():
     examples = tiny_models.examples(6)
     assert attach(dropout=0.9).loss(examples) == attach(dropout=0.0).loss(examples)
