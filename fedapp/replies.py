@@ -11,7 +11,7 @@ import numpy as np
 from flwr.app import Message
 
 from fedapp.errors import one_line
-from fedapp.wire import Upload, WireError, spec, unpack, wire_bytes
+from fedapp.wire import Arrays, Upload, WireError, spec, unpack, wire_bytes
 
 MAX_ROWS = 1000
 
@@ -79,9 +79,18 @@ class ReplyReader:
             self.warn(f"round {server_round}: {phase} goes on without client {names}")
         return [found[client_id] for client_id in sorted(found)]
 
-    def keep_alike(self, replies: Sequence[Reply], server_round: int) -> list[Reply]:
-        """Keep the replies whose arrays have the names, dtypes and shapes of the majority."""
-        specs = [spec(reply.upload.arrays) for reply in replies]
+    def keep_alike(
+        self, replies: Sequence[Reply], server_round: int, spec_of: Callable[[Arrays], Any] = spec
+    ) -> list[Reply]:
+        """Keep the replies whose arrays have the names, dtypes and shapes of the majority.
+
+        Args:
+            replies: Usable replies of one round.
+            server_round: For warnings.
+            spec_of: What must agree, as triples like ``fedapp.wire.spec``'s; a negative size
+                stands for one that is free.
+        """
+        specs = [spec_of(reply.upload.arrays) for reply in replies]
         if self._spec is None and specs:
             self._spec = Counter(specs).most_common(1)[0][0]
         kept = []
@@ -94,7 +103,7 @@ class ReplyReader:
                 server_round,
                 _senders([reply.upload.client_id]),
                 "its arrays are not those of the other clients; "
-                f"the first that differs is {name!r}, {dtype} {list(shape)}",
+                f"the first that differs is {name!r}, {dtype} {_sizes(shape)}",
             )
         return kept
 
@@ -122,6 +131,11 @@ class ReplyReader:
         if not isinstance(about, dict):
             about = {}
         return Reply(upload, _rows(facts.get("rows")), about, wire_bytes(message.content))
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    """A shape in brackets; a size that is free reads ``any``."""
+    return f"[{', '.join('any' if size < 0 else str(size) for size in shape)}]"
 
 
 def _senders(clients: Sequence[int | None]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -126,6 +126,36 @@ class AdaptedModel(Protocol):
 
     def detach(self) -> None:
         """Leave the base model as it was before ``attach``."""
+
+
+@runtime_checkable
+class LowRankModel(AdaptedModel, Protocol):
+    """An adapted model whose adapter adds a product B A to weights of the base.
+
+    Factors are named ``<layer>.lora_A`` ``[rank, in]`` and ``<layer>.lora_B`` ``[out, rank]``; the
+    adapter's scale is part of B, so B A is what is added. ``parameters`` and ``load`` also know the
+    merged updates, fp32 ``[out, in]`` under ``<layer>.merged``; ``reset`` takes them out.
+    """
+
+    def factors(self) -> Arrays:
+        """Copy both factors of every update."""
+
+    def load_factors(self, factors: Arrays) -> None:
+        """Overwrite the named layers' factors; their ranks are the adapter's.
+
+        Raises:
+            ValueError: If a layer is unknown or a shape differs.
+        """
+
+    def merge(self, factors: Arrays) -> None:
+        """Add B A, of any rank, to the frozen weights.
+
+        Raises:
+            ValueError: If a layer is unknown or a size differs.
+        """
+
+    def redraw(self, rng: np.random.Generator) -> None:
+        """Start a fresh update: A drawn, B zero."""
 
 
 class Adapter(Protocol):

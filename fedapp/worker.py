@@ -83,6 +83,7 @@ class Workplace(Prepared):
 
         Raises:
             ConfigError: If a setting cannot be used.
+            ClientFailure: If the method cannot work with this adapter; ValueError if with a setting of it.
         """
         super().__init__(config, like)
         self.run = config  # of all clients, where they differ
@@ -91,6 +92,11 @@ class Workplace(Prepared):
         self.base.set_num_threads(self.settings.num_threads)
         adapter = build(config["adapter"]["build"], "adapter.build")
         self.model: AdaptedModel = adapter.attach(self.base, self.train, seed=self.settings.seed)
+        try:
+            getattr(self.routine, "check_model", _no_check)(self.model)
+        except (ClientFailure, ValueError):
+            self.model.detach()
+            raise
 
     def session(self, client_id: int, server_round: int, state: Arrays, phase: str) -> ClientSession:
         """Open what a routine works with; the model is back at the run's initial parameters."""
@@ -230,6 +236,10 @@ def save_adapter(place: Workplace, client_id: int, node_folder: str | None) -> N
     write_adapter(
         folder / f"client-{client_id}", place.model.parameters(), place.config, place.base.fingerprint
     )
+
+
+def _no_check(model: AdaptedModel) -> None:
+    """For routines that take any adapter."""
 
 
 def _settings(kind: type, node: Any, where: str) -> Any:

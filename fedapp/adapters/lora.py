@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedapp.adapters.head import Head, checked, occupy, vacate
+from fedapp.adapters.lora_merge import LowRankLayers
 from fedapp.adapters.training import Trainer
 from fedapp.errors import one_line
 from fedapp.model_parts import block_list
@@ -66,9 +67,10 @@ class Lora:
 
 
 class LoraAdapted:
-    """A base model with LoRA; implements ``fedapp.session.AdaptedModel``.
+    """A base model with LoRA; implements ``fedapp.session.LowRankModel``.
 
-    Names are ``layer.3.self_attn.q_proj.lora_A`` whatever the model calls its blocks.
+    Names are ``layer.3.self_attn.q_proj.lora_A`` whatever the model calls its blocks; an update
+    that is merged into the frozen weights is ``layer.3.self_attn.q_proj.merged``.
     """
 
     def __init__(self, adapter: Lora, base: Base, train: TrainConfig, *, seed: int) -> None:
@@ -84,6 +86,9 @@ class LoraAdapted:
                 f"adapter.build.target_modules={shown(adapter.target_modules)}: {reason}"
             ) from None
         self.head = Head(base)
+        self._paths = self._updated_layers()
+        updated = {name: base.model.get_submodule(path) for name, path in self._paths.items()}
+        self.low_rank = LowRankLayers(base.model, updated, _ADAPTER)
         self._tensors = {**self._named(), **self.head.tensors}
         self._initial = {name: value.detach().clone() for name, value in self._tensors.items()}
         self._train_only_named()
@@ -91,8 +96,9 @@ class LoraAdapted:
         self.trainer.extend(list(self._tensors.values()), [*dropouts, *self.head.modules])
 
     def parameters(self) -> Arrays:
-        """Copy the trainable part under stable names."""
-        return {name: value.detach().cpu().numpy().copy() for name, value in self._tensors.items()}
+        """Copy the trainable part, and what is merged into the base, under stable names."""
+        trained = {name: value.detach().cpu().numpy().copy() for name, value in self._tensors.items()}
+        return trained | self.low_rank.merged
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite the named parameters.
@@ -100,13 +106,46 @@ class LoraAdapted:
         Raises:
             ValueError: If a name is unknown, a shape differs or a value is not finite.
         """
-        given = checked(parameters, {name: tuple(value.shape) for name, value in self._tensors.items()})
+        shapes = {name: tuple(value.shape) for name, value in self._tensors.items()}
+        given = checked(parameters, shapes | self.low_rank.merged_shapes())
+        self.low_rank.set_merged({name: value for name, value in given.items() if name not in shapes})
         with torch.no_grad():
-            for name, value in given.items():
-                self._tensors[name].copy_(value)
+            for name in given.keys() & shapes.keys():
+                self._tensors[name].copy_(given[name])
+
+    def factors(self) -> Arrays:
+        """A and the scaled B of every layer.
+
+        Raises:
+            ValueError: If A is frozen, or a layer's update is no plain product of A and B.
+        """
+        if self.adapter.freeze_a:
+            raise ValueError(
+                "adapter.build.freeze_a=True keeps A fixed, but this method trains it: set false"
+            )
+        odd = [name for name in self._tensors if ".lora_embedding_" in name]
+        if odd:
+            place = odd[0].partition(".lora_")[0]
+            raise ValueError(
+                f"adapter.build.target_modules names the embedding {place}, this method takes linear layers"
+            )
+        return self.low_rank.factors()
+
+    def load_factors(self, factors: Arrays) -> None:
+        """Overwrite A and the scaled B; see ``LowRankLayers``."""
+        self.low_rank.load_factors(factors)
+
+    def merge(self, factors: Arrays) -> None:
+        """Add B A to the frozen weights; see ``LowRankLayers``."""
+        self.low_rank.merge(factors)
+
+    def redraw(self, rng: np.random.Generator) -> None:
+        """Draw A, set B to zero."""
+        self.low_rank.redraw(rng)
 
     def reset(self) -> None:
-        """Go back to the seed's values."""
+        """Go back to the seed's values, and to the base's own weights."""
+        self.low_rank.clear()
         with torch.no_grad():
             for name, value in self._tensors.items():
                 value.copy_(self._initial[name])
@@ -124,17 +163,24 @@ class LoraAdapted:
         return self.trainer.generate(prompts)
 
     def export(self, folder: Path) -> None:
-        """Write what ``peft.PeftModel.from_pretrained(model, folder)`` opens, and adapter.safetensors."""
+        """Write what ``peft.PeftModel.from_pretrained(model, folder)`` opens, and adapter.safetensors.
+
+        With a merged update, peft's files hold both as one update of as many ranks as that needs.
+        """
         from safetensors.numpy import save_file as save_arrays
         from safetensors.torch import save_file
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        own = {name: value for name, value in self.base.model.named_parameters() if ".lora_" in name}
+        whole = self.low_rank.whole() if self.low_rank.merged_names else {}
         state = {
             f"base_model.model.{_plain(name)}": value.detach().cpu().contiguous()
-            for name, value in own.items()
+            for name, value in self.base.model.named_parameters()
+            if ".lora_" in name
         }
+        for name, (a, b) in whole.items():
+            place = f"base_model.model.{self._paths[name]}"
+            state |= {f"{place}.lora_A.weight": a.contiguous(), f"{place}.lora_B.weight": b.contiguous()}
         prefix = len("head.")
         head = {name[prefix:]: value.detach().cpu().contiguous() for name, value in self.head.tensors.items()}
         state |= {f"base_model.model.{name}": value for name, value in head.items()}
@@ -142,6 +188,10 @@ class LoraAdapted:
         save_arrays(self.parameters(), folder / "adapter.safetensors")
         config = self._config(sorted({name.split(".")[0] for name in head}) or None)
         config.inference_mode = True
+        if whole:
+            ranks = {self._paths[name]: len(a) for name, (a, _) in whole.items()}
+            config.r = config.lora_alpha = max(ranks.values())
+            config.rank_pattern, config.alpha_pattern = ranks, ranks
         config.save_pretrained(str(folder))
 
     @contextmanager
@@ -153,7 +203,7 @@ class LoraAdapted:
         try:
             for module in updated:
                 module.enable_adapters(False)
-            with self.head.untrained():
+            with self.head.untrained(), self.low_rank.hidden():
                 yield
         finally:
             for module in updated:
@@ -168,6 +218,7 @@ class LoraAdapted:
     def detach(self) -> None:
         """Take the updates out; the base is bit for bit what it was."""
         self.head.release()
+        self.low_rank.clear()
         self._tuner.unload()
         for name in ("peft_config", "_hf_peft_config_loaded"):
             if name in vars(self.base.model):
@@ -208,13 +259,21 @@ class LoraAdapted:
 
     def _named(self) -> dict[str, Tensor]:
         """Trainable LoRA parameters by stable name."""
-        path, _ = block_list(self.base.model)
         found: dict[str, Tensor] = {}
         for name, value in self.base.model.named_parameters():
             if ".lora_" in name and not (self.adapter.freeze_a and ".lora_A." in name):
-                stable = re.sub(rf"^{re.escape(path)}\.(\d+)\.", r"layer.\1.", _plain(name))
-                found[stable.removesuffix(".weight")] = value
+                found[self._stable(_plain(name)).removesuffix(".weight")] = value
         return found
+
+    def _updated_layers(self) -> dict[str, str]:
+        """Path in the model of each linear layer with an update, by stable name."""
+        mark = f".lora_A.{_ADAPTER}"
+        paths = [n.removesuffix(mark) for n, _ in self.base.model.named_modules() if n.endswith(mark)]
+        return {self._stable(path): path for path in paths}
+
+    def _stable(self, name: str) -> str:
+        path, _ = block_list(self.base.model)
+        return re.sub(rf"^{re.escape(path)}\.(\d+)\.", r"layer.\1.", name)
 
 
 def _plain(name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord
@@ -20,7 +20,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedapp.nodes import ClientDirectory, FederationError, exchange
 from fedapp.replies import Reply, ReplyReader
 from fedapp.session import Arrays, ClientSession, Metrics
-from fedapp.wire import Envelope, Payload, Upload, WireError, pack, unpack_facts, wire_bytes
+from fedapp.wire import Envelope, Payload, Upload, WireError, pack, spec, unpack_facts, wire_bytes
 
 
 class ClientRoutine(Protocol):
@@ -89,6 +89,13 @@ class PayloadStrategy(Strategy):
 
     plan: RunPlan
 
+    #: Whether all clients must send the same shapes; where not, ranks may differ (``by_client``).
+    equal_shapes: ClassVar[bool] = True
+
+    def alike(self, arrays: Arrays) -> Any:
+        """What of an upload's arrays must agree among clients: triples of name, dtype and shape."""
+        return spec(arrays)
+
     @abstractmethod
     def download(self, client_id: int) -> Payload:
         """What this client gets now; empty before anybody has uploaded."""
@@ -122,7 +129,7 @@ class PayloadStrategy(Strategy):
             FederationError: If fewer replies are usable than the run needs.
         """
         received = self.plan.reader.read("train", server_round, self.plan.asked("train"), replies)
-        received = self.plan.reader.keep_alike(received, server_round)
+        received = self.plan.reader.keep_alike(received, server_round, self.alike)
         uploads = self._take(received, "train", server_round)
         self.aggregate(uploads)
         return None, _weighted_metrics(uploads)

@@ -1,0 +1,74 @@
+"""Updates that clients merge into their frozen weights: numbered, sent until they are confirmed.
+
+They are numbered from 1, one a round. A download carries, as ``update-<number>/<name>``, those
+that its client has not confirmed by a usable reply, so that a client that misses rounds does not
+fall behind.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fedapp.aggregation.low_rank import A, B, layers
+from fedapp.session import Arrays
+from fedapp.wire import spec
+
+FREE = -1
+"""Stands for a rank in a spec in which ranks may differ."""
+
+
+class UpdateLog:
+    """The updates of all rounds, and which of them each client has confirmed.
+
+    All are kept, as factors: a client that comes for the first time needs every one.
+    """
+
+    def __init__(self) -> None:
+        self.updates: list[Arrays] = []
+        self.confirmed: dict[int, int] = {}
+
+    def append(self, update: Arrays, client_ids: Sequence[int]) -> None:
+        """Add a round's update; these clients' replies show that they have all the former ones."""
+        self.confirmed |= dict.fromkeys(client_ids, len(self.updates))
+        self.updates.append(update)
+
+    def since_confirmed(self, client_id: int) -> Arrays:
+        """What a client may lack, under numbered names."""
+        first = self.confirmed.get(client_id, 0)
+        return {
+            number_name(number, name): array
+            for number, update in enumerate(self.updates[first:], start=first + 1)
+            for name, array in update.items()
+        }
+
+
+def number_name(number: int, name: str) -> str:
+    return f"update-{number}/{name}"
+
+
+def split(arrays: Arrays) -> tuple[dict[int, Arrays], Arrays]:
+    """Updates by number, and everything else."""
+    updates: dict[int, Arrays] = {}
+    rest: Arrays = {}
+    for name, array in arrays.items():
+        match = re.fullmatch(r"update-(\d{1,9})/(.+)", name)
+        if match:
+            updates.setdefault(int(match[1]), {})[match[2]] = array
+        else:
+            rest[name] = array
+    return updates, rest
+
+
+def free_spec(arrays: Arrays) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    """Names, dtypes and shapes as ``fedapp.wire.spec``, but for ranks.
+
+    A rank becomes ``FREE`` where the two factors of a layer agree on it; elsewhere it stays what
+    it is, so that an upload whose factors do not fit each other is like no other.
+    """
+    free: dict[str, tuple[int, ...]] = {}
+    for layer in layers(arrays):
+        a, b = arrays[layer + A].shape, arrays[layer + B].shape
+        if len(a) == len(b) == 2 and a[0] == b[1] > 0:
+            free |= {layer + A: (FREE, a[1]), layer + B: (b[0], FREE)}
+    return tuple((name, dtype, free.get(name, shape)) for name, dtype, shape in spec(arrays))

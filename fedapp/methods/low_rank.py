@@ -1,0 +1,253 @@
+"""Methods that combine LoRA's updates as products: FLoRA, FedEx-LoRA, FlexLoRA.
+
+The mean of A times the mean of B is not the mean of the products. These methods keep the products:
+by stacking the factors, by sending what the means lack, or by decomposing the sum again.
+
+A client remembers the number of the last update that it has merged (``fedapp.low_rank_updates``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fedapp.aggregation import low_rank as rules
+from fedapp.aggregation import weighted_mean
+from fedapp.low_rank_updates import UpdateLog, free_spec, number_name, split
+from fedapp.methods.base import PayloadStrategy
+from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, LowRankModel, Metrics
+from fedapp.wire import Payload, Upload
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_LAST = "last-update"  # in a client's memory: the number of the last update that it has merged
+
+
+@dataclass(frozen=True)
+class LowRankSharing:
+    """Merge the updates that came, start from the factors that came, train, send factors back.
+
+    A download without factors means to start afresh (A drawn by the client's own seed, B zero)
+    once something has been merged. What is trained beside the updates (a classification head) is
+    shared as it is. A client keeps the merged updates, nothing else.
+    """
+
+    def check_model(self, model: AdaptedModel) -> None:
+        """Refuse adapters that are no products.
+
+        Raises:
+            ClientFailure: If this adapter has no trainable factors.
+        """
+        if not isinstance(model, LowRankModel):
+            kind = type(model).__name__
+            raise ClientFailure(f"adapter: {kind} has no low-rank factors, this method needs adapter=lora")
+        model.factors()
+
+    def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
+        """Bring the base up to date, train one round's update, send it."""
+        model = _low_rank(session.model)
+        last, given = self._start(download, session, model)
+        if last and not rules.layers(given):
+            model.redraw(session.rng)
+        session.score("aggregated" if last or given else "own", "before")
+        loss = model.train(session.train_set, session.rng)
+        session.score("own", "after")
+        trained = model.parameters()
+        session.state.clear()
+        session.state.update({n: value for n, value in trained.items() if n.endswith(rules.MERGED)})
+        session.state[_LAST] = np.array(last, np.int64)
+        return Payload(arrays=model.factors() | _beside(trained)), {"train-loss": loss}
+
+    def evaluate(self, download: Payload, session: ClientSession) -> None:
+        """Bring base and adapter to what the federation has agreed on."""
+        self._start(download, session, _low_rank(session.model))
+
+    def upload_spec(self, parameters: Shapes) -> dict[str, tuple[int, ...]]:
+        """Shapes of what a client with these trainable parameters sends."""
+        return {name: shape for name, shape in parameters.items() if not name.endswith(rules.MERGED)}
+
+    def _start(self, download: Payload, session: ClientSession, model: LowRankModel) -> tuple[int, Arrays]:
+        """Merge and load; the number of the last update merged, and what came beside updates."""
+        last = int(session.state.get(_LAST, np.int64(0)))
+        model.load({name: value for name, value in session.state.items() if name != _LAST})
+        updates, given = split(download.arrays)
+        for number in sorted(updates):
+            if number > last + 1:
+                raise ClientFailure(
+                    f"client {session.client_id} has merged the updates up to {last}, but update {number} "
+                    "came next: its memory between rounds is lost"
+                )
+            if number == last + 1:
+                model.merge(updates[number])
+                last = number
+        if rules.layers(given):
+            model.load_factors(rules.fit(rules.factors_of(given), model.factors()))
+        model.load(rules.rest_of(given))
+        return last, given
+
+
+class Stack(PayloadStrategy):
+    """Send everybody's factors to everybody; clients merge the weighted sum of the products.
+
+    Ranks may differ. Each client starts the next round with a fresh update.
+    Source: FLoRA, https://arxiv.org/abs/2409.05976 (rounds that a client misses: ours).
+    """
+
+    equal_shapes: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.log = UpdateLog()
+        self.beside: Arrays = {}
+
+    def alike(self, arrays: Arrays) -> Any:
+        """Names, dtypes and sizes; ranks are free."""
+        return free_spec(arrays)
+
+    def download(self, client_id: int) -> Payload:
+        """All updates that the client has not confirmed, and the mean of what is trained beside."""
+        return Payload(arrays=self.log.since_confirmed(client_id) | self.beside)
+
+    def aggregate(self, uploads: Sequence[Upload]) -> None:
+        """Stack this round's factors."""
+        arrays, counts = _arrays(uploads), _counts(uploads)
+        self.beside = _mean_beside(uploads)
+        self.log.append(rules.stack(arrays, counts), [u.client_id for u in uploads])
+
+    def shared(self) -> Arrays:
+        """The sum of all updates, dense."""
+        return rules.product(self.log.updates) | self.beside
+
+    def download_spec(self, uploads: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
+        """Each client gets the ranks of all; see ``PayloadStrategy``."""
+        found = dict(rules.rest_of(uploads[0]))
+        for layer in rules.layers(uploads[0]):
+            rank = sum(shapes[layer + rules.A][0] for shapes in uploads)
+            found |= _update_spec(uploads[0], layer, rank)
+        return [found for _ in uploads]
+
+
+class ExactAverage(PayloadStrategy):
+    """Send the means of A and B, and as an update to merge what their product lacks.
+
+    Source: FedEx-LoRA, https://arxiv.org/abs/2410.09432 (weights by examples as in FedAvg, and rounds
+    that a client misses: ours).
+    """
+
+    def __init__(self) -> None:
+        self.log = UpdateLog()
+        self.means: Arrays = {}
+
+    def download(self, client_id: int) -> Payload:
+        """The means, and all residuals that the client has not confirmed."""
+        return Payload(arrays=self.log.since_confirmed(client_id) | self.means)
+
+    def aggregate(self, uploads: Sequence[Upload]) -> None:
+        """Average this round's factors and find the residual."""
+        means, residual = rules.mean_and_residual(_arrays(uploads), _counts(uploads))
+        self.means = means | _mean_beside(uploads)
+        self.log.append(residual, [u.client_id for u in uploads])
+
+    def shared(self) -> Arrays:
+        """The sum of all residuals and products, dense."""
+        if not self.means:
+            return {}
+        return rules.product([*self.log.updates, self.means]) | rules.rest_of(self.means)
+
+    def download_spec(self, uploads: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
+        """Means of an upload's shapes, residuals of K - 1 times its rank; see ``PayloadStrategy``."""
+        found = dict(uploads[0])
+        for layer in rules.layers(uploads[0]):
+            rank = (len(uploads) - 1) * uploads[0][layer + rules.A][0]
+            found |= _update_spec(uploads[0], layer, rank)
+        return [found for _ in uploads]
+
+
+class Redistribute(PayloadStrategy):
+    """Send each client the best approximation, at its own rank, of the weighted sum of the products.
+
+    Nothing is merged: an adapter holds the whole update. A client whose rank is not known yet gets
+    the largest rank seen and cuts it to its own.
+    Source: FlexLoRA, https://arxiv.org/abs/2402.11505 (the largest rank for unknown clients: ours).
+    """
+
+    equal_shapes: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.ranks: dict[int, dict[str, int]] = {}
+        self.current: Arrays = {}
+        self.beside: Arrays = {}
+
+    def alike(self, arrays: Arrays) -> Any:
+        """Names, dtypes and sizes; ranks are free."""
+        return free_spec(arrays)
+
+    def download(self, client_id: int) -> Payload:
+        """The decomposed sum at this client's rank; empty until somebody has uploaded."""
+        if not self.current:
+            return Payload()
+        return Payload(arrays=rules.truncate(self.current, self._ranks(client_id)) | self.beside)
+
+    def aggregate(self, uploads: Sequence[Upload]) -> None:
+        """Decompose the sum of this round's products."""
+        arrays = _arrays(uploads)
+        self.current = rules.decompose(arrays, _counts(uploads))
+        self.beside = _mean_beside(uploads)
+        for upload in uploads:
+            layers = rules.layers(upload.arrays)
+            self.ranks[upload.client_id] = {layer: len(upload.arrays[layer + rules.A]) for layer in layers}
+
+    def shared(self) -> Arrays:
+        """The whole sum, dense: no client's rank limits it."""
+        return rules.product([self.current]) | self.beside
+
+    def download_spec(self, uploads: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
+        """The shapes of each upload, as far as a product can have its rank; see ``PayloadStrategy``."""
+        downloads = []
+        for upload in uploads:
+            found = dict(upload)
+            for layer in rules.layers(upload):
+                (rank, width), (height, _) = upload[layer + rules.A], upload[layer + rules.B]
+                total = sum(shapes[layer + rules.A][0] for shapes in uploads)
+                rank = min(rank, total, width, height)
+                found |= {layer + rules.A: (rank, width), layer + rules.B: (height, rank)}
+            downloads.append(found)
+        return downloads
+
+    def _ranks(self, client_id: int) -> dict[str, int]:
+        if client_id in self.ranks:
+            return self.ranks[client_id]
+        return {
+            layer: max(ranks[layer] for ranks in self.ranks.values()) for layer in rules.layers(self.current)
+        }
+
+
+def _low_rank(model: AdaptedModel) -> LowRankModel:
+    assert isinstance(model, LowRankModel)  # check_model has seen it
+    return model
+
+
+def _beside(arrays: Arrays) -> Arrays:
+    rest = rules.rest_of(arrays)
+    return {name: value for name, value in rest.items() if not name.endswith(rules.MERGED)}
+
+
+def _arrays(uploads: Sequence[Upload]) -> list[Arrays]:
+    return [upload.arrays for upload in uploads]
+
+
+def _counts(uploads: Sequence[Upload]) -> list[float]:
+    return [float(upload.num_examples) for upload in uploads]
+
+
+def _mean_beside(uploads: Sequence[Upload]) -> Arrays:
+    """What is trained beside the updates, averaged as in FedAvg."""
+    return weighted_mean([rules.rest_of(upload.arrays) for upload in uploads], _counts(uploads))
+
+
+def _update_spec(upload: Shapes, layer: str, rank: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of a layer's first update to merge."""
+    width, height = upload[layer + rules.A][1], upload[layer + rules.B][0]
+    return {number_name(1, layer + rules.A): (rank, width), number_name(1, layer + rules.B): (height, rank)}
