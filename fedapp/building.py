@@ -60,6 +60,14 @@ def build(node: Any, where: str, **extra: Any) -> Any:
         raise ConfigError(_placed(text, where, parameters)) from None
 
 
+def named_class(target: str) -> Any:
+    """What a ``_target_`` names, not made yet; None if it cannot be imported here."""
+    try:
+        return _find(target)
+    except (AttributeError, ImportError, ValueError):
+        return None
+
+
 def nearest(word: str, known: Sequence[str]) -> str:
     """A hint to append to an error: the names most like ``word``, else all of them."""
     close = difflib.get_close_matches(word, known, n=3, cutoff=0.5)

@@ -44,6 +44,7 @@ class UpdateLog:
 
 
 def number_name(number: int, name: str) -> str:
+    """What an array of an update is called in a download."""
     return f"update-{number}/{name}"
 
 

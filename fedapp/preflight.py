@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import yaml
+
+from fedapp.building import named_class
 from fedapp.client_configs import client_config, one_of_each
-from fedapp.config import ConfigError, build
+from fedapp.config import CONF, ConfigError, build, groups
 from fedapp.errors import one_line
 from fedapp.session import ClientFailure
 
@@ -38,6 +41,8 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
             raise ConfigError(f"method.strategy._target_={target!r} is no strategy (fedapp.methods)")
         for own in alike:
             build(own["adapter"]["build"], "adapter.build")
+        if strategy.equal_shapes:
+            _require_one_rank(config, alike)
         for client_id in range(place.settings.num_clients):
             place.data(client_id)
         if with_model:
@@ -46,3 +51,28 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
                 worker.Workplace(own, place).model.detach()
     except (ClientFailure, ValueError, ImportError, OSError) as error:
         raise ConfigError(one_line(error)) from None
+
+
+def _require_one_rank(config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse ranks that differ between clients where the strategy combines entry by entry.
+
+    Raises:
+        ConfigError: If they do.
+    """
+    ranks = {own["adapter"]["build"].get("rank") for own in alike}
+    if len(ranks) > 1:
+        named = ", ".join(sorted(map(str, ranks), key=lambda rank: (len(rank), rank)))
+        raise ConfigError(
+            f"by_client gives adapter.build.rank={named}, but method={config['method']['name']} needs one "
+            f"rank on all clients; methods that take different ranks: {', '.join(_mixed_rank_methods())}"
+        )
+
+
+def _mixed_rank_methods() -> list[str]:
+    """The files of conf/method whose strategy says that clients' shapes may differ."""
+    found = []
+    for name in groups()["method"]:
+        tree = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text(encoding="utf-8"))
+        if not getattr(named_class(tree["strategy"]["_target_"]), "equal_shapes", True):
+            found.append(name)
+    return found

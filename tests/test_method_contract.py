@@ -10,8 +10,13 @@ from tests import federation
 from tests.federation import run_toy
 
 METHODS = groups()["method"]
-# Methods that share by the names of LoRA's matrices, of which the toy has none by default.
-ROLES = {"fedsa_lora": "adapter.build.roles=[lora_A,lora_B,bias]"}
+# Methods that share by the names of LoRA's matrices or combine them, of which the toy has none by default.
+ROLES = {
+    "fedsa_lora": "adapter.build.roles=[lora_A,lora_B,bias]",
+    "flora": "adapter=toy_lora",
+    "fedex_lora": "adapter=toy_lora",
+    "flexlora": "adapter=toy_lora",
+}
 # Three vectors of four fp32 values go up, but for these.
 UPLOADED = {"local": 0, "fedsa_lora": 16}
 

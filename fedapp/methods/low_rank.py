@@ -32,7 +32,7 @@ class LowRankSharing:
 
     A download without factors means to start afresh (A drawn by the client's own seed, B zero)
     once something has been merged. What is trained beside the updates (a classification head) is
-    shared as it is. A client keeps the merged updates, nothing else.
+    shared as it is. A client goes on from what it trained itself only where nothing came.
     """
 
     def check_model(self, model: AdaptedModel) -> None:
@@ -43,21 +43,23 @@ class LowRankSharing:
         """
         if not isinstance(model, LowRankModel):
             kind = type(model).__name__
-            raise ClientFailure(f"adapter: {kind} has no low-rank factors, this method needs adapter=lora")
+            raise ClientFailure(
+                f"this method needs an adapter of low-rank factors (adapter=lora), not {kind}"
+            )
         model.factors()
 
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Bring the base up to date, train one round's update, send it."""
         model = _low_rank(session.model)
         last, given = self._start(download, session, model)
-        if last and not rules.layers(given):
+        if last and download.arrays and not rules.layers(given):
             model.redraw(session.rng)
-        session.score("aggregated" if last or given else "own", "before")
+        session.score("aggregated" if download.arrays else "own", "before")
         loss = model.train(session.train_set, session.rng)
         session.score("own", "after")
         trained = model.parameters()
         session.state.clear()
-        session.state.update({n: value for n, value in trained.items() if n.endswith(rules.MERGED)})
+        session.state.update(trained)
         session.state[_LAST] = np.array(last, np.int64)
         return Payload(arrays=model.factors() | _beside(trained)), {"train-loss": loss}
 
@@ -72,7 +74,10 @@ class LowRankSharing:
     def _start(self, download: Payload, session: ClientSession, model: LowRankModel) -> tuple[int, Arrays]:
         """Merge and load; the number of the last update merged, and what came beside updates."""
         last = int(session.state.get(_LAST, np.int64(0)))
-        model.load({name: value for name, value in session.state.items() if name != _LAST})
+        kept = {name: value for name, value in session.state.items() if name != _LAST}
+        if download.arrays:
+            kept = {name: value for name, value in kept.items() if name.endswith(rules.MERGED)}
+        model.load(kept)
         updates, given = split(download.arrays)
         for number in sorted(updates):
             if number > last + 1:

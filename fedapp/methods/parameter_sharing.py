@@ -214,6 +214,8 @@ def _name(metrics: Metrics) -> str:
 class LocalOnly(PayloadStrategy):
     """Every client stays alone: nothing is sent in either direction but the messages themselves."""
 
+    equal_shapes: ClassVar[bool] = False
+
     def download(self, client_id: int) -> Payload:
         """Nothing."""
         return Payload()
