@@ -197,13 +197,12 @@ def _partner(name: str) -> str:
 def _common_layers(uploads: Sequence[Arrays]) -> list[str]:
     if not uploads:
         raise ValueError("uploads=[] must hold at least one upload to combine")
-    names = sorted(factors_of(uploads[0]))
+    found = layers(uploads[0])
+    whole = {layer + part for layer in found for part in (A, B)}
     for index, upload in enumerate(uploads):
-        odd = set(names) ^ set(factors_of(upload))
-        odd |= {n for n in names if n.endswith(B) != (n.removesuffix(B) + A in names)}
-        if odd:
+        if odd := whole ^ set(factors_of(upload)):
             raise ValueError(f"upload {index}: not all uploads have both factors of {min(odd)!r}")
-    return layers(names)
+    return found
 
 
 def _equal(uploads: Sequence[Arrays], name: str) -> list[np.ndarray]:

@@ -193,7 +193,8 @@ class Redistribute(PayloadStrategy):
         """The decomposed sum at this client's rank; empty until somebody has uploaded."""
         if not self.current:
             return Payload()
-        return Payload(arrays=rules.truncate(self.current, self._ranks(client_id)) | self.beside)
+        ranks = self.ranks.get(client_id) or self._largest()
+        return Payload(arrays=rules.truncate(self.current, ranks) | self.beside)
 
     def aggregate(self, uploads: Sequence[Upload]) -> None:
         """Decompose the sum of this round's products."""
@@ -205,8 +206,10 @@ class Redistribute(PayloadStrategy):
             self.ranks[upload.client_id] = {layer: len(upload.arrays[layer + rules.A]) for layer in layers}
 
     def shared(self) -> Arrays:
-        """The whole sum, dense: no client's rank limits it."""
-        return rules.product([self.current]) | self.beside
+        """The sum at the largest rank seen, dense."""
+        if not self.current:
+            return {}
+        return rules.product([rules.truncate(self.current, self._largest())]) | self.beside
 
     def download_spec(self, uploads: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
         """The shapes of each upload, as far as a product can have its rank; see ``PayloadStrategy``."""
@@ -221,12 +224,9 @@ class Redistribute(PayloadStrategy):
             downloads.append(found)
         return downloads
 
-    def _ranks(self, client_id: int) -> dict[str, int]:
-        if client_id in self.ranks:
-            return self.ranks[client_id]
-        return {
-            layer: max(ranks[layer] for ranks in self.ranks.values()) for layer in rules.layers(self.current)
-        }
+    def _largest(self) -> dict[str, int]:
+        seen = list(self.ranks.values())
+        return {layer: max(ranks[layer] for ranks in seen) for layer in rules.layers(self.current)}
 
 
 def _low_rank(model: AdaptedModel) -> LowRankModel:
