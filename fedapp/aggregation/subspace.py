@@ -36,7 +36,9 @@ def joint_subspace(
     if len(counted) != len(lefts) or not (counted >= 0).all() or not counted.sum() > 0:
         raise ValueError(f"weights={list(weights)} must be one per client, not negative and not all 0")
     shares = counted / counted.sum()
-    stacked = np.concatenate([share * left.astype(np.float64) for share, left in zip(shares, lefts)], axis=1)
+    stacked = np.concatenate(
+        [share * left.astype(np.float64) for share, left in zip(shares, lefts, strict=True)], axis=1
+    )
     below = np.concatenate([right.astype(np.float64) for right in rights], axis=0)
     outer_left, core_left = np.linalg.qr(stacked)
     outer_right, core_right = np.linalg.qr(below.T)

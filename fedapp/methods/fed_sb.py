@@ -89,8 +89,8 @@ class SubspaceSharing:
         estimate = getattr(session.model, "estimate", None)
         if estimate is None:
             raise ClientFailure(
-                "this method needs an adapter that trains a matrix between two frozen ones (adapter=lora_sb); "
-                f"this one has {min(session.model.parameters())} and the like"
+                "this method needs an adapter that trains a matrix between two frozen ones "
+                f"(adapter=lora_sb); this one has {min(session.model.parameters())} and the like"
             )
         found: Arrays = estimate(session.train_set, session.rng)
         return found
