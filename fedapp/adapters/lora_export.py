@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedapp.models import Base
 
@@ -35,9 +35,11 @@ def write_peft(
     save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     rank = next(iter(factors.values()))[1].shape[0]
     classifies = base.head == "classification"
+    transposed = not any(isinstance(base.model.get_submodule(path), nn.Linear) for path in factors)
     config = LoraConfig(
         r=rank,
         lora_alpha=rank,
+        fan_in_fan_out=transposed,
         target_modules=sorted(factors),
         modules_to_save=sorted({name.split(".")[0] for name in head}) or None,
         task_type=TaskType.SEQ_CLS if classifies else TaskType.CAUSAL_LM,

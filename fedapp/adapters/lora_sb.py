@@ -84,7 +84,7 @@ class LoraSbAdapted(LinearUpdates):
         trained, frozen = {}, {}
         for name, target in targets.items():
             trained[f"{name}.sb_R"] = torch.zeros(rank, rank, device=device)
-            left, right = _subspace(adapter.init, rank, target, generator)
+            left, right = _subspace(adapter.init, rank, target, generator, device)
             frozen[f"{name}.sb_B"], frozen[f"{name}.sb_A"] = left.to(device), right.to(device)
         super().__init__("lora_sb", base, train, targets, trained, frozen, adapter.dropout)
 
@@ -175,17 +175,20 @@ def _requiring_grad(weights: Sequence[Tensor]) -> Iterator[None]:
             weight.requires_grad_(False)
 
 
-def _subspace(init: str, rank: int, target: Target, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _subspace(
+    init: str, rank: int, target: Target, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """B [size_out, rank] and A [rank, size_in] that need no data; zeros where data decide."""
+    if init == "svd_gradient" or device.type == "meta":
+        shapes = (target.size_out, rank), (rank, target.size_in)
+        return torch.zeros(shapes[0], device=device), torch.zeros(shapes[1], device=device)
     if init == "svd_weight":
         weight = target.matrix(target.module.get_parameter("weight").detach()).float()
         left, values, right = _leading(weight, rank)
         return left * values, right
-    if init == "orthogonal":
-        draws = [torch.randn(size, rank, generator=generator) for size in (target.size_out, target.size_in)]
-        left, right = (_oriented(torch.linalg.qr(draw)) for draw in draws)
-        return left, right.T.contiguous()
-    return torch.zeros(target.size_out, rank), torch.zeros(rank, target.size_in)
+    draws = [torch.randn(size, rank, generator=generator) for size in (target.size_out, target.size_in)]
+    left, right = (_oriented(torch.linalg.qr(draw)) for draw in draws)
+    return left, right.T.contiguous()
 
 
 def _oriented(qr: tuple[Tensor, Tensor]) -> Tensor:

@@ -5,9 +5,10 @@ import peft
 import pytest
 import tiny_models
 import torch
+import transformers
 
 from fedapp.adapters.lora_sb import LoraSb
-from fedapp.models import fingerprint_of
+from fedapp.models import Base, fingerprint_of
 from fedapp.session import ClientFailure, TrainConfig
 
 TRAIN = TrainConfig(batch_size=4, max_length=48, max_new_tokens=4, learning_rate=1e-2, max_grad_norm=0.0)
@@ -48,6 +49,20 @@ def test_r_squared_parameters_a_layer_and_nothing_else():
     assert len(shapes) == 3 * 7  # layers x linear layers of a Llama block
     assert set(shapes.values()) == {(3, 3)}
     assert all(name.endswith(".sb_R") for name in shapes)
+
+
+@pytest.mark.parametrize(("rank", "millions"), [(120, 2.83), (160, 5.02), (200, 7.85)])
+def test_the_published_parameter_counts_of_llama_3_2_3b(rank, millions):
+    # Fed-SB, https://arxiv.org/abs/2502.15436, commonsense; 7 layers in each of 28 blocks.
+    sizes = {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 28, "vocab_size": 128256}
+    heads = {"num_attention_heads": 24, "num_key_value_heads": 8}
+    with torch.device("meta"):
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **heads))
+    base = Base(model, tiny_models.tokenizer(), "lm", (), "none", torch.device("meta"))
+    adapted = LoraSb(rank=rank).attach(base, TRAIN, seed=1)
+    count = sum(value.numel() for value in adapted.trained.values())
+    assert count == 7 * 28 * rank**2
+    assert count / 1e6 == pytest.approx(millions, rel=3e-3)
 
 
 @pytest.mark.parametrize("init", ["svd_weight", "orthogonal"])
