@@ -174,7 +174,7 @@ class ClientSession:
 
     Attributes:
         client_id: Stable number of the client (its partition id).
-        server_round: Round of the message, from 1.
+        server_round: Round of the message, from 1; 0 for an exchange that a method needs before them.
         model: Base with adapter, reset to the run's initial parameters.
         train_set, val_set, test_set: The client's own data: choose on val_set, report on test_set.
         state: The only memory between rounds; what stands here after the message is kept.

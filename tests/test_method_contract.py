@@ -10,15 +10,19 @@ from tests import federation
 from tests.federation import run_toy
 
 METHODS = groups()["method"]
-# Methods that share by the names of LoRA's matrices or combine them, of which the toy has none by default.
+# Methods that share by the names of LoRA's matrices, of which the toy has none by default, or need more.
 ROLES = {
     "fedsa_lora": "adapter.build.roles=[lora_A,lora_B,bias]",
+    "fedalt": "adapter.build.roles=[lora_A,lora_B,mixer,others_A,others_B,bias]",
+    "fed_sb": "adapter.build._target_=fedapp.adapters.toy_subspace.ToySubspace",
     "flora": "adapter=toy_lora",
     "fedex_lora": "adapter=toy_lora",
     "flexlora": "adapter=toy_lora",
 }
 # Three vectors of four fp32 values go up, but for these.
-UPLOADED = {"local": 0, "fedsa_lora": 16}
+UPLOADED = {"local": 0, "fedsa_lora": 16, "fedalt": 32, "fed_sb": 52}
+# Nothing comes down in the first round, but for: two vectors that were agreed upon before, a number.
+FIRST = {"fed_sb": 36}
 
 
 @pytest.fixture(params=METHODS)
@@ -87,9 +91,9 @@ def test_only_some_clients_are_asked_where_the_run_says_so(method, tmp_path):
 
 def test_traffic_is_the_same_up_and_down_counts_exactly(method, tmp_path):
     run = run_toy(tmp_path / "run", method, "num_rounds=2")
-    rows = run.rows("traffic")
+    rows = [row for row in run.rows("traffic") if row["server-round"]]
     uploads = [row["payload-bytes"] for row in rows if row["direction"] == "up" and row["phase"] == "train"]
     assert uploads == [UPLOADED.get(method.removeprefix("method="), 48)] * 8
     first = [r["payload-bytes"] for r in rows if r["direction"] == "down" and r["server-round"] == 1][:4]
-    assert first == [0] * 4
+    assert first == [FIRST.get(method.removeprefix("method="), 0)] * 4
     assert all(row["wire-bytes"] > row["payload-bytes"] for row in rows)

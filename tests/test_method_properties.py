@@ -17,7 +17,7 @@ from fedapp.wire import Payload, Upload
 METHODS = groups()["method"]
 SMALL = ["num_clients=4", "split.max_train=8", "split.max_test=6", "train.max_steps=2", "split.val_share=0.1"]
 # What a client ends with is more than a weighted mean of what all ended with.
-NO_MEAN = {"local": "nothing arrives"}
+NO_MEAN = {"local": "nothing arrives", "fedalt": "what arrives stands beside one's own, not in its place"}
 
 
 class Federation:
@@ -35,14 +35,20 @@ class Federation:
         return build(self.config["method"]["strategy"], "method.strategy")
 
     def round(self, number):
+        if number == 1 and hasattr(self.strategy, "choose"):  # the clients agree on something first
+            self.exchange(0)
+            self.strategy.choose(self.uploads)
+        self.exchange(number)
+        self.before = self.strategy
+        self.strategy.aggregate(self.uploads)
+
+    def exchange(self, number):
         self.uploads = []
         for client, state in self.states.items():
             session = self.place.session(client, number, state, "train")
             payload, metrics = self.place.routine.train(self.strategy.download(client), session)
             about = (client, len(session.train_set), metrics)
             self.uploads.append(Upload(payload.arrays, payload.texts, *about))
-        self.before = self.strategy
-        self.strategy.aggregate(self.uploads)
 
     def loss(self, client, download):
         """What the client's model makes of its test rows once it has taken in the download."""

@@ -18,6 +18,7 @@ from fedapp.aggregation.rules import (
     interpolate,
     weighted_mean,
 )
+from fedapp.aggregation.subspace import joint_subspace
 
 __all__ = [
     "Combine",
@@ -30,5 +31,6 @@ __all__ = [
     "check_finite",
     "geometric_median",
     "interpolate",
+    "joint_subspace",
     "weighted_mean",
 ]

@@ -1,0 +1,189 @@
+"""Fed-SB: the clients agree on a subspace once, then share the small matrices trained in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from fedapp.aggregation import joint_subspace
+from fedapp.methods.base import PayloadStrategy
+from fedapp.replies import ReplyReader
+from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, Metrics
+from fedapp.settings import require_choice, require_number, shown
+from fedapp.wire import DTYPES, Payload, Upload
+
+AGREEMENT = 0
+"""The exchange before round 1 in which the clients send their estimates of the subspace."""
+
+_FROZEN = re.compile(r"\.sb_[AB]$")
+_LEFT, _CORE, _RIGHT = ".sb_B", ".sb_R", ".sb_A"
+
+
+class SubspaceModel(AdaptedModel, Protocol):
+    """A model whose update is B R A: R is trained, B and A are the same on all clients."""
+
+    def estimate(self, examples: Sequence[Example], rng: np.random.Generator) -> Arrays:
+        """Low-rank factors ``….sb_B`` and ``….sb_A`` of the client's first step; empty if not needed."""
+
+
+class Combine(Protocol):
+    """A rule of ``fedapp.aggregation``."""
+
+    def combine(self, arrays: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
+        """One combination of all."""
+
+
+@dataclass(frozen=True)
+class SubspaceSharing:
+    """Send an estimate of the subspace before round 1; then take the mean R, train it, send it back.
+
+    B and A stay in the client's memory once they have come. Everything else that is trained, a
+    classification head with it, is shared.
+
+    Attributes:
+        dtype: Type of the trained values on the wire; clients compute in fp32.
+
+    Source: Fed-SB, https://arxiv.org/abs/2502.15436.
+    """
+
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
+
+    def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
+        """Answer with the estimate, or do a round's training."""
+        if session.server_round == AGREEMENT:
+            return Payload(arrays=self._estimate(session)), {}
+        self._start(download, session)
+        session.score("aggregated" if download.arrays else "own", "before")
+        metrics = {"train-loss": session.model.train(session.train_set, session.rng)}
+        trained = session.model.parameters()
+        session.score("own", "after")
+        session.state.clear()
+        session.state.update(trained)
+        shared = {n: trained[n].astype(DTYPES[self.dtype]) for n in trained if not _FROZEN.search(n)}
+        return Payload(arrays=shared), metrics
+
+    def evaluate(self, download: Payload, session: ClientSession) -> None:
+        """Bring the model to what this client would use after this round."""
+        self._start(download, session)
+
+    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Shapes of what a client with these parameters sends in a round."""
+        return {name: shape for name, shape in parameters.items() if not _FROZEN.search(name)}
+
+    def _start(self, download: Payload, session: ClientSession) -> None:
+        if session.state:
+            session.model.load(session.state)
+        session.model.load({name: array.astype(np.float32) for name, array in download.arrays.items()})
+
+    @staticmethod
+    def _estimate(session: ClientSession) -> Arrays:
+        estimate = getattr(session.model, "estimate", None)
+        if estimate is None:
+            raise ClientFailure(
+                "this method needs an adapter that trains a matrix between two frozen ones "
+                f"(adapter=lora_sb); this one has {min(session.model.parameters())} and the like"
+            )
+        found: Arrays = estimate(session.train_set, session.rng)
+        return found
+
+
+class SharedSubspace(PayloadStrategy):
+    """Choose B and A from the clients' estimates, then send everybody the mean of all R.
+
+    With B and A equal everywhere the mean of R is the mean of the updates B R A, exactly. Before
+    round 1 the server asks the clients of one sample for rank-r factors of the first step of full
+    fine-tuning on their own data, takes the leading singular vectors of the mean step, weighted by
+    examples, and sends them along with R to every client that has not yet answered with a trained R.
+    R starts at ``init_step`` times the singular values.
+
+    Source: Fed-SB, https://arxiv.org/abs/2502.15436; initial values as in LoRA-SB,
+    https://arxiv.org/abs/2411.19557. The public code estimates the step on the pooled data of all
+    clients; that the clients do it, in factors, and the server joins them is ours.
+    """
+
+    def __init__(self, combine: Combine, init_step: float = 1e-6) -> None:
+        """Take the rule that combines the R's, and the size of the step that R starts with.
+
+        Args:
+            combine: From ``fedapp.aggregation``; the plain or weighted mean keeps the exactness.
+            init_step: Step size of the first step; the public code's is that of the first step of
+                its warm-up (1.5e-7 with its settings for commonsense). 0 starts from the base model.
+        """
+        if not callable(getattr(combine, "combine", None)):
+            raise ValueError(
+                f"combine={shown(combine)} must be a mapping with _target_, a class with the method combine"
+            )
+        require_number("init_step", init_step, "[0, inf)")
+        self.combine, self.init_step = combine, init_step
+        self.subspace: Arrays | None = None  # B and A; None until the clients were asked
+        self.current: Arrays = {}
+        self._holders: set[int] = set()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """One message for each client sampled; before the first ones, agree on the subspace."""
+        if self.subspace is None:
+            self.join(grid)
+            self._agree(grid)
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def download(self, client_id: int) -> Payload:
+        """The mean of R, with B and A for who may not have them; empty while the clients are asked."""
+        if self.subspace is None or client_id in self._holders:
+            return Payload(arrays=self.current)
+        return Payload(arrays={**self.subspace, **self.current})
+
+    def aggregate(self, uploads: Sequence[Upload]) -> None:
+        """Combine this round's R's."""
+        self.current = self.combine.combine([u.arrays for u in uploads], [u.num_examples for u in uploads])
+        answered = {upload.client_id for upload in uploads}
+        # Who was asked in vain may have lost its memory: it gets everything again.
+        self._holders = (self._holders - self._asked()) | answered
+
+    def shared(self) -> Arrays:
+        """The whole update."""
+        return {**(self.subspace or {}), **self.current}
+
+    def choose(self, uploads: Sequence[Upload]) -> None:
+        """Find B, A and the first R from the clients' estimates.
+
+        Raises:
+            ValueError: If an estimate is not made of pairs of factors that fit.
+        """
+        self.subspace = {}
+        weights = [float(upload.num_examples) for upload in uploads]
+        names = [name.removesuffix(_LEFT) for name in uploads[0].arrays if name.endswith(_LEFT)]
+        for name in names:
+            lefts = [upload.arrays[name + _LEFT] for upload in uploads]
+            rights = [upload.arrays[name + _RIGHT] for upload in uploads]
+            left, values, right = joint_subspace(lefts, rights, weights, len(rights[0]))
+            self.subspace |= {name + _LEFT: left, name + _RIGHT: right}
+            self.current[name + _CORE] = np.diag(values * np.float32(self.init_step))
+
+    def download_spec(
+        self, uploads: Sequence[Mapping[str, tuple[int, ...]]]
+    ) -> list[dict[str, tuple[int, ...]]]:
+        """Shapes of what each client gets once it has B and A."""
+        return [dict(upload) for upload in uploads]
+
+    def _agree(self, grid: Grid) -> None:
+        messages = self._messages("train", AGREEMENT, self._sample(AGREEMENT))
+        replies = self._exchange(grid, "train", AGREEMENT, messages, None)
+        received = self.plan.reader.read("train", AGREEMENT, self.plan.asked("train"), replies)
+        # Uploads of the rounds look different, so a reader of its own finds what is usual here.
+        reader = ReplyReader(self.plan.max_bytes, self.plan.observer.warning)
+        self.choose(self._take(reader.keep_alike(received, AGREEMENT), "train", AGREEMENT))
+
+    def _asked(self) -> set[int]:
+        plan: Any = getattr(self, "plan", None)
+        return set(plan.asked("train").values()) if plan else set()
