@@ -19,7 +19,7 @@ from fedapp.adapters.training import Trainer
 from fedapp.errors import one_line
 from fedapp.model_parts import block_list
 from fedapp.models import Base
-from fedapp.session import Arrays, Example, TrainConfig
+from fedapp.session import Arrays, Example, Shapes, TrainConfig
 from fedapp.settings import require_bool, require_int, require_number, shown
 
 _ADAPTER = "default"  # peft's name for the only adapter of a model
@@ -94,13 +94,17 @@ class LoraAdapted:
         """Copy the trainable part under stable names."""
         return {name: value.detach().cpu().numpy().copy() for name, value in self._tensors.items()}
 
+    def shapes(self) -> Shapes:
+        """Shapes of ``parameters()``."""
+        return {name: tuple(value.shape) for name, value in self._tensors.items()}
+
     def load(self, parameters: Arrays) -> None:
         """Overwrite the named parameters.
 
         Raises:
             ValueError: If a name is unknown, a shape differs or a value is not finite.
         """
-        given = checked(parameters, {name: tuple(value.shape) for name, value in self._tensors.items()})
+        given = checked(parameters, self.shapes())
         with torch.no_grad():
             for name, value in given.items():
                 self._tensors[name].copy_(value)
@@ -199,7 +203,8 @@ class LoraAdapted:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it by itself
             torch.manual_seed(seed)
-            tuner = LoraModel(self.base.model, self._config(), _ADAPTER)
+            on_meta = torch.device(self.base.device).type == "meta"  # then A and B hold no values either
+            tuner = LoraModel(self.base.model, self._config(), _ADAPTER, low_cpu_mem_usage=on_meta)
         self.base.model.requires_grad_(False)
         for name, value in self.base.model.named_parameters():
             if ".lora_" in name:  # fp32 over a base in any dtype; peft casts around it
