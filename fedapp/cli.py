@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for word in rest:
         # argparse stops to collect words behind an option: "run a=1 --multirun b=2".
         if word.startswith("-") or not hasattr(known, "overrides"):
-            options = ["--multirun", "--help"] if hasattr(known, "multirun") else ["--help"]
+            options = [f"--{name}" for name in ("multirun", "json") if hasattr(known, name)] + ["--help"]
             _complain_of_usage(f"unknown argument {word!r}{_nearest(word, options)}", f"fedapp {words[0]}")
         known.overrides.append(word)
     command: Command = known.command
@@ -111,6 +111,28 @@ def _run(arguments: argparse.Namespace) -> int:
     return run(arguments.overrides)
 
 
+def _add_budget(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "count trainable parameters and payload bytes of a run before it starts, without weights"
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about.capitalize()}; KEY=A,B gives a row for each.",
+        epilog="example: fedapp budget model=llama-3.2-3b method=fedreft,fedit num_clients=5",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from conf/config.yaml"
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON object per row instead of a table")
+    parser.set_defaults(command=_budget)
+
+
+def _budget(arguments: argparse.Namespace) -> int:
+    from fedapp.budgeting import budget
+
+    return budget(arguments.overrides, sys.stdout, as_json=arguments.json)
+
+
 def _add_list(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "show what can be chosen: methods, adapters, models, benchmarks, …"
     parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
@@ -168,7 +190,13 @@ def _compare(arguments: argparse.Namespace) -> int:
     return OK
 
 
-COMMANDS = {"run": _add_run, "list": _add_list, "compare": _add_compare, "export": _add_export}
+COMMANDS = {
+    "run": _add_run,
+    "budget": _add_budget,
+    "list": _add_list,
+    "compare": _add_compare,
+    "export": _add_export,
+}
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

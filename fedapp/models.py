@@ -87,7 +87,7 @@ def load_base(
         ValueError: If a setting is unknown, the model cannot be loaded, or its fingerprint differs.
     """
     names = tuple(labels) if head == "classification" else ()
-    _check_settings(head, names, dtype, pooling)
+    check_settings(head, names, dtype, pooling)
     key = (path, head, names, dtype, device, seed, attn_implementation, revision, pooling)
     with _lock:
         if key not in _loaded:
@@ -105,7 +105,8 @@ def load_base(
     return base
 
 
-def _check_settings(head: str, labels: Sequence[str], dtype: str, pooling: str | None) -> None:
+def check_settings(head: str, labels: Sequence[str], dtype: str, pooling: str | None) -> None:
+    """Refuse with a ValueError what ``load_base`` cannot use."""
     require_choice("model.build.head", head, _HEADS)
     require_choice("model.build.dtype", dtype, _DTYPES)
     if head == "classification" and len(labels) < 2:
@@ -211,7 +212,7 @@ def make_base(
         model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     names: tuple[str, ...] = ()
     if head == "classification":
-        names = _head_names(model, missing)
+        names = head_names(model, missing)
         _draw_head(model, names, seed)
     return Base(
         model=model,
@@ -225,7 +226,7 @@ def make_base(
     )
 
 
-def _head_names(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
+def head_names(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
     """Parameters outside the backbone, plus those that the checkpoint lacks (a new pooler)."""
     prefix = f"{model.base_model_prefix}."
     lacking = set(missing)

@@ -19,6 +19,9 @@ from fedapp.settings import require_choice, require_int, require_number
 Arrays = dict[str, np.ndarray]
 """Named arrays; a name means the same thing in every round and on every client."""
 
+Shapes = dict[str, tuple[int, ...]]
+"""Shapes of named arrays: what is known of them without their values."""
+
 Metrics = dict[str, float]
 """Metric names in kebab-case, as Flower's (``train-loss``)."""
 
@@ -94,6 +97,13 @@ class AdaptedModel(Protocol):
 
     def parameters(self) -> Arrays:
         """Copy the trainable part, in fp32, under stable names."""
+
+    def shapes(self) -> Shapes:
+        """Shapes of ``parameters()``; without values, so it works on the meta device too.
+
+        An adapter that also holds named arrays which it does not train says them with a method
+        ``frozen_shapes``.
+        """
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite the named parameters; names not given keep their value.

@@ -16,6 +16,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import create_config_search_path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -96,28 +97,49 @@ def _launch(job: object, overrides: Sequence[str]) -> None:
             os.environ["HYDRA_FULL_ERROR"] = full_error
 
 
+def combinations(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of every combination of ``KEY=A,B`` values, in Hydra's order.
+
+    Raises:
+        ConfigError: If an override cannot be read.
+    """
+    own = [override for override in _parsed(overrides) if not override.key_or_group.startswith("hydra")]
+    return [list(words) for (words,) in BasicSweeper.split_arguments(own, max_batch_size=1)]
+
+
+def chosen_words(combination: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """What of a combination tells it from the others."""
+    swept = {override.get_key_element() for override in _parsed(overrides) if override.is_sweep_override()}
+    return [word for word in combination if word.partition("=")[0] in swept]
+
+
+def naming(error: ConfigError, chosen: Sequence[str]) -> ConfigError:
+    """The same complaint with the combination that it is about, unless it says so itself."""
+    told = all(word in str(error) for word in chosen)
+    return ConfigError(str(error) if told else f"{' '.join(chosen)}: {error}")
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    for override in overrides:
+        if complaint := explain_syntax(override, may_sweep=True):
+            raise ConfigError(complaint)
+    loader = ConfigLoaderImpl(create_config_search_path(str(settings.CONF)))
+    return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+
+
 def _check_combinations(overrides: Sequence[str]) -> None:
     """Compose and check the config of every job.
 
     Raises:
         ConfigError: If an override cannot be read or a combination cannot be used; it is named.
     """
-    for override in overrides:
-        if complaint := explain_syntax(override, may_sweep=True):
-            raise ConfigError(complaint)
-    loader = ConfigLoaderImpl(create_config_search_path(str(settings.CONF)))
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    own = [override for override in parsed if not override.key_or_group.startswith("hydra")]
-    if len(own) < len(parsed) and any(o.key_or_group == "hydra/sweeper" for o in parsed):
+    if any(override.key_or_group == "hydra/sweeper" for override in _parsed(overrides)):
         return  # Another sweeper makes its combinations on the way.
-    swept = {override.get_key_element() for override in own if override.is_sweep_override()}
-    for (combination,) in BasicSweeper.split_arguments(own, max_batch_size=1):
+    for combination in combinations(overrides):
         try:
             running.look_ahead(running.checked_config(combination), with_model=False)
         except ConfigError as error:
-            chosen = [word for word in combination if word.partition("=")[0] in swept]
-            told = all(word in str(error) for word in chosen)
-            raise ConfigError(str(error) if told else f"{' '.join(chosen)}: {error}") from None
+            raise naming(error, chosen_words(combination, overrides)) from None
 
 
 def _sweep_folder(overrides: Sequence[str]) -> Path:

@@ -20,7 +20,7 @@ from fedapp.adapters.training import Trainer
 from fedapp.errors import one_line
 from fedapp.model_parts import block_list
 from fedapp.models import Base
-from fedapp.session import Arrays, Example, TrainConfig
+from fedapp.session import Arrays, Example, Shapes, TrainConfig
 from fedapp.settings import require_bool, require_int, require_number, shown
 
 _ADAPTER = "default"  # peft's name for the only adapter of a model
@@ -100,13 +100,17 @@ class LoraAdapted:
         trained = {name: value.detach().cpu().numpy().copy() for name, value in self._tensors.items()}
         return trained | self.low_rank.merged
 
+    def shapes(self) -> Shapes:
+        """Shapes of the trainable part."""
+        return {name: tuple(value.shape) for name, value in self._tensors.items()}
+
     def load(self, parameters: Arrays) -> None:
         """Overwrite the named parameters.
 
         Raises:
             ValueError: If a name is unknown, a shape differs or a value is not finite.
         """
-        shapes = {name: tuple(value.shape) for name, value in self._tensors.items()}
+        shapes = self.shapes()
         given = checked(parameters, shapes | self.low_rank.merged_shapes())
         self.low_rank.set_merged({name: value for name, value in given.items() if name not in shapes})
         with torch.no_grad():
@@ -250,7 +254,8 @@ class LoraAdapted:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it by itself
             torch.manual_seed(seed)
-            tuner = LoraModel(self.base.model, self._config(), _ADAPTER)
+            on_meta = torch.device(self.base.device).type == "meta"  # then A and B hold no values either
+            tuner = LoraModel(self.base.model, self._config(), _ADAPTER, low_cpu_mem_usage=on_meta)
         self.base.model.requires_grad_(False)
         for name, value in self.base.model.named_parameters():
             if ".lora_" in name:  # fp32 over a base in any dtype; peft casts around it

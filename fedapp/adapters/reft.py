@@ -20,7 +20,7 @@ from fedapp.adapters.tokens import Batch
 from fedapp.adapters.training import Trainer
 from fedapp.model_parts import block_list, hidden_size
 from fedapp.models import Base
-from fedapp.session import Arrays, Example, TrainConfig
+from fedapp.session import Arrays, Example, Shapes, TrainConfig
 from fedapp.settings import require_bool, require_choice, require_int, require_number
 
 
@@ -139,6 +139,10 @@ class ReftAdapted:
         """Copy the trainable part: ``layer.<n>.<group>.rotate|weight|bias`` and ``head.*``."""
         return {name: value.detach().cpu().numpy().copy() for name, value in self._views().items()}
 
+    def shapes(self) -> Shapes:
+        """Shapes of ``parameters()``."""
+        return {name: tuple(value.shape) for name, value in self._views().items()}
+
     def load(self, parameters: Arrays) -> None:
         """Overwrite the named parameters; R is put back among the orthonormal matrices.
 
@@ -146,7 +150,7 @@ class ReftAdapted:
             ValueError: If a name is unknown, a shape differs or a value is not finite.
         """
         views = self._views()
-        given = checked(parameters, {name: tuple(value.shape) for name, value in views.items()})
+        given = checked(parameters, self.shapes())
         with torch.no_grad():
             for name, value in given.items():
                 views[name].copy_(value)
@@ -207,15 +211,21 @@ class ReftAdapted:
         return self._hooks.armed(batch, [Weights(*part) for part in parts], dropout)
 
     def _draw(self, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(seed)
         width = hidden_size(self.base.model)
+        device = torch.device(self.base.device)
+        if device.type == "meta":  # shapes are all that is wanted, and a QR has its price at 405 B
+            count, columns = len(self.layers), len(self.groups) * self.adapter.rank
+            rows = columns if self.form.learns_weight else 0
+            shapes = ((count, width, columns), (count, rows, width), (count, columns))
+            rotate, weight, bias = (torch.empty(shape, device=device) for shape in shapes)
+            return rotate, weight, bias
+        generator = torch.Generator().manual_seed(seed)
         drawn = [
             [draw(self.form, width, self.adapter.rank, generator) for _ in self.groups] for _ in self.layers
         ]
         rotate = torch.stack([torch.cat([one[0] for one in layer], 1) for layer in drawn])
         weight = torch.stack([torch.cat([one[1] for one in layer], 0) for layer in drawn])
         bias = torch.stack([torch.cat([one[2] for one in layer], 0) for layer in drawn])
-        device = self.base.device
         return rotate.to(device), weight.to(device), bias.to(device)
 
     def _views(self) -> dict[str, Tensor]:

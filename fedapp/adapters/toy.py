@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from fedapp.session import Arrays, ClientFailure, Example, TrainConfig
+from fedapp.session import Arrays, ClientFailure, Example, Shapes, TrainConfig
 from fedapp.settings import require_int, require_number
 
 
@@ -74,6 +74,10 @@ class ToyModel:
     def parameters(self) -> Arrays:
         """Copies."""
         return {name: value.copy() for name, value in self.values.items()}
+
+    def shapes(self) -> Shapes:
+        """Shapes of ``parameters()``."""
+        return {name: value.shape for name, value in self.values.items()}
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite by name."""

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedapp.nodes import ClientDirectory, FederationError, exchange
 from fedapp.replies import Reply, ReplyReader
-from fedapp.session import Arrays, ClientSession, Metrics
+from fedapp.sampling import sample
+from fedapp.session import Arrays, ClientSession, Metrics, Shapes
 from fedapp.wire import Envelope, Payload, Upload, WireError, pack, spec, unpack_facts, wire_bytes
 
 
@@ -31,6 +31,9 @@ class ClientRoutine(Protocol):
 
     def evaluate(self, download: Payload, session: ClientSession) -> None:
         """Bring ``session.model`` to the state in which this client would use it."""
+
+    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
+        """What a client with these parameters sends in a round (``fedapp.exchange_spec``)."""
 
 
 class Observer(Protocol):
@@ -88,6 +91,7 @@ class PayloadStrategy(Strategy):
     """A Flower strategy in terms of payloads and clients."""
 
     plan: RunPlan
+    download_dtype = "float32"  # of the values that go down, for ``fedapp budget``
 
     #: Whether all clients must send the same shapes; where not, ranks may differ (``by_client``).
     equal_shapes: ClassVar[bool] = True
@@ -107,6 +111,13 @@ class PayloadStrategy(Strategy):
     def shared(self) -> Arrays:
         """The one adapter that this method would hand to a newcomer; empty if it has none."""
         return {}
+
+    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
+        """What each sender gets after a round of these uploads (``fedapp.exchange_spec``).
+
+        Here the names and shapes of its own upload, as of a mean.
+        """
+        return [dict(upload) for upload in uploads]
 
     def summary(self) -> None:
         """Flower's hook for logging settings; the run folder's config.yaml holds them all."""
@@ -191,10 +202,8 @@ class PayloadStrategy(Strategy):
             plan.directory.join(grid, facts, plan.join_timeout, plan.replies_needed)
 
     def _sample(self, server_round: int) -> list[int]:
-        clients = sorted(self.plan.directory.nodes)
-        count = min(self.plan.clients_per_round or len(clients), len(clients))
-        rng = np.random.default_rng([self.plan.seed, server_round])
-        return sorted(rng.choice(clients, size=count, replace=False).tolist())
+        plan = self.plan
+        return sample(sorted(plan.directory.nodes), plan.clients_per_round, plan.seed, server_round)
 
     def _messages(self, phase: str, server_round: int, clients: Sequence[int]) -> list[Message]:
         messages = []

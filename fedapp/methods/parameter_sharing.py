@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from fedapp.aggregation import interpolate
 from fedapp.methods.base import PayloadStrategy
-from fedapp.session import Arrays, ClientFailure, ClientSession, Metrics
+from fedapp.session import Arrays, ClientFailure, ClientSession, Metrics, Shapes
 from fedapp.settings import is_number, require_choice, require_number, shown
 from fedapp.wire import DTYPES, Payload, Upload
 
@@ -159,6 +159,10 @@ class ParameterSharing:
         """Bring the model to what this client would use after this round."""
         session.metrics.update(self._start(download, session))
 
+    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
+        """The shared part; ClientFailure if ``share`` matches nothing."""
+        return {name: parameters[name] for name in self._shared(parameters)}
+
     def _start(self, download: Payload, session: ClientSession) -> Metrics:
         model = session.model
         if session.state:
@@ -175,7 +179,7 @@ class ParameterSharing:
         model.load(own | mixed)
         return {"local-weight": weight}
 
-    def _shared(self, parameters: Arrays) -> list[str]:
+    def _shared(self, parameters: Iterable[str]) -> list[str]:
         pattern = SHARED_ROLES.get(self.share, self.share)
         names = [name for name in parameters if re.search(pattern, name)]
         # A role means a part of the adapter; a classification head alone does not make up for it.
@@ -222,6 +226,10 @@ class LocalOnly(PayloadStrategy):
 
     def aggregate(self, uploads: Sequence[Upload]) -> None:
         """Nothing to remember."""
+
+    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
+        """Nothing."""
+        return [{} for _ in uploads]
 
 
 class Average(PayloadStrategy):
@@ -278,6 +286,10 @@ class AllButMe(PayloadStrategy):
         arrays, weights = [u.arrays for u in uploads], [float(u.num_examples) for u in uploads]
         self.others = dict(zip(self.latest, self.combine.leave_one_out(arrays, weights), strict=True))
         self.everyone = None
+
+    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
+        """As its own upload; nothing for an only client."""
+        return super().download_spec(uploads) if len(uploads) > 1 else [{} for _ in uploads]
 
     def shared(self) -> Arrays:
         """The same rule over everyone."""
