@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="Hydra overrides")
     arguments = parser.parse_args()
     config = load_config(["method=fedreft", *arguments.overrides])
-    place = worker.workplace(json.dumps(config, sort_keys=True))
+    place = worker.workplace(json.dumps(config, sort_keys=True), 0)
     own, received = trained(place, 0), trained(place, 1)
     mixing: list[float] = []
     training: list[float] = []

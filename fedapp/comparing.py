@@ -87,10 +87,8 @@ def compare(roots: Sequence[Path], stream: TextIO, warn: Callable[[str], None]) 
         "final models on each client's own test split, in %: mean over seeds ± standard deviation over seeds"
     )
     console.print(note, highlight=False)
-    for group, names in _hostile_groups(groups):
-        console.print(
-            f"without {name_clients(names)}, made hostile there: {group}", highlight=False, markup=False
-        )
+    for note in _hostile_notes(groups):
+        console.print(note, highlight=False)
     for run in results:
         if missing := _without_base(run):
             console.print(
@@ -118,11 +116,12 @@ def _cells(runs: Sequence[RunResult]) -> list[str]:
     ]
 
 
-def _hostile_groups(groups: Sequence[tuple[str, Sequence[RunResult]]]) -> Iterator[tuple[str, list[int]]]:
-    """The rows of the table whose runs had hostile clients, with these."""
-    for label, runs in groups:
-        if names := sorted({client for run in runs for client in run.hostile}):
-            yield label, names
+def _hostile_notes(groups: Sequence[tuple[str, Sequence[RunResult]]]) -> Iterator[str]:
+    """Who is in no score of the table because a run made it hostile, and in how many rows."""
+    sets = [sorted({client for run in runs for client in run.hostile}) for _, runs in groups]
+    for clients in sorted({tuple(clients) for clients in sets if clients}):
+        rows = sets.count(list(clients))
+        yield f"without {name_clients(clients)} in {rows} of {len(sets)} configurations, made hostile there"
 
 
 def _without_base(run: RunResult) -> list[int]:
