@@ -48,7 +48,7 @@ def _plan(folder: RunFolder) -> RunPlan:
         config_json=json.dumps(folder.config, sort_keys=True),
         directory=ClientDirectory(variants, expected, limit, folder.warning),
         observer=folder,
-        reader=ReplyReader(limit, folder.warning),
+        reader=ReplyReader(limit, folder.warning, settings.max_norm_ratio),
         num_rounds=settings.num_rounds,
         clients_per_round=settings.clients_per_round,
         replies_needed=settings.replies_needed,

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import yaml
 
 from fedapp.errors import one_line
-from fedapp.summary import main_metric, name_clients, size
+from fedapp.summary import hostile_clients, main_metric, name_clients, size
 
 # What may differ between runs that are repetitions of one another.
 NOT_COMPARED = {
@@ -25,7 +25,7 @@ NOT_COMPARED = {
     "join_timeout",
     "round_timeout",
 }
-NAMED = ("benchmark", "partitioner", "method", "adapter", "model")
+NAMED = ("benchmark", "partitioner", "method", "adapter", "model", "hostile")
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,11 @@ class RunResult:
         folder: The run folder.
         config: Its composed config.
         seed: Its seed.
-        scores: Final main metric on the test split, by client.
+        scores: Final main metric on the test split, by honest client.
         base: The base model's, by client; empty where it was not scored.
         sent, received: Payload bytes of all clients in all rounds.
         seconds: Wall time.
+        hostile: Clients that the run made hostile.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class RunResult:
     sent: int
     received: int
     seconds: float
+    hostile: Sequence[int] = ()
 
 
 def compare(roots: Sequence[Path], stream: TextIO, warn: Callable[[str], None]) -> None:
@@ -85,6 +87,8 @@ def compare(roots: Sequence[Path], stream: TextIO, warn: Callable[[str], None]) 
         "final models on each client's own test split, in %: mean over seeds ± standard deviation over seeds"
     )
     console.print(note, highlight=False)
+    for note in _hostile_notes(groups):
+        console.print(note, highlight=False)
     for run in results:
         if missing := _without_base(run):
             console.print(
@@ -110,6 +114,14 @@ def _cells(runs: Sequence[RunResult]) -> list[str]:
         size(statistics.fmean(run.received for run in runs)),
         f"{statistics.fmean(run.seconds for run in runs):.0f} s",
     ]
+
+
+def _hostile_notes(groups: Sequence[tuple[str, Sequence[RunResult]]]) -> Iterator[str]:
+    """Who is in no score of the table because a run made it hostile, and in how many rows."""
+    sets = [sorted({client for run in runs for client in run.hostile}) for _, runs in groups]
+    for clients in sorted({tuple(clients) for clients in sets if clients}):
+        rows = sets.count(list(clients))
+        yield f"without {name_clients(clients)} in {rows} of {len(sets)} configurations, made hostile there"
 
 
 def _without_base(run: RunResult) -> list[int]:
@@ -142,7 +154,9 @@ def _read(path: Path) -> RunResult | None:
     if about.get("status") != "completed":
         return None
     config = _parsed(folder / "config.yaml", yaml.safe_load)
-    rows = [row for row in _lines(folder / "metrics.jsonl") if row["split"] == "test"]
+    hostile = hostile_clients(config)
+    tested = [row for row in _lines(folder / "metrics.jsonl") if row["split"] == "test"]
+    rows = [row for row in tested if row["client-id"] not in hostile]
     metric = main_metric(rows)
     if metric is None:
         raise ValueError("metrics.jsonl holds no scores on the test split")
@@ -155,7 +169,7 @@ def _read(path: Path) -> RunResult | None:
         sum(r["payload-bytes"] for r in traffic if r["direction"] == way) for way in ("up", "down")
     )
     return RunResult(
-        folder, config, int(config["seed"]), scores, base, sent, received, float(about["seconds"])
+        folder, config, int(config["seed"]), scores, base, sent, received, float(about["seconds"]), hostile
     )
 
 

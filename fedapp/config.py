@@ -43,6 +43,8 @@ class RunSettings:
         round_timeout: Seconds to wait for the replies of a round.
         evaluate_every: Rounds between evaluations on top of the one after the last round; 0 means none.
         max_payload_bytes: Largest payload that either side accepts.
+        max_norm_ratio: An upload whose norm exceeds this multiple of the round's median norm is left
+            out; 0 means none is.
         num_threads: CPU threads of torch in each client process.
         num_cpus_per_client: CPU cores that Flower's simulation engine reserves per client at work.
         num_gpus_per_client: GPUs, or a fraction of one, that it reserves per client at work.
@@ -57,6 +59,7 @@ class RunSettings:
     round_timeout: float = 3600.0
     evaluate_every: int = 0
     max_payload_bytes: int = 2**31
+    max_norm_ratio: float = 0.0
     num_threads: int = 1
     num_cpus_per_client: int = 1
     num_gpus_per_client: float = 0.0
@@ -71,6 +74,8 @@ class RunSettings:
         require_number("num_gpus_per_client", self.num_gpus_per_client, "[0, inf)")
         if self.num_gpus_per_client > 1 and self.num_gpus_per_client % 1:
             raise ValueError(f"num_gpus_per_client={self.num_gpus_per_client} must be whole if above 1")
+        if self.max_norm_ratio != 0:
+            require_number("max_norm_ratio", self.max_norm_ratio, "[1, inf)", "ratio (or 0: none)")
         if self.clients_per_round > self.num_clients:
             raise ValueError(
                 f"clients_per_round={self.clients_per_round} must not exceed num_clients={self.num_clients}"

@@ -21,7 +21,7 @@ from fedapp.apportion import largest_remainder, subsample
 from fedapp.benchmarks.base import Benchmark
 from fedapp.partitioners import Partitioning
 from fedapp.session import Example
-from fedapp.settings import require_choice, require_int, require_number
+from fedapp.settings import require_bool, require_choice, require_int, require_number
 
 ROW = "row-of-the-split"
 """Column that carries row numbers through a partitioner."""
@@ -41,6 +41,8 @@ class SplitConfig:
         max_test: Most test rows of a client; 0 means no cap.
         test: ``own``: the test split is dealt out in proportion to the training rows; ``all``: every
             client gets the whole of it.
+        pool: Every client trains on the training rows of all clients, each with its own validation
+            and test rows: the centralised end of a comparison, where all data lie in one place.
     """
 
     val_share: float = 0.1
@@ -48,12 +50,14 @@ class SplitConfig:
     max_train: int = 0
     max_test: int = 0
     test: str = "own"
+    pool: bool = False
 
     def __post_init__(self) -> None:
         require_number("split.val_share", self.val_share, "[0, 1)")
         for name in ("max_val", "max_train", "max_test"):
             require_int(f"split.{name}", getattr(self, name), at_least=0)
         require_choice("split.test", self.test, ("own", "all"))
+        require_bool("split.pool", self.pool)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def client_data(
     The train split is shuffled and partitioned over all clients, each row to exactly one. From its
     part a client takes its validation rows (at least one of two), then caps what is left. With
     ``partitioner=private`` nothing is divided: all rows that this node's benchmark holds are the client's.
+    With ``split.pool`` it then trains on what all clients are left with.
     Subsamples keep the proportions of the tasks. The result is kept, as every message asks for it.
 
     Args:
@@ -118,16 +123,15 @@ def _client_data(
     split: SplitConfig,
 ) -> ClientData:
     train, test = _rows(source, "train"), _rows(source, "test")
-    own = np.arange(len(train))
-    if partitioner.divides:
-        own = _deal_train(source, partitioner, num_clients, seed)[client_id]
-    tasks = _column(train, "task")
-    num_val = min(split.max_val, round(split.val_share * len(own)), len(own) - 1)
-    if split.max_val and split.val_share and len(own) >= 2:
-        num_val = max(num_val, 1)
-    val_rows = subsample(own, tasks, num_val, _rng(seed, _VALIDATION, client_id))
-    rest = np.setdiff1d(own, val_rows)
-    train_rows = subsample(rest, tasks, split.max_train or len(rest), _rng(seed, _CAP_TRAIN, client_id))
+    if split.pool and not partitioner.divides:
+        raise ValueError(
+            "split.pool=true needs the rows of all clients in one place, and with partitioner=private "
+            "nobody has them: take a partitioner that divides, or another method"
+        )
+    train_rows, val_rows = _own_rows(source, partitioner, client_id, num_clients, seed, split)
+    if split.pool:
+        others = (_own_rows(source, partitioner, c, num_clients, seed, split)[0] for c in range(num_clients))
+        train_rows = np.sort(np.concatenate(list(others)))
     if split.test == "all" or not partitioner.divides:
         # One seed for all clients: with a cap, too, they are compared on the same rows.
         test_rows, cap_rng = np.arange(len(test)), _rng(seed, _CAP_TEST)
@@ -140,6 +144,28 @@ def _client_data(
         val=_examples(source, train, val_rows),
         test=_examples(source, test, test_rows),
     )
+
+
+def _own_rows(
+    source: _Source,
+    partitioner: Partitioning,
+    client_id: int,
+    num_clients: int,
+    seed: int,
+    split: SplitConfig,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of a client's own training and validation rows."""
+    train = _rows(source, "train")
+    own = np.arange(len(train))
+    if partitioner.divides:
+        own = _deal_train(source, partitioner, num_clients, seed)[client_id]
+    tasks = _column(train, "task")
+    num_val = min(split.max_val, round(split.val_share * len(own)), len(own) - 1)
+    if split.max_val and split.val_share and len(own) >= 2:
+        num_val = max(num_val, 1)
+    val_rows = subsample(own, tasks, num_val, _rng(seed, _VALIDATION, client_id))
+    rest = np.setdiff1d(own, val_rows)
+    return subsample(rest, tasks, split.max_train or len(rest), _rng(seed, _CAP_TRAIN, client_id)), val_rows
 
 
 @lru_cache(maxsize=8)

@@ -36,9 +36,13 @@ class Reply:
 class ReplyReader:
     """Turns messages into replies; whatever cannot be used is left out with a named warning."""
 
-    def __init__(self, max_bytes: int, warn: Callable[[str], None]) -> None:
-        """Accept payloads of up to ``max_bytes``; call ``warn`` with what is left out and why."""
+    def __init__(self, max_bytes: int, warn: Callable[[str], None], max_norm_ratio: float = 0.0) -> None:
+        """Accept payloads of up to ``max_bytes``; call ``warn`` with what is left out and why.
+
+        ``max_norm_ratio`` is the largest norm of an upload in medians of the round; 0: any.
+        """
         self.max_bytes = max_bytes
+        self.max_norm_ratio = max_norm_ratio
         self.warn = warn
         self.last_reasons: list[str] = []
         self._spec: Any = None
@@ -107,6 +111,29 @@ class ReplyReader:
             )
         return kept
 
+    def keep_near(self, replies: Sequence[Reply], server_round: int) -> list[Reply]:
+        """Keep the replies whose norm, all arrays as one vector, is within ``max_norm_ratio`` medians.
+
+        Where at least half of the uploads are 0 there is no scale to measure by, and all are kept.
+        The limit and its unit are ours.
+        """
+        norms = [_norm(reply.upload.arrays) for reply in replies] if self.max_norm_ratio else []
+        median = float(np.median(norms)) if norms else 0.0
+        if not median:
+            return list(replies)
+        kept = []
+        for reply, norm in zip(replies, norms, strict=True):
+            if norm <= self.max_norm_ratio * median:
+                kept.append(reply)
+                continue
+            self._leave_out(
+                server_round,
+                _senders([reply.upload.client_id]),
+                f"its norm {norm:.4g} is {norm / median:.4g} times the median {median:.4g} of the round, "
+                f"more than max_norm_ratio={self.max_norm_ratio:g}",
+            )
+        return kept
+
     def _leave_out(self, server_round: int, who: str, reason: str) -> None:
         self.last_reasons.append(f"{who} left out: {reason}")
         self.warn(f"round {server_round}: {who} left out: {reason}")
@@ -136,6 +163,11 @@ class ReplyReader:
 def _sizes(shape: Sequence[int]) -> str:
     """A shape in brackets; a size that is free reads ``any``."""
     return f"[{', '.join('any' if size < 0 else str(size) for size in shape)}]"
+
+
+def _norm(arrays: Mapping[str, np.ndarray]) -> float:
+    """Euclidean norm of all arrays as one vector, in fp64."""
+    return float(np.sqrt(sum(np.sum(np.square(array.astype(np.float64))) for array in arrays.values())))
 
 
 def _senders(clients: Sequence[int | None]) -> str:

@@ -35,7 +35,7 @@ from fedapp.errors import one_line
 from fedapp.nodes import ClientDirectory
 from fedapp.replies import Reply
 from fedapp.session import Arrays
-from fedapp.summary import summarise
+from fedapp.summary import hostile_clients, name_clients, summarise
 
 PACKAGES = ("flwr", "torch", "transformers", "peft", "pyreft", "pyvene", "datasets", "flwr-datasets", "numpy")
 
@@ -97,6 +97,13 @@ class RunFolder:
         """All clients are there and the first round begins."""
         self.fingerprint = directory.fingerprint(0)
         self._describe("running")
+        hostile = hostile_clients(self.config)
+        if hostile:
+            self.warning(
+                f"{name_clients(hostile)} made hostile (hostile={self.config['hostile'].get('name')}, "
+                f"{self.config['hostile']['build']['_target_']}): an experiment on robustness, "
+                "their scores are in no mean"
+            )
         method, benchmark = (self.config[group]["name"] for group in ("method", "benchmark"))
         self.event(
             "start",
@@ -109,7 +116,7 @@ class RunFolder:
         """All rounds are done: keep the shared adapter and the summary."""
         if shared and self.config["save_adapters"]:
             write_adapter(self.path / "adapters" / "shared", shared, self.config, fingerprint)
-        table = summarise(self._rows, self._about, self._traffic)
+        table = summarise(self._rows, self._about, self._traffic, hostile_clients(self.config))
         _write_atomically(self.path / "summary.json", json.dumps(table, indent=1))
 
     def event(self, event: str, **facts: Any) -> None:
@@ -148,7 +155,9 @@ class RunFolder:
             measured = {**head, **own, "num-examples": reply.upload.num_examples, **reply.upload.metrics}
             if reply.upload.metrics:
                 self._append("metrics", measured)
-        means = _mean_of_last(self._rows, server_round)
+        hostile = hostile_clients(self.config)
+        honest = [row for row in self._rows if row["client-id"] not in hostile]
+        means = _mean_of_last(honest, server_round)
         self.event("round", **{"server-round": server_round}, phase=phase, metrics=means)
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ def summarise(
     rows: Sequence[Mapping[str, Any]],
     about: Mapping[int, Mapping[str, Any]],
     traffic: Sequence[Mapping[str, Any]],
+    hostile: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Put the test scores of the base, of the first local training and of the end side by side.
 
@@ -19,6 +20,7 @@ def summarise(
         rows: Rows of metrics.jsonl.
         about: What each client says of itself.
         traffic: Rows of traffic.jsonl.
+        hostile: Clients that the run made hostile; they have a row and count in no mean.
 
     Returns:
         ``{"columns": […], "rows": [[…]], "footer": "…"}``, values ready to print.
@@ -37,6 +39,7 @@ def summarise(
         table.append(
             [client, tasks, facts.get("train"), facts.get("test"), *cells, size(sent), size(received)]
         )
+    scores = {client: values for client, values in scores.items() if client not in hostile}
     whole = _scored_throughout(scores)
     means = [_shown(_mean([scores[client][column] for client in whole])) for column in range(3)]
     total = [size(_bytes(traffic, way)) for way in ("up", "down")]
@@ -46,13 +49,23 @@ def summarise(
     footer = (
         f"{metric or 'score'} on each client's own test set, in %{worst}; bytes are payload of all rounds"
     )
-    notes = [*_means_note(scores, whole), *_left_out(traffic)]
+    notes = [*_hostile_note(hostile), *_means_note(scores, whole), *_left_out(traffic)]
     return {"columns": columns, "rows": table, "footer": "\n".join([footer, *notes])}
+
+
+def hostile_clients(config: Mapping[str, Any]) -> list[int]:
+    """Clients that a run's config makes hostile; none in runs from before there was such a setting."""
+    node = config.get("hostile") or {}
+    return sorted(set(node.get("clients") or ()))
 
 
 def name_clients(clients: Sequence[int]) -> str:
     """``client 3`` or ``clients 1, 3``."""
     return f"client{'s' * (len(clients) != 1)} {', '.join(map(str, clients))}"
+
+
+def _hostile_note(hostile: Sequence[int]) -> list[str]:
+    return [f"made hostile, and in no mean: {name_clients(hostile)}"] if hostile else []
 
 
 def _scored_throughout(scores: Mapping[int, Sequence[float | None]]) -> list[int]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from fedapp.client_configs import client_config, variant
 from fedapp.config import build, run_settings
+from fedapp.methods.hostile import Hostility
 from fedapp.partition import ClientData, Partitioning, SplitConfig, client_data
 from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, TrainConfig
 from fedapp.settings import shown
@@ -43,6 +44,7 @@ class Prepared:
         self.split: SplitConfig = _settings(SplitConfig, config["split"], "split")
         self.score = _score_settings(config["score"])
         self.routine = build(config["method"]["routine"], "method.routine")
+        self.hostility = _hostility(config["hostile"], self.settings.num_clients)
         self.partitioner: Partitioning = (
             like.partitioner if like else Partitioning.of(config["partitioner"]["build"])
         )
@@ -177,6 +179,7 @@ def serve(phase: str, facts: Mapping[str, Any], download: Any, state: Arrays) ->
     place = workplace(facts["config"], facts["client-id"])
     check_fingerprint(place, facts.get("fingerprint"), facts["client-id"])
     session = place.session(facts["client-id"], facts["server-round"], state, phase)
+    routine = place.hostility.routine(place.routine, session.client_id, place.settings.seed)
     rows: list[dict[str, Any]] = []
     wanted = place.score
     session.scorer = lambda model, moment: rows.extend(
@@ -187,10 +190,10 @@ def serve(phase: str, facts: Mapping[str, Any], download: Any, state: Arrays) ->
         if facts["server-round"] == 1 and wanted["base"]:
             with place.model.disabled():
                 rows += place.rows(session, "base", "before")
-        payload, metrics = place.routine.train(download, session)
+        payload, metrics = routine.train(download, session)
     else:
         session.scorer = None
-        place.routine.evaluate(download, session)
+        routine.evaluate(download, session)
         metrics = dict(session.metrics)
         rows += place.rows(session, "final" if facts.get("final") else "current", "after")
     reply = {
@@ -247,6 +250,13 @@ def _settings(kind: type, node: Any, where: str) -> Any:
     if not isinstance(node, Mapping):
         raise ClientFailure(f"{where}={shown(node)} must hold settings, as conf/config.yaml shows them")
     return build({"_target_": f"{kind.__module__}.{kind.__name__}", **node}, where)
+
+
+def _hostility(node: Any, num_clients: int) -> Hostility:
+    if not isinstance(node, Mapping):
+        raise ClientFailure(f"hostile={shown(node)} must hold clients and build, as conf/hostile shows them")
+    corruption = None if node.get("build") is None else build(node["build"], "hostile.build")
+    return Hostility.of(node, corruption, num_clients)
 
 
 def _score_settings(node: Any) -> dict[str, Any]:

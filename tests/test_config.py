@@ -80,13 +80,13 @@ def test_a_setting_that_names_no_folder_is_refused(value):
 
 
 def test_a_misspelt_key_of_a_class_is_named_with_its_place():
-    node = {"_target_": "fedapp.methods.parameter_sharing.FixedMixing", "local_wieght": 0.5}
+    node = {"_target_": "fedapp.methods.mixing.FixedMixing", "local_wieght": 0.5}
     with pytest.raises(ConfigError, match=r"method.mixing.local_wieght .* did you mean local_weight"):
         build(node, "method.mixing")
 
 
 def test_a_value_that_a_class_refuses_is_named_with_its_place():
-    node = {"_target_": "fedapp.methods.parameter_sharing.FixedMixing", "local_weight": 2}
+    node = {"_target_": "fedapp.methods.mixing.FixedMixing", "local_weight": 2}
     with pytest.raises(ConfigError, match=r"^method.mixing.local_weight=2 must be a number within"):
         build(node, "method.mixing")
 

@@ -44,6 +44,11 @@ class Batch:
     offsets: np.ndarray
 
 
+# A search over weights asks for the loss of the same validation rows again and again (ours).
+_KEPT_SETS = 4
+_KEPT_ROWS = 512  # a larger set is tokenised each time: its tokens would take memory for little
+
+
 class Encoder:
     """Tokenises for one base model and one length limit.
 
@@ -65,8 +70,20 @@ class Encoder:
         self._base = base
         self._max_prompt = self.max_length - max_new_tokens
         self._tokenizer: Any = base.tokenizer
+        self._kept: dict[tuple[Example, ...], list[Encoded]] = {}
 
     def examples(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Tokenise prompts with their answers; see ``_encode``. The last small sets are remembered."""
+        if len(examples) > _KEPT_ROWS:
+            return self._encode(examples)
+        key = tuple(examples)
+        rows = self._kept.pop(key) if key in self._kept else self._encode(key)
+        self._kept[key] = rows
+        if len(self._kept) > _KEPT_SETS:
+            self._kept.pop(next(iter(self._kept)))
+        return list(rows)
+
+    def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
         """Tokenise prompts with their answers; what is too long loses the start of its prompt."""
         if self._base.head == "classification":
             return self._labelled(examples)

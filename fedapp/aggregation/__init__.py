@@ -1,6 +1,6 @@
 """Pure rules that combine what clients sent: means, geometric medians, all-but-me, mixing.
 
-Every rule here answers with a convex combination of the uploads, so it comes in two steps: find
+Means and medians answer with a convex combination of the uploads, so each comes in two steps: find
 the coefficients ``[num_outputs, num_uploads]``, then take one matrix product with the uploads,
 block by block. Sums run in fp64 and results are fp32 whatever float type came in (fp16, bf16 of
 ``ml_dtypes``, fp32, fp64). A sum depends on the order of its terms in the last bit: callers sort
@@ -8,6 +8,7 @@ by client (``all_but_me`` does it itself).
 """
 
 from fedapp.aggregation.checks import UploadError, check_compatible, check_finite
+from fedapp.aggregation.clipping import CenteredClip
 from fedapp.aggregation.mixture import Mixture
 from fedapp.aggregation.rules import (
     Combine,
@@ -21,6 +22,7 @@ from fedapp.aggregation.rules import (
 from fedapp.aggregation.subspace import joint_subspace
 
 __all__ = [
+    "CenteredClip",
     "Combine",
     "GeometricMedian",
     "Mean",

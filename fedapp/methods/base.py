@@ -141,6 +141,7 @@ class PayloadStrategy(Strategy):
         """
         received = self.plan.reader.read("train", server_round, self.plan.asked("train"), replies)
         received = self.plan.reader.keep_alike(received, server_round, self.alike)
+        received = self.plan.reader.keep_near(received, server_round)
         uploads = self._take(received, "train", server_round)
         self.aggregate(uploads)
         return None, _weighted_metrics(uploads)

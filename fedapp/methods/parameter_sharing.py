@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from fedapp.aggregation import interpolate
 from fedapp.methods.base import PayloadStrategy
+from fedapp.methods.mixing import AdaptiveMixing as AdaptiveMixing  # configs of older runs name it here
+from fedapp.methods.mixing import FixedMixing, Mixing
 from fedapp.session import Arrays, ClientFailure, ClientSession, Metrics, Shapes
-from fedapp.settings import is_number, require_choice, require_number, shown
+from fedapp.settings import require_choice, shown
 from fedapp.wire import DTYPES, Payload, Upload
 
 # What of an intervention leaves the client: R rotates, W and b are the learned source.
@@ -36,79 +37,6 @@ class Combine(Protocol):
 
     def leave_one_out(self, arrays: Sequence[Arrays], weights: Sequence[float]) -> list[Arrays]:
         """For each, the combination of all the others."""
-
-
-class Mixing(Protocol):
-    """How a client joins its own parameters with what it received."""
-
-    def mix(self, own: Arrays, received: Arrays, session: ClientSession) -> tuple[Arrays, float]:
-        """Return the mix and the share of the own part in it."""
-
-
-@dataclass(frozen=True)
-class FixedMixing:
-    """Mix by a fixed weight; 0 takes what was received as it is.
-
-    Attributes:
-        local_weight: Share of the client's own parameters, a fraction in [0, 1].
-    """
-
-    local_weight: float = 0.5
-
-    def __post_init__(self) -> None:
-        require_number("local_weight", self.local_weight, "[0, 1]")
-
-    def mix(self, own: Arrays, received: Arrays, session: ClientSession) -> tuple[Arrays, float]:
-        """Interpolate array by array."""
-        return interpolate(own, received, self.local_weight), self.local_weight
-
-
-@dataclass(frozen=True)
-class AdaptiveMixing:
-    """Try several weights on the client's own validation split and keep the best.
-
-    Forward passes only, on ``session.val_set``, never on the test split. Ties go to the larger
-    share of the own part. FedReFT balances local and received parameters adaptively; the rule
-    itself is not public, this one is ours.
-
-    Attributes:
-        candidates: Local weights to try, each a fraction in [0, 1].
-        criterion: ``loss`` (mean cross entropy) or ``score`` (the benchmark's main metric).
-    """
-
-    candidates: Sequence[float] = (0.0, 0.25, 0.5, 0.75, 1.0)
-    criterion: str = "loss"
-    needs_validation: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        given = self.candidates
-        listed = isinstance(given, Sequence) and bool(given)
-        if not listed or not all(is_number(weight) and 0 <= weight <= 1 for weight in given):
-            raise ValueError(
-                f"candidates={shown(given)} must be a list of one or more fractions within [0, 1]"
-            )
-        require_choice("criterion", self.criterion, ("loss", "score"))
-
-    def mix(self, own: Arrays, received: Arrays, session: ClientSession) -> tuple[Arrays, float]:
-        """Return the candidate with the least cost on the validation split."""
-        if not session.val_set:
-            raise ClientFailure("adaptive mixing needs validation examples; raise split.val_share")
-        best: tuple[float, float] | None = None
-        for weight in sorted(set(self.candidates), reverse=True):
-            session.model.load(interpolate(own, received, weight))
-            cost = self._cost(session)
-            if not np.isfinite(cost):
-                continue
-            if best is None or cost < best[0]:
-                best = (cost, weight)
-        if best is None:
-            raise ClientFailure("no candidate of the adaptive mixing has a finite validation loss")
-        return interpolate(own, received, best[1]), best[1]
-
-    def _cost(self, session: ClientSession) -> float:
-        if self.criterion == "loss":
-            return session.model.loss(session.val_set)
-        return -session.measure(session.val_set)
 
 
 @dataclass(frozen=True)

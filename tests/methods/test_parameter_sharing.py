@@ -5,11 +5,10 @@ import pytest
 
 from fedapp.adapters.toy import Toy
 from fedapp.aggregation import GeometricMedian, Mean
+from fedapp.methods.mixing import AdaptiveMixing, FixedMixing
 from fedapp.methods.parameter_sharing import (
-    AdaptiveMixing,
     AllButMe,
     Average,
-    FixedMixing,
     LocalOnly,
     ParameterSharing,
 )
