@@ -190,7 +190,7 @@ def test_grouping_by_length_gives_every_row_once_per_pass_in_an_order_that_the_s
             assert sorted(len(batch) for batch in one_pass) == [3] + [4] * 10
         order = [[row.ids[0] for row in batch] for batch in batches]
         assert given.setdefault(seed, order) == order
-        lengths = [max(len(row.ids) for row in batch) for batch in batches]
+        lengths = [max(len(row.ids) for row in batch) for batch in batches[:11]]
         assert lengths != sorted(lengths, reverse=True)
     assert given[1] != given[2]
 
