@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedapp.model_files import resolve_path
+from fedapp.model_loading import QUANTIZATIONS, placed, read_model
 from fedapp.model_parts import pool_by_mean
-from fedapp.settings import require_choice, shown
+from fedapp.settings import require_choice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,6 +62,7 @@ def load_base(
     device: str = "auto",
     seed: int = 0,
     attn_implementation: str | None = None,
+    quantization: str | None = None,
     revision: str | None = None,
     fingerprint: str | None = None,
     pooling: str | None = None,
@@ -70,14 +70,14 @@ def load_base(
     """Load a base model; the same arguments give the same object within a process.
 
     Args:
-        path: Local folder, hub id, ``asset:<name>`` (shipped with fedapp) or
-            ``package:<module>[/subfolder]`` (a folder inside an installed package).
+        path: Local folder, hub id, ``asset:<name>`` or ``package:<module>[/subfolder]``.
         head: ``lm`` or ``classification``.
         labels: Label names, for classification.
         dtype: Number format of the frozen weights: float32, bfloat16 or float16.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
         seed: Draws the classification head, the same on every client.
-        attn_implementation: Passed to transformers; None lets it choose.
+        attn_implementation: Passed to transformers (``sdpa``, ``eager`` …); None lets it choose.
+        quantization: None, ``8bit`` or ``4bit`` (see ``fedapp.model_loading``).
         revision: Commit or tag of a hub model.
         fingerprint: What the loaded weights must hash to; None accepts any.
         pooling: What a classification head reads: None, what the architecture gives it; ``mean``,
@@ -87,12 +87,12 @@ def load_base(
         ValueError: If a setting is unknown, the model cannot be loaded, or its fingerprint differs.
     """
     names = tuple(labels) if head == "classification" else ()
-    check_settings(head, names, dtype, pooling)
-    key = (path, head, names, dtype, device, seed, attn_implementation, revision, pooling)
+    check_settings(head, names, dtype, pooling, quantization)
+    key = (path, head, names, dtype, device, seed, attn_implementation, quantization, revision, pooling)
     with _lock:
         if key not in _loaded:
             options = {"attn_implementation": attn_implementation, "revision": revision}
-            loaded = _load(path, head, names, dtype, device, seed, options)
+            loaded = _load(path, head, names, dtype, device, seed, options, quantization)
             if pooling:
                 pool_by_mean(loaded.model)
             _loaded[key] = loaded
@@ -105,9 +105,14 @@ def load_base(
     return base
 
 
-def check_settings(head: str, labels: Sequence[str], dtype: str, pooling: str | None) -> None:
+def check_settings(
+    head: str, labels: Sequence[str], dtype: str, pooling: str | None, quantization: str | None = None
+) -> None:
     """Refuse with a ValueError what ``load_base`` cannot use."""
     require_choice("model.build.head", head, _HEADS)
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        known = ", ".join(("null", *QUANTIZATIONS))
+        raise ValueError(f"model.build.quantization={quantization!r} must be one of: {known}")
     require_choice("model.build.dtype", dtype, _DTYPES)
     if head == "classification" and len(labels) < 2:
         raise ValueError(
@@ -120,65 +125,22 @@ def check_settings(head: str, labels: Sequence[str], dtype: str, pooling: str | 
 
 
 def _load(
-    path: str, head: str, labels: tuple[str, ...], dtype: str, device: str, seed: int, options: dict[str, Any]
+    path: str,
+    head: str,
+    labels: tuple[str, ...],
+    dtype: str,
+    device: str,
+    seed: int,
+    options: dict[str, Any],
+    quantization: str | None,
 ) -> Base:
-    import torch
-
-    source = resolve_path(path)
-    place = _place(device)
-    given = {name: value for name, value in options.items() if value is not None}
-    with _quiet_transformers():
-        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-
-        auto: Any = AutoModelForCausalLM
-        extra: dict[str, Any] = {}
-        if head == "classification":
-            auto = AutoModelForSequenceClassification
-            extra = {
-                "num_labels": len(labels),
-                "id2label": dict(enumerate(labels)),
-                "label2id": {name: index for index, name in enumerate(labels)},
-            }
-        try:
-            revision = {"revision": given["revision"]} if "revision" in given else {}
-            tokenizer = AutoTokenizer.from_pretrained(source, **revision)
-            # Drawing what the checkpoint lacks must not disturb the caller's random numbers.
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                model, info = auto.from_pretrained(
-                    source, dtype=getattr(torch, dtype), output_loading_info=True, **given, **extra
-                )
-        except (OSError, ValueError, ImportError) as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ValueError(
-                f"model.build.path={path!r} cannot be loaded as {auto.__name__}: {reason}"
-            ) from error
-    return make_base(
-        model,
-        tokenizer,
-        head=head,
-        labels=labels,
-        seed=seed,
-        device=place,
-        path=path,
-        missing=info["missing_keys"],
+    place = placed(device)
+    model, tokenizer, missing = read_model(
+        path, head, labels, dtype, place, seed, {**options, "quantization": quantization}
     )
-
-
-def _place(device: str) -> str:
-    """The torch device that a setting means; ValueError if this machine has none such."""
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"model.build.device={device!r}: no GPU is visible here; use cpu or auto")
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError):
-        known = "auto, cpu, cuda or cuda:<a GPU of this machine>"
-        raise ValueError(f"model.build.device={shown(device)} must be one of: {known}") from None
-    return device
+    return make_base(
+        model, tokenizer, head=head, labels=labels, seed=seed, device=place, path=path, missing=missing
+    )
 
 
 def make_base(
@@ -280,19 +242,3 @@ def fingerprint_of(model: nn.Module, *, skip: Sequence[str] = ()) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Hide progress bars and the remark that a classification head is new."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -14,7 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from fedapp.settings import require_choice, require_int, require_number
+from fedapp.settings import require_bool, require_choice, require_int, require_number
 
 Arrays = dict[str, np.ndarray]
 """Named arrays; a name means the same thing in every round and on every client."""
@@ -62,6 +62,11 @@ class TrainConfig:
         max_grad_norm: Global gradient-norm clip; 0 means none.
         proximal: Weight mu of FedProx's term mu / 2 * |w - w_start|^2, w_start being what the round's
             training starts from; 0 means none.
+        gradient_checkpointing: Keep only the blocks' inputs for the backward pass and compute the
+            rest again: less memory for one more forward pass, the same gradients.
+        accumulation_steps: Parts in which a batch passes through the model; the optimiser still
+            steps once per batch, with the gradient of the whole batch.
+        length_grouped: Make batches of examples of similar length, which saves padding.
         max_length: Longest tokenised example, prompt and answer together.
         max_new_tokens: Longest generated answer in tokens.
         eval_batch_size: Examples per forward pass when scoring or generating.
@@ -76,6 +81,9 @@ class TrainConfig:
     schedule: str = "constant"
     max_grad_norm: float = 1.0
     proximal: float = 0.0
+    gradient_checkpointing: bool = False
+    accumulation_steps: int = 1
+    length_grouped: bool = False
     max_length: int = 256
     max_new_tokens: int = 16
     eval_batch_size: int = 64
@@ -84,6 +92,14 @@ class TrainConfig:
         for name in ("batch_size", "num_epochs", "max_length", "max_new_tokens", "eval_batch_size"):
             require_int(f"train.{name}", getattr(self, name), at_least=1)
         require_int("train.max_steps", self.max_steps, at_least=0)
+        require_int("train.accumulation_steps", self.accumulation_steps, at_least=1)
+        if self.accumulation_steps > self.batch_size:
+            raise ValueError(
+                f"train.accumulation_steps={self.accumulation_steps} must not exceed "
+                f"train.batch_size={self.batch_size}: a batch is cut into that many parts"
+            )
+        for name in ("gradient_checkpointing", "length_grouped"):
+            require_bool(f"train.{name}", getattr(self, name))
         require_number("train.learning_rate", self.learning_rate, "(0, inf)")
         require_number("train.weight_decay", self.weight_decay, "[0, inf)")
         require_number("train.max_grad_norm", self.max_grad_norm, "[0, inf)")

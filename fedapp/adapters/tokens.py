@@ -43,6 +43,33 @@ class Batch:
     prompt_lengths: np.ndarray
     offsets: np.ndarray
 
+    @property
+    def num_predictions(self) -> int:
+        """Predictions that the training objective averages over: answer tokens, or labels."""
+        return int((self.targets != IGNORE).sum())
+
+    def parts(self, count: int) -> list[Batch]:
+        """Cut a right-padded batch into at most ``count`` parts of nearly equal numbers of rows.
+
+        Each part is as wide as its own longest row; one part is the batch itself.
+        """
+        count = min(count, len(self.input_ids))
+        if count == 1:
+            return [self]
+        return [self._rows(rows) for rows in np.array_split(np.arange(len(self.input_ids)), count)]
+
+    def _rows(self, rows: np.ndarray) -> Batch:
+        some = slice(int(rows[0]), int(rows[-1]) + 1)
+        width = int(self.attention_mask[some].sum(1).max())
+        targets = self.targets[some] if self.targets.dim() == 1 else self.targets[some, :width]
+        return Batch(
+            self.input_ids[some, :width],
+            self.attention_mask[some, :width],
+            targets,
+            self.prompt_lengths[some],
+            self.offsets[some],
+        )
+
 
 # A search over weights asks for the loss of the same validation rows again and again (ours).
 _KEPT_SETS = 4

@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedapp.adapters.tokens import IGNORE, Batch, Encoded, Encoder
+from fedapp.adapters.batching import batches_by_length, training_batches
+from fedapp.adapters.checkpointing import checkpointable_blocks, checkpointed
+from fedapp.adapters.tokens import IGNORE, Batch, Encoder
 from fedapp.models import Base
 from fedapp.session import ClientFailure, Example, TrainConfig
 
@@ -60,6 +62,7 @@ class Trainer:
         accepted = inspect.signature(base.model.forward).parameters
         self._keeps_logits = "logits_to_keep" in accepted
         self._options = {"use_cache": False} if base.head == "lm" else {}
+        self._checkpointed = checkpointable_blocks(base.model) if config.gradient_checkpointing else ()
 
     def extend(self, decayed: Sequence[Tensor], toggled: Sequence[nn.Module]) -> None:
         """Train more with it: a classification head, and modules whose dropout is to act."""
@@ -92,7 +95,8 @@ class Trainer:
         self._starts = [v.detach().clone() for v in self._decayed + self._fixed if self.config.proximal]
         losses = seen = 0.0
         with self._training(rng):
-            for step, batch in enumerate(self._batches(rows, size, total, rng)):
+            batches = training_batches(rows, size, total, rng, grouped=self.config.length_grouped)
+            for step, batch in enumerate(batches):
                 for group in optimizer.param_groups:
                     group["lr"] = self.config.learning_rate * _rate(self.config, step, total)
                 losses += self.step(self.encoder.batch(batch), optimizer, f"step {step + 1} of {total}")
@@ -116,17 +120,26 @@ class Trainer:
     def step(self, batch: Batch, optimizer: torch.optim.Optimizer, name: str = "the step") -> float:
         """One optimiser step on one batch; returns the sum of its examples' losses in nats.
 
+        With ``accumulation_steps`` the batch passes in parts. Each part's loss is divided by the
+        predictions of the whole batch, so the gradient is that of the whole batch.
+
         Raises:
             ClientFailure: If loss or gradient is not finite (nothing has changed then), or if what
                 the step leaves cannot be used.
         """
-        with self._scope(batch):
-            losses, count = self.losses(batch)
-            total = losses.sum()
-            summed = float(total.detach())
-            if not math.isfinite(summed):
-                raise self._diverged(name, f"the loss is {summed}")
-            (total / count).backward()  # type: ignore[no-untyped-call]
+        parts = batch.parts(self.config.accumulation_steps)
+        whole = batch.num_predictions if len(parts) > 1 else None
+        summed = 0.0
+        for part in parts:
+            with self._scope(part), checkpointed(self._checkpointed):
+                losses, count = self.losses(part)
+                total = losses.sum()
+                summed += float(total.detach())
+                if not math.isfinite(summed):
+                    optimizer.zero_grad(set_to_none=True)
+                    raise self._diverged(name, f"the loss is {summed}")
+                if total.requires_grad:  # not where no prompt of the part has a token to edit
+                    (total / (whole or count)).backward()  # type: ignore[no-untyped-call]
         self.apply(optimizer, name)
         return summed
 
@@ -191,9 +204,10 @@ class Trainer:
         """
         if not examples:
             raise ValueError("loss needs at least one example, got none")
+        rows = self.encoder.examples(examples)
         total = 0.0
         with torch.no_grad():
-            for _, batch in self._by_length(self.encoder.examples(examples)):
+            for _, batch in batches_by_length(rows, self.config.eval_batch_size):
                 padded = self.encoder.batch(batch)
                 with self._scope(padded):
                     total += float(self.losses(padded)[0].double().sum())
@@ -203,8 +217,9 @@ class Trainer:
         """Answer each prompt: greedy text up to the end-of-sequence token, or a label's name."""
         answers = [""] * len(prompts)
         classifies = self.base.head == "classification"
+        rows = self.encoder.prompts(prompts)
         with torch.no_grad():
-            for indices, batch in self._by_length(self.encoder.prompts(prompts)):
+            for indices, batch in batches_by_length(rows, self.config.eval_batch_size):
                 padded = self.encoder.batch(batch, left=not classifies)
                 with self._scope(padded):
                     texts = self._classify(padded) if classifies else self._complete(padded)
@@ -236,25 +251,6 @@ class Trainer:
         )
         new = output[:, batch.input_ids.shape[1] :]
         return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
-
-    def _by_length(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], list[Encoded]]]:
-        """Batches of similar length, longest first, so that memory runs out at once or never."""
-        order = sorted(range(len(rows)), key=lambda index: (-len(rows[index].ids), index))
-        for start in range(0, len(order), self.config.eval_batch_size):
-            indices = order[start : start + self.config.eval_batch_size]
-            yield indices, [rows[index] for index in indices]
-
-    @staticmethod
-    def _batches(
-        rows: Sequence[Encoded], size: int, total: int, rng: np.random.Generator
-    ) -> Iterator[list[Encoded]]:
-        given = 0
-        while given < total:
-            order = rng.permutation(len(rows))
-            for start in range(0, len(order), size):
-                if given < total:
-                    yield [rows[index] for index in order[start : start + size]]
-                    given += 1
 
     @contextmanager
     def _training(self, rng: np.random.Generator) -> Iterator[None]:
