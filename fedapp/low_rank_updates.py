@@ -65,11 +65,12 @@ def free_spec(arrays: Arrays) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
     """Names, dtypes and shapes as ``fedapp.wire.spec``, but for ranks.
 
     A rank becomes ``FREE`` where the two factors of a layer agree on it; elsewhere it stays what
-    it is, so that an upload whose factors do not fit each other is like no other.
+    it is, so that an upload whose factors do not fit each other is like no other. Nor is one of more
+    ranks than the layer has rows or columns: everybody would have to download them.
     """
     free: dict[str, tuple[int, ...]] = {}
     for layer in layers(arrays):
         a, b = arrays[layer + A].shape, arrays[layer + B].shape
-        if len(a) == len(b) == 2 and a[0] == b[1] > 0:
+        if len(a) == len(b) == 2 and a[0] == b[1] and 0 < a[0] <= max(a[1], b[0]):
             free |= {layer + A: (FREE, a[1]), layer + B: (b[0], FREE)}
     return tuple((name, dtype, free.get(name, shape)) for name, dtype, shape in spec(arrays))

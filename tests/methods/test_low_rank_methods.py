@@ -16,7 +16,7 @@ from tests.adapters import tiny_models
 from tests.federation import run_toy
 
 STRATEGIES = [Stack, ExactAverage, Redistribute]
-TRAIN = TrainConfig(batch_size=4, max_length=48, learning_rate=1e-2, max_grad_norm=0.0)
+TRAIN = TrainConfig(batch_size=4, max_steps=2, max_length=48, learning_rate=3e-2, max_grad_norm=0.0)
 COUNTS = {0: 6, 1: 10, 2: 4}
 FULL = 32  # of the tiny model's value projection [16, 32] and query projection [32, 32]
 
@@ -85,7 +85,7 @@ def assert_close(found, expected, atol=1e-5):
 def test_after_every_round_all_have_the_weighted_mean_of_all_weights(strategy, ranks):
     clients = Clients(strategy(), ranks)
     start = clients.base.model.model.layers[0].self_attn.q_proj.weight.clone()
-    for number in (1, 2, 3):
+    for number in (1, 2):
         expected = clients.round(number)
         for client in COUNTS:
             assert_close(clients.after(client, number), expected)
@@ -158,13 +158,14 @@ def test_the_first_round_of_flora_trains_as_fedavg_and_later_ones_start_afresh()
     clients.round(1)
     seen = []
     session = clients.open(0, 2)
+    initial = session.model.factors()
     session.scorer = lambda model, moment: seen.append((model, moment, session.model.factors()))
     clients.routine.train(clients.strategy.download(0), session)
     session.model.detach()
     assert [s[:2] for s in seen] == [("aggregated", "before"), ("own", "after")]
     name = "layer.0.self_attn.q_proj.lora_"
     assert not seen[0][2][f"{name}B"].any()
-    assert (seen[0][2][f"{name}A"] != first[f"{name}A"]).any()
+    assert (seen[0][2][f"{name}A"] != initial[f"{name}A"]).all()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -229,7 +230,7 @@ def test_ranks_are_free_only_where_both_factors_agree():
 
     expected = free_spec(arrays((2, 5), (6, 2)))
     assert free_spec(arrays((3, 5), (6, 3))) == expected
-    for a, b in [((2, 5), (6, 3)), ((2, 4), (6, 2)), ((0, 5), (6, 0)), ((2, 5, 1), (6, 2))]:
+    for a, b in [((2, 5), (6, 3)), ((2, 4), (6, 2)), ((0, 5), (6, 0)), ((7, 5), (6, 7)), ((2, 5, 1), (6, 2))]:
         assert free_spec(arrays(a, b)) != expected
 
 
@@ -267,8 +268,7 @@ def test_an_upload_whose_factors_do_not_fit_each_other_is_left_out(tmp_path, mon
 
 def test_mixed_ranks_are_refused_where_entries_are_combined():
     words = ["model=toy", "benchmark=toy", "adapter=toy_lora", MIXED]
-    for method in ("flora", "flexlora"):
-        preflight.check(load_config([*words, f"method={method}"]), with_model=True)
+    preflight.check(load_config([*words, "method=flora"]), with_model=True)
     with pytest.raises(ConfigError) as caught:
         preflight.check(load_config([*words, "method=fedex_lora"]), with_model=False)
     text = str(caught.value)
