@@ -181,19 +181,21 @@ ROWS = (
         "FLoRA r 32 (Table 3)",
         "243.15",
         "M",
-        f"{LORA} adapter.build.rank=32",
-        lambda found: sum(found.up_values),
-        "sent by 5 clients",
+        "model=llama-3.2-3b method=flora num_clients=5 adapter.build.target_modules=all-linear"
+        " adapter.build.rank=32",
+        lambda found: found.down_values[0],
+        "received by a client",
         APPROX,
-        "5 × 48.63 of rounded figures; what stacking 5 clients sends, not what one trains",
+        "5 × 48.63 of rounded figures; what a client gets of 5, stacked, not what one trains",
     ),
     *(
         Row(
             f"Fed-SB r {rank} (Table 3)" if rank == 120 else f"Fed-SB r {rank}",
             printed,
             "M",
-            f"{LORA} adapter.build.rank=32",
-            square(rank),
+            f"model=llama-3.2-3b method=fed_sb num_clients=5 adapter.build.target_modules=all-linear"
+            f" adapter.build.rank={rank}",
+            adapter,
             f"{rank}² for each matrix",
             verdict,
         )

@@ -16,7 +16,7 @@ from fedapp.adapters.head import Head, checked, occupy, vacate
 from fedapp.adapters.targets import Target
 from fedapp.adapters.training import Trainer
 from fedapp.models import Base
-from fedapp.session import Arrays, Example, TrainConfig
+from fedapp.session import Arrays, Example, Shapes, TrainConfig
 
 
 class LinearUpdates(ABC):
@@ -82,6 +82,14 @@ class LinearUpdates(ABC):
         frozen = {name: value for name, value in self.frozen.items() if name in self.loaded}
         everything = {**self._trainable(), **frozen}
         return {name: value.detach().cpu().numpy().copy() for name, value in everything.items()}
+
+    def shapes(self) -> Shapes:
+        """Shapes of the trained part."""
+        return {name: tuple(value.shape) for name, value in self._trainable().items()}
+
+    def frozen_shapes(self) -> Shapes:
+        """Shapes of what can be loaded beside it."""
+        return {name: tuple(value.shape) for name, value in self.frozen.items()}
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite the named parameters.

@@ -16,7 +16,7 @@ from fedapp.adapters.linear_updates import LinearUpdates
 from fedapp.adapters.lora_export import write_peft
 from fedapp.adapters.targets import Target, linear_targets, require_rank, require_targets
 from fedapp.models import Base
-from fedapp.session import Arrays, ClientFailure, Example, TrainConfig
+from fedapp.session import Arrays, ClientFailure, Example, Shapes, TrainConfig
 from fedapp.settings import require_choice, require_int, require_number
 
 _EXACT = 1024  # ours: up to this width a full SVD is quick enough
@@ -98,6 +98,10 @@ class LoraSbAdapted(LinearUpdates):
         low = functional.linear(self.dropout(inputs), self.frozen[f"{target}.sb_A"])
         low = functional.linear(low, self.trained[f"{target}.sb_R"])
         return functional.linear(low, self.frozen[f"{target}.sb_B"])
+
+    def frozen_shapes(self) -> Shapes:
+        """Shapes of B and A where the clients have to agree on them; they know the others."""
+        return super().frozen_shapes() if self.adapter.init == "svd_gradient" else {}
 
     def estimate(self, examples: Sequence[Example], rng: np.random.Generator) -> Arrays:
         """What this client's data say about the subspace; empty where it needs no data.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from fedapp.session import Arrays, Example, TrainConfig
+from fedapp.session import Arrays, Example, Shapes, TrainConfig
 from fedapp.settings import require_int, require_number
 
 _LAYER = "layer.0.prefix"
@@ -67,6 +67,10 @@ class ToyLowRankModel:
         """Copies; the merged update is among them once there is one."""
         merged = {} if self.merged is None else {_MERGED: self.merged}
         return {name: value.copy() for name, value in (self.values | merged).items()}
+
+    def shapes(self) -> Shapes:
+        """Shapes of what is trained."""
+        return {name: value.shape for name, value in self.values.items()}
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite by name."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedapp.adapters.toy import Toy, ToyModel
-from fedapp.session import Arrays, ClientFailure, Example, TrainConfig
+from fedapp.session import Arrays, ClientFailure, Example, Shapes, TrainConfig
 
 _LEFT, _RIGHT = "layer.0.subspace.sb_B", "layer.0.subspace.sb_A"
 _CORE = "layer.0.subspace.sb_R"
@@ -41,6 +41,11 @@ class ToySubspaceModel(ToyModel):
     def parameters(self) -> Arrays:
         """Copies."""
         return super().parameters() | {name: value.copy() for name, value in self.frozen.items()}
+
+    def frozen_shapes(self) -> Shapes:
+        """Shapes of the vectors that have to be agreed upon."""
+        size = self.settings.size
+        return {_LEFT: (size, 1), _RIGHT: (1, size)}
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite by name."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message
@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from fedapp.aggregation import joint_subspace
 from fedapp.methods.base import PayloadStrategy
 from fedapp.replies import ReplyReader
-from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, Metrics
+from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, Metrics, Shapes
 from fedapp.settings import require_choice, require_number, shown
 from fedapp.wire import DTYPES, Payload, Upload
 
@@ -53,6 +53,7 @@ class SubspaceSharing:
     """
 
     dtype: str = "float32"
+    first_dtype: ClassVar[str] = "float32"
 
     def __post_init__(self) -> None:
         require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
@@ -75,9 +76,13 @@ class SubspaceSharing:
         """Bring the model to what this client would use after this round."""
         self._start(download, session)
 
-    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    def upload_spec(self, parameters: Shapes) -> Shapes:
         """Shapes of what a client with these parameters sends in a round."""
         return {name: shape for name, shape in parameters.items() if not _FROZEN.search(name)}
+
+    def first_upload_spec(self, parameters: Shapes) -> Shapes:
+        """Shapes of a client's estimate, always sent in fp32."""
+        return {name: shape for name, shape in parameters.items() if _FROZEN.search(name)}
 
     def _start(self, download: Payload, session: ClientSession) -> None:
         if session.state:
@@ -109,6 +114,8 @@ class SharedSubspace(PayloadStrategy):
     https://arxiv.org/abs/2411.19557. The public code estimates the step on the pooled data of all
     clients; that the clients do it, in factors, and the server joins them is ours.
     """
+
+    asks_ahead: ClassVar[bool] = True  # for ``fedapp budget``: an exchange before round 1
 
     def __init__(self, combine: Combine, init_step: float = 1e-6) -> None:
         """Take the rule that combines the R's, and the size of the step that R starts with.
@@ -170,11 +177,18 @@ class SharedSubspace(PayloadStrategy):
             self.subspace |= {name + _LEFT: left, name + _RIGHT: right}
             self.current[name + _CORE] = np.diag(values * np.float32(self.init_step))
 
-    def download_spec(
-        self, uploads: Sequence[Mapping[str, tuple[int, ...]]]
-    ) -> list[dict[str, tuple[int, ...]]]:
+    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
         """Shapes of what each client gets once it has B and A."""
         return [dict(upload) for upload in uploads]
+
+    def first_download_spec(self, uploads: Sequence[Shapes]) -> list[Shapes]:
+        """Shapes of B and A, as in an estimate, and of the first R."""
+        cores = {
+            name.removesuffix(_RIGHT) + _CORE: (shape[0], shape[0])
+            for name, shape in uploads[0].items()
+            if name.endswith(_RIGHT)
+        }
+        return [{**upload, **cores} for upload in uploads]
 
     def _agree(self, grid: Grid) -> None:
         messages = self._messages("train", AGREEMENT, self._sample(AGREEMENT))

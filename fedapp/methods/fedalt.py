@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from fedapp.session import Arrays, ClientFailure, ClientSession, Metrics
+from fedapp.session import Arrays, ClientFailure, ClientSession, Metrics, Shapes
 from fedapp.settings import require_choice
 from fedapp.wire import DTYPES, Payload
 
@@ -50,7 +49,7 @@ class RestOfWorld:
         """Bring the model to what this client would use after this round."""
         self._start(download, session)
 
-    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    def upload_spec(self, parameters: Shapes) -> Shapes:
         """Shapes of what a client with these parameters sends in a round."""
         return {name: shape for name, shape in parameters.items() if _OWN.search(name)}
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fedapp.methods.base import ClientRoutine
-from fedapp.session import Arrays, ClientFailure, ClientSession, Metrics
+from fedapp.session import Arrays, ClientFailure, ClientSession, Metrics, Shapes
 from fedapp.settings import require_choice, require_number, shown
 from fedapp.wire import Payload
 
@@ -152,6 +152,10 @@ class HostileRoutine:
             payload = replace(payload, arrays=arrays)
         session.state.update({_MEMORY + name: values for name, values in memory.items()})
         return payload, metrics
+
+    def upload_spec(self, parameters: Shapes) -> Shapes:
+        """What an honest client sends: a corruption changes values, not shapes."""
+        return self.routine.upload_spec(parameters)
 
     def evaluate(self, download: Payload, session: ClientSession) -> None:
         """What an honest client does."""

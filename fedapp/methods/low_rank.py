@@ -18,10 +18,8 @@ from fedapp.aggregation import low_rank as rules
 from fedapp.aggregation import weighted_mean
 from fedapp.low_rank_updates import UpdateLog, free_spec, number_name, split
 from fedapp.methods.base import PayloadStrategy
-from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, LowRankModel, Metrics
+from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, LowRankModel, Metrics, Shapes
 from fedapp.wire import Payload, Upload
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 _LAST = "last-update"  # in a client's memory: the number of the last update that it has merged
 
@@ -125,7 +123,7 @@ class Stack(PayloadStrategy):
         """The sum of all updates, dense."""
         return rules.product(self.log.updates) | self.beside
 
-    def download_spec(self, uploads: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
+    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
         """Each client gets the ranks of all; see ``PayloadStrategy``."""
         found = dict(rules.rest_of(uploads[0]))
         for layer in rules.layers(uploads[0]):
@@ -161,7 +159,7 @@ class ExactAverage(PayloadStrategy):
             return {}
         return rules.product([*self.log.updates, self.means]) | rules.rest_of(self.means)
 
-    def download_spec(self, uploads: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
+    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
         """Means of an upload's shapes, residuals of K - 1 times its rank; see ``PayloadStrategy``."""
         found = dict(uploads[0])
         for layer in rules.layers(uploads[0]):
@@ -211,7 +209,7 @@ class Redistribute(PayloadStrategy):
             return {}
         return rules.product([rules.truncate(self.current, self._largest())]) | self.beside
 
-    def download_spec(self, uploads: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
+    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
         """The shapes of each upload, as far as a product can have its rank; see ``PayloadStrategy``."""
         downloads = []
         for upload in uploads:
