@@ -41,8 +41,10 @@ format: $(READY)  ## format the code
 
 bench: $(READY)  ## measure speed as ratios within one process
 	$(BIN)/python benchmarks/step_time.py
+	$(BIN)/python benchmarks/against_lora.py
 	$(BIN)/python benchmarks/geometric_median.py
 	$(BIN)/python benchmarks/warm_round.py
+	$(BIN)/python benchmarks/memory.py
 
 clean:  ## remove the environment and what runs left behind
 	rm -rf $(VENV) runs outputs multirun .pytest_cache .mypy_cache .ruff_cache

@@ -198,13 +198,16 @@ def pull(grid: Grid, message_ids: Sequence[str]) -> list[tuple[str, Message]]:
 
 
 def exchange(
-    grid: Grid, messages: Sequence[Message], timeout: float, on_reply: Callable[[Message], None]
+    grid: Grid, messages: list[Message], timeout: float, on_reply: Callable[[Message], None]
 ) -> list[Message]:
     """Send messages and collect their replies until all are in or time is up.
 
-    Flower's own ``send_and_receive`` looks every three seconds and shows nothing meanwhile.
+    The list is emptied: what is sent is with the grid, and a second copy of every download would
+    wait here for the slowest client. Flower's own ``send_and_receive`` looks every three seconds
+    and shows nothing meanwhile.
     """
     pending = push(grid, messages)
+    messages.clear()
     deadline = time.monotonic() + timeout
     replies: list[Message] = []
     while pending and time.monotonic() < deadline:

@@ -1,6 +1,8 @@
 """The federation around a method: who joins, who is refused, what is left out, when a round fails."""
 
 import json
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from flwr.clientapp import ClientApp
 import client_app
 from fedapp import worker
 from fedapp.engines.local import InProcessGrid, Network, server_identity
-from fedapp.nodes import FederationError
+from fedapp.methods.base import _given_away
+from fedapp.nodes import FederationError, exchange
 from fedapp.wire import Envelope, Payload, pack, unpack
 from tests.federation import TOY, run_toy
 
@@ -216,3 +219,25 @@ def test_a_message_without_a_config_is_an_error_reply():
         message = Message(RecordDict(), dst_node_id=grid.get_node_ids()[0], message_type="train")
         (reply,) = grid.send_and_receive([message])
     assert reply.has_error()
+
+
+def test_messages_are_let_go_of_once_they_are_sent_or_read():
+    class Thing:
+        pass
+
+    class Post:
+        def push_messages(self, messages):
+            return ["a" for _ in messages]
+
+        def pull_messages(self, message_ids):
+            return []
+
+    things = [Thing(), Thing()]
+    references = [weakref.ref(thing) for thing in things]
+    reader = _given_away(things)
+    next(reader)
+    next(reader)
+    assert references[0]() is None
+    sent = [SimpleNamespace(metadata=SimpleNamespace(dst_node_id=1))]
+    assert exchange(Post(), sent, 0.0, lambda reply: None) == []
+    assert sent == []

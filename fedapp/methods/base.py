@@ -8,7 +8,7 @@ server remembers.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -186,11 +186,11 @@ class PayloadStrategy(Strategy):
         for server_round in range(1, (num_rounds or self.plan.num_rounds) + 1):
             messages = self.configure_train(server_round, empty, config, grid)
             replies = self._exchange(grid, "train", server_round, messages, timeout)
-            _, train_metrics = self.aggregate_train(server_round, replies)
+            _, train_metrics = self.aggregate_train(server_round, _given_away(replies))
             result.train_metrics_clientapp[server_round] = train_metrics
             messages = self.configure_evaluate(server_round, empty, config, grid)
             replies = self._exchange(grid, "evaluate", server_round, messages, timeout)
-            metrics = self.aggregate_evaluate(server_round, replies)
+            metrics = self.aggregate_evaluate(server_round, _given_away(replies))
             if metrics is not None:
                 result.evaluate_metrics_clientapp[server_round] = metrics
         return result
@@ -231,9 +231,10 @@ class PayloadStrategy(Strategy):
     ) -> list[Message]:
         clients = [client for client, _ in self.plan.sent[phase]]
         by_client = dict(zip(clients, messages, strict=True))
+        messages.clear()  # every message holds a download: none is kept longer than it is needed
         replies: list[Message] = []
         for wave in self.plan.directory.waves(by_client):
-            batch = [by_client[client] for client in wave]
+            batch = [by_client.pop(client) for client in wave]
             replies += exchange(
                 grid,
                 batch,
@@ -276,6 +277,12 @@ class PayloadStrategy(Strategy):
                 "wire-bytes": wire,
             }
         )
+
+
+def _given_away(messages: list[Message]) -> Iterator[Message]:
+    """The messages, each let go of before the next: what is read from one takes its place in memory."""
+    while messages:
+        yield messages.pop(0)
 
 
 def _weighted_metrics(uploads: Sequence[Upload]) -> MetricRecord:

@@ -211,6 +211,7 @@ class AllButMe(PayloadStrategy):
     def aggregate(self, uploads: Sequence[Upload]) -> None:
         """Combine all leave-one-out sets of this round at once."""
         self.latest = {u.client_id: u for u in uploads}
+        self.others = {}  # the last round's are let go of before this round's are made
         arrays, weights = [u.arrays for u in uploads], [float(u.num_examples) for u in uploads]
         self.others = dict(zip(self.latest, self.combine.leave_one_out(arrays, weights), strict=True))
         self.everyone = None

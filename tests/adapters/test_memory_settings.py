@@ -252,3 +252,24 @@ def test_settings_out_of_range_are_named(settings, message):
     with pytest.raises(ValueError, match=message) as caught:
         TrainConfig(**{**TRAIN, **settings})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("checkpoints", [False, True])
+@pytest.mark.parametrize(("name", "labels"), [("Llama", ()), ("Roberta", ("no", "yes"))])
+def test_the_backward_pass_ends_at_the_lowest_intervened_layer(name, labels, checkpoints):
+    base = tiny_models.base(name, labels=labels)
+    train = TrainConfig(**TRAIN, gradient_checkpointing=checkpoints)
+    adapted = Reft(rank=3, positions="f2+l2", layers=[1, 2]).attach(base, train, seed=1)
+    runs, differentiated = [0, 0, 0], {}
+    for index, block in enumerate(block_list(base.model)[1]):
+        inner = next(block.children())
+        inner.register_forward_hook(lambda *_a, index=index: runs.__setitem__(index, runs[index] + 1))
+        block.register_forward_hook(
+            lambda _m, _a, out, index=index: differentiated.__setitem__(
+                index, (out[0] if isinstance(out, tuple) else out).requires_grad
+            )
+        )
+    gradients(adapted, tiny_models.examples(6, labels=len(labels)))
+    assert differentiated == {0: False, 1: True, 2: True}
+    # A checkpointed block runs again only if a gradient passes through it: the third one alone.
+    assert runs == [1, 1, 2 if checkpoints else 1]
