@@ -23,7 +23,8 @@ def summarise(
         hostile: Clients that the run made hostile; they have a row and count in no mean.
 
     Returns:
-        ``{"columns": […], "rows": [[…]], "footer": "…"}``, values ready to print.
+        ``{"columns": […], "rows": [[…]], "footer": "…"}``, values ready to print, and
+        ``"parameters"``: how many numbers each client trains, by client.
     """
     tests = [row for row in rows if row["split"] == "test"]
     metric = main_metric(tests)
@@ -50,7 +51,13 @@ def summarise(
         f"{metric or 'score'} on each client's own test set, in %{worst}; bytes are payload of all rounds"
     )
     notes = [*_hostile_note(hostile), *_means_note(scores, whole), *_left_out(traffic)]
-    return {"columns": columns, "rows": table, "footer": "\n".join([footer, *notes])}
+    trained = {client: facts["parameters"] for client, facts in about.items() if "parameters" in facts}
+    return {
+        "columns": columns,
+        "rows": table,
+        "footer": "\n".join([footer, *notes]),
+        "parameters": dict(sorted(trained.items())),
+    }
 
 
 def hostile_clients(config: Mapping[str, Any]) -> list[int]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from fedapp.client_configs import client_config, variant
 from fedapp.config import build, run_settings
+from fedapp.exchange_spec import count
 from fedapp.methods.hostile import Hostility
 from fedapp.partition import ClientData, Partitioning, SplitConfig, client_data
 from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, TrainConfig
@@ -205,6 +206,7 @@ def serve(phase: str, facts: Mapping[str, Any], download: Any, state: Arrays) ->
             "train": len(session.train_set),
             "validation": len(session.val_set),
             "test": len(session.test_set),
+            "parameters": count(place.model.shapes()),
             "tasks": sorted({example.task for example in session.train_set}),
         },
     }

@@ -97,11 +97,6 @@ def of_all(found: Budget) -> float:
     return 100 * adapter(found) / ((found.trained[0].base or 0) + adapter(found))
 
 
-def square(rank: int) -> Callable[[Budget], float]:
-    """Parameters of Fed-SB: a rank x rank matrix for each matrix that LoRA adapts."""
-    return lambda found: rank**2 * sum(name.endswith(".lora_B") for name in found.trained[0].shapes)
-
-
 @cache
 def context(name: str) -> tuple[int, int]:
     """IFed-ICL for a model: bytes of a context vector in fp16, and number of coefficients.
@@ -116,6 +111,7 @@ def context(name: str) -> tuple[int, int]:
 
 REFT = "model=llama-3.2-3b method=fedreft num_clients=5"
 LORA = "model=llama-3.2-3b method=fedit num_clients=5 adapter.build.target_modules=all-linear"
+SB = "model=llama-3.2-3b method=fed_sb num_clients=5 adapter.build.target_modules=all-linear"
 GLUE = "model=roberta-large benchmark=glue_sst2 num_clients=3"
 TIED = "method=local adapter=loreft adapter.build.tied=true adapter.build.positions=f7+l7"
 ULTRA = (
@@ -193,8 +189,7 @@ ROWS = (
             f"Fed-SB r {rank} (Table 3)" if rank == 120 else f"Fed-SB r {rank}",
             printed,
             "M",
-            f"model=llama-3.2-3b method=fed_sb num_clients=5 adapter.build.target_modules=all-linear"
-            f" adapter.build.rank={rank}",
+            f"{SB} adapter.build.rank={rank}",
             adapter,
             f"{rank}² for each matrix",
             verdict,
@@ -392,8 +387,8 @@ RATIOS = (
     ("17.68", "FedIT / FedReFT r 8", 48.63, 2.75, (f"{LORA} adapter.build.rank=32", 1), 1),
     ("2.21", "FFA-LoRA / FedReFT r 32", 24.31, 11.01, (f"{LORA} adapter.build.rank=32", 0.5), 0),
     ("8.84", "FFA-LoRA / FedReFT r 8", 24.31, 2.75, (f"{LORA} adapter.build.rank=32", 0.5), 1),
-    (".26", "Fed-SB r 120 / FedReFT r 32", 2.83, 11.01, ("square", 120), 0),
-    ("1.03", "Fed-SB r 120 / FedReFT r 8", 2.83, 2.75, ("square", 120), 1),
+    (".26", "Fed-SB r 120 / FedReFT r 32", 2.83, 11.01, (f"{SB} adapter.build.rank=120", 1), 0),
+    ("1.03", "Fed-SB r 120 / FedReFT r 8", 2.83, 2.75, (f"{SB} adapter.build.rank=120", 1), 1),
     ("27.17", "FFA-LoRA / FedReFT, GLUE", 1.44, 0.053, (f"{GLUE} method=ffa_lora", 1), "glue"),
     ("49.43", "FedDPA / FedReFT, GLUE", 2.62, 0.053, (f"{GLUE} method=fedit", 2), "glue"),
     ("34.53", "FedSA-LoRA / FedReFT, GLUE", 1.83, 0.053, (f"{GLUE} method=fedit", 1), "glue"),
@@ -406,10 +401,7 @@ OWN = {0: ROWS[0].words, 1: ROWS[1].words, "glue": FAILED[1].words, "gsm8k": ROW
 def ratio_of_counts(rival: tuple[str, float], own: int | str) -> float:
     """What the compared adapters really come to, neither with a classification head."""
     words, factor = rival
-    counted = (
-        square(int(factor))(budget(ROWS[3].words)) if words == "square" else factor * adapter(budget(words))
-    )
-    return counted / adapter(budget(OWN[own]))
+    return factor * adapter(budget(words)) / adapter(budget(OWN[own]))
 
 
 def shown(row: Row) -> str:

@@ -76,11 +76,11 @@ class SubspaceSharing:
         """Bring the model to what this client would use after this round."""
         self._start(download, session)
 
-    def upload_spec(self, parameters: Shapes) -> Shapes:
+    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
         """Shapes of what a client with these parameters sends in a round."""
         return {name: shape for name, shape in parameters.items() if not _FROZEN.search(name)}
 
-    def first_upload_spec(self, parameters: Shapes) -> Shapes:
+    def first_upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
         """Shapes of a client's estimate, always sent in fp32."""
         return {name: shape for name, shape in parameters.items() if _FROZEN.search(name)}
 

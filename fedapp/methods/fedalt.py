@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,7 +50,7 @@ class RestOfWorld:
         """Bring the model to what this client would use after this round."""
         self._start(download, session)
 
-    def upload_spec(self, parameters: Shapes) -> Shapes:
+    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
         """Shapes of what a client with these parameters sends in a round."""
         return {name: shape for name, shape in parameters.items() if _OWN.search(name)}
 

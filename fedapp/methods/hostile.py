@@ -153,7 +153,7 @@ class HostileRoutine:
         session.state.update({_MEMORY + name: values for name, values in memory.items()})
         return payload, metrics
 
-    def upload_spec(self, parameters: Shapes) -> Shapes:
+    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
         """What an honest client sends: a corruption changes values, not shapes."""
         return self.routine.upload_spec(parameters)
 

@@ -65,7 +65,7 @@ class LowRankSharing:
         """Bring base and adapter to what the federation has agreed on."""
         self._start(download, session, _low_rank(session.model))
 
-    def upload_spec(self, parameters: Shapes) -> dict[str, tuple[int, ...]]:
+    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Shapes of what a client with these trainable parameters sends."""
         return {name: shape for name, shape in parameters.items() if not name.endswith(rules.MERGED)}
 
@@ -250,7 +250,7 @@ def _mean_beside(uploads: Sequence[Upload]) -> Arrays:
     return weighted_mean([rules.rest_of(upload.arrays) for upload in uploads], _counts(uploads))
 
 
-def _update_spec(upload: Shapes, layer: str, rank: int) -> dict[str, tuple[int, ...]]:
+def _update_spec(upload: Mapping[str, tuple[int, ...]], layer: str, rank: int) -> dict[str, tuple[int, ...]]:
     """Shapes of a layer's first update to merge."""
     width, height = upload[layer + rules.A][1], upload[layer + rules.B][0]
     return {number_name(1, layer + rules.A): (rank, width), number_name(1, layer + rules.B): (height, rank)}
