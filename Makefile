@@ -45,6 +45,7 @@ bench: $(READY)  ## measure speed as ratios within one process
 	$(BIN)/python benchmarks/geometric_median.py
 	$(BIN)/python benchmarks/warm_round.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/mixing_cost.py
 
 clean:  ## remove the environment and what runs left behind
 	rm -rf $(VENV) runs outputs multirun .pytest_cache .mypy_cache .ruff_cache

@@ -190,6 +190,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         if group in known_groups and not key.startswith("~") and value not in known_groups[group]:
             fault = f"{group}={value} does not exist" if value else f"{group}= names no choice"
             return fault + nearest(value, known_groups[group])
+        if group in known_groups and key.startswith("+"):
+            return f"{override} cannot be used: a group is chosen without +, {group}={value}"
     text = str(error)
     for override in overrides:
         key = override.partition("=")[0].lstrip("+~")

@@ -60,10 +60,10 @@ def _find(kind: str, known: Sequence[str]) -> str:
 
 
 def _describe(path: Path) -> str:
-    """The file's ``description``, else its first comment that is no Hydra directive."""
+    """The file's ``description``, else its first comment that is neither directive nor command."""
     text = path.read_text(encoding="utf-8")
     tree = yaml.safe_load(text)
     if isinstance(tree, dict) and isinstance(tree.get("description"), str):
         return " ".join(tree["description"].split())
     comments = (line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#"))
-    return next((comment for comment in comments if not comment.startswith("@package")), "")
+    return next((comment for comment in comments if not comment.startswith(("@package", "fedapp run "))), "")

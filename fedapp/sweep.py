@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -40,7 +41,8 @@ SETTINGS = (
 def sweep(overrides: Sequence[str]) -> int:
     """Run every combination, one after the other; a failed job does not stop the next.
 
-    All of them are composed and checked before the first one starts.
+    All of them are composed and checked before the first one starts. What the chosen experiment
+    sweeps (``hydra.sweeper.params`` of its file) is swept as well, but for settings given here.
 
     Args:
         overrides: Hydra overrides; ``KEY=A,B`` sweeps.
@@ -60,13 +62,15 @@ def sweep(overrides: Sequence[str]) -> int:
         return results[-1]
 
     try:
+        overrides = [*_of_experiment(overrides), *overrides]
         _check_combinations(overrides)
         folder = _sweep_folder(overrides)
     except ConfigError as error:
         complain(str(error))
         return USAGE
     try:
-        _launch(job, [*overrides, f"hydra.sweep.dir={quote(str(folder))}"])
+        own = [f"hydra.sweep.dir={quote(str(folder))}", "hydra.sweeper.params=null"]
+        _launch(job, [*overrides, *own])
     except (HydraException, OmegaConfBaseException) as error:
         if not results:
             _discard(folder)
@@ -125,6 +129,27 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
             raise ConfigError(complaint)
     loader = ConfigLoaderImpl(create_config_search_path(str(settings.CONF)))
     return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+
+
+def _of_experiment(overrides: Sequence[str]) -> list[str]:
+    """The sweep that the chosen experiment describes, without the settings that are given anyway.
+
+    Raises:
+        ConfigError: If several experiments are asked for.
+    """
+    chosen = [override for override in overrides if override.partition("=")[0] == "experiment"]
+    if not chosen or explain_syntax(chosen[-1], may_sweep=True):
+        return []
+    if explain_syntax(chosen[-1]):
+        raise ConfigError(
+            f"{chosen[-1]}: every experiment sweeps settings of its own; run one after the other"
+        )
+    load_config(chosen[-1:])  # explains what is wrong with the choice
+    loader = ConfigLoaderImpl(create_config_search_path(str(settings.CONF)))
+    tree = loader.load_configuration("config", chosen[-1:], run_mode=RunMode.MULTIRUN)
+    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    swept = tree.hydra.sweeper.get("params") or {}
+    return [f"{key}={value}" for key, value in swept.items() if key not in given]
 
 
 def _check_combinations(overrides: Sequence[str]) -> None:

@@ -263,3 +263,23 @@ def test_private_data_is_not_divided():
     assert sorted(int(e.prompt) for e in (*data.train, *data.val)) == list(range(120))
     assert len(data.val) == 12
     assert [int(e.prompt) for e in data.test] == list(range(60))
+
+
+def test_pooled_clients_train_on_the_rows_of_all_and_keep_their_own_others():
+    capped = {"val_share": 0.2, "max_train": 20}
+    own = [data(c, split=SplitConfig(**capped)) for c in range(3)]
+    pooled = [data(c, split=SplitConfig(**capped, pool=True)) for c in range(3)]
+    union = numbers([e for client in own for e in client.train])
+    assert len(union) == 60
+    for mine, shared in zip(own, pooled, strict=True):
+        assert numbers(shared.train) == union
+        assert (shared.val, shared.test) == (mine.val, mine.test)
+        assert not set(union) & set(numbers(shared.val))
+
+
+def test_rows_that_nobody_has_in_one_place_cannot_be_pooled():
+    private = {"_target_": "fedapp.partitioners.Private"}
+    with pytest.raises(ValueError, match=r"^split.pool=true needs the rows of all clients in one place"):
+        data(node=private, split=SplitConfig(pool=True))
+    with pytest.raises(ValueError, match=r"^split.pool='yes' must be true or false"):
+        SplitConfig(pool="yes")

@@ -72,6 +72,21 @@ def test_a_tokenizer_that_merges_across_the_boundary_gets_prompt_and_answer_apar
     assert row.ids == [*ids("w1 w2", base), EOS]
 
 
+def test_small_sets_are_tokenised_once_and_cannot_be_spoilt_by_the_caller(monkeypatch):
+    encoder = Encoder(tiny_models.base(), 48, 4)
+    counted = []
+    tokenise = encoder._encode
+    monkeypatch.setattr(encoder, "_encode", lambda rows: counted.append(len(rows)) or tokenise(rows))
+    sets = [[Example(f"w{n}", "w9")] * size for n, size in enumerate((3, 3, 3, 3, 3, 600))]
+    first = encoder.examples(sets[0])
+    first.clear()
+    assert encoder.examples(list(sets[0])) == tokenise(sets[0])
+    assert counted == [3]
+    for rows in [*sets, sets[5], sets[1], sets[0]]:  # five small sets: one too many to remember
+        encoder.examples(rows)
+    assert counted == [3, 3, 3, 3, 3, 600, 600, 3]
+
+
 def test_no_room_for_a_prompt_is_refused_at_attach():
     with pytest.raises(ValueError, match=r"train.max_new_tokens=48 leaves no room"):
         attach(max_new_tokens=48)
