@@ -25,6 +25,7 @@ NOT_COMPARED = {
     "join_timeout",
     "round_timeout",
 }
+COLUMNS = ("configuration", "seeds", "mean", "worst client", "base", "trained", "sent", "received", "time")
 NAMED = ("benchmark", "partitioner", "method", "adapter", "model", "hostile")
 
 
@@ -38,6 +39,7 @@ class RunResult:
         seed: Its seed.
         scores: Final main metric on the test split, by honest client.
         base: The base model's, by client; empty where it was not scored.
+        parameters: Numbers that each client trains; empty where the run does not say.
         sent, received: Payload bytes of all clients in all rounds.
         seconds: Wall time.
         hostile: Clients that the run made hostile.
@@ -48,6 +50,7 @@ class RunResult:
     seed: int
     scores: Mapping[int, float]
     base: Mapping[int, float]
+    parameters: Sequence[int]
     sent: int
     received: int
     seconds: float
@@ -78,7 +81,7 @@ def compare(roots: Sequence[Path], stream: TextIO, warn: Callable[[str], None]) 
 
     console = Console(file=stream, width=None if stream.isatty() else 160)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("configuration", "seeds", "mean", "worst client", "base", "sent", "received", "time"):
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "configuration" else "right", overflow="fold")
     for label, runs in groups:
         table.add_row(label, *_cells(runs))
@@ -110,10 +113,17 @@ def _cells(runs: Sequence[RunResult]) -> list[str]:
         over_seeds([statistics.fmean(run.scores.values()) for run in runs]),
         over_seeds([min(run.scores.values()) for run in runs]),
         over_seeds(base) + "*" * any(map(_without_base, runs)) if base else "–",
+        _trained(runs),
         size(statistics.fmean(run.sent for run in runs)),
         size(statistics.fmean(run.received for run in runs)),
         f"{statistics.fmean(run.seconds for run in runs):.0f} s",
     ]
+
+
+def _trained(runs: Sequence[RunResult]) -> str:
+    """Parameters that a client trains; from the fewest to the most where clients differ."""
+    counts = sorted({count for run in runs for count in run.parameters})
+    return "–".join(f"{count:,}" for count in dict.fromkeys([*counts[:1], *counts[-1:]])) or "–"
 
 
 def _hostile_notes(groups: Sequence[tuple[str, Sequence[RunResult]]]) -> Iterator[str]:
@@ -168,8 +178,19 @@ def _read(path: Path) -> RunResult | None:
     sent, received = (
         sum(r["payload-bytes"] for r in traffic if r["direction"] == way) for way in ("up", "down")
     )
+    summary = folder / "summary.json"
+    trained = _parsed(summary, json.loads).get("parameters", {}) if summary.exists() else {}
     return RunResult(
-        folder, config, int(config["seed"]), scores, base, sent, received, float(about["seconds"]), hostile
+        folder,
+        config,
+        int(config["seed"]),
+        scores,
+        base,
+        [int(count) for count in trained.values()],
+        sent,
+        received,
+        float(about["seconds"]),
+        hostile,
     )
 
 

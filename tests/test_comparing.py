@@ -24,6 +24,7 @@ def make_run(folder: Path, seed: int, final: tuple[float, ...], base: tuple[floa
             head = {"server-round": 1, "client-id": client, "split": "test", "model": model}
             rows += [{**head, "moment": "after", "accuracy": score}] if score is not None else []
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "summary.json").write_text(json.dumps({"parameters": {"0": 1024, "1": 2048}}))
     (folder / "traffic.jsonl").write_text(json.dumps({"direction": "up", "payload-bytes": 8}) + "\n")
     return folder
 
@@ -41,6 +42,7 @@ def test_seeds_of_one_configuration_are_one_row(runs, capsys):
     assert captured.err == ""
     assert "70.0 ± 14.1" in captured.out
     assert "20.0 ± 0.0 " in captured.out
+    assert "1,024–2,048" in captured.out
     assert "*" not in captured.out
 
 
