@@ -47,9 +47,17 @@ def test_noise_has_the_size_of_the_array_times_its_scale():
 
 
 def test_noise_is_drawn_from_seed_client_and_round():
-    assert equal(train(Noise()), train(Noise()))
-    first, second = train(Noise(), 1), train(Noise(), 2)
-    assert not equal(first, second)
+    def drawn(server_round, seed=7, client_id=0):
+        opened = session(server_round)
+        opened.client_id = client_id
+        honest = train(None, server_round)[NAMES[0]]
+        routine = HostileRoutine(ParameterSharing(), Noise(), seed)
+        added = routine.train(Payload(), opened)[0].arrays[NAMES[0]] - honest
+        return added / np.sqrt(np.mean(honest**2))
+
+    np.testing.assert_array_equal(drawn(1), drawn(1))
+    for other in (drawn(2), drawn(1, seed=8), drawn(1, client_id=1)):
+        assert np.abs(drawn(1) - other).max() > 1  # of numbers around 100
 
 
 def test_a_flipped_update_goes_as_far_the_other_way():
