@@ -132,20 +132,23 @@ def test_bad_settings_are_named_before_a_run_starts(overrides, said):
 
 
 def test_hostile_clients_are_announced_and_in_no_mean(tmp_path):
-    run = run_toy(tmp_path / "run", "method=fedavg", "hostile=noise", "hostile.clients=[1]", "num_rounds=2")
+    # Its upload is left as it is, so that its score differs from the others'.
+    run = run_toy(tmp_path / "run", "method=fedavg", "hostile=honest", "hostile.clients=[1]", "num_rounds=2")
     (warning,) = [text for text in run.warnings() if "hostile" in text]
-    assert warning.startswith("client 1 made hostile (hostile=noise")
+    assert warning.startswith("client 1 made hostile (hostile=honest")
     assert warning in run.json("run")["warnings"]
     table = run.json("summary")
     assert "made hostile, and in no mean: client 1" in table["footer"]
     final = [row for row in run.rows("metrics") if row["model"] == "final" and row["split"] == "test"]
     finals = {row["client-id"]: 100 * row["accuracy"] for row in final}
     honest = [finals[client] for client in (0, 2, 3)]
+    assert abs(np.mean(honest) - np.mean(list(finals.values()))) > 1
     assert table["rows"][-1][6] == f"{np.mean(honest):.1f}"
     assert f"worst client {min(honest):.1f}" in table["footer"]
     stream = io.StringIO()
     compare([tmp_path], stream, pytest.fail)
     assert "without client 1 in 1 of 1 configurations, made hostile there" in stream.getvalue()
+    assert f" {np.mean(honest):.1f} " in stream.getvalue()
 
 
 def test_without_hostile_clients_nothing_is_said(tmp_path):
