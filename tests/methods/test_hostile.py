@@ -47,9 +47,17 @@ def test_noise_has_the_size_of_the_array_times_its_scale():
 
 
 def test_noise_is_drawn_from_seed_client_and_round():
-    assert equal(train(Noise()), train(Noise()))
-    first, second = train(Noise(), 1), train(Noise(), 2)
-    assert not equal(first, second)
+    def drawn(server_round, seed=7, client_id=0):
+        opened = session(server_round)
+        opened.client_id = client_id
+        honest = train(None, server_round)[NAMES[0]]
+        routine = HostileRoutine(ParameterSharing(), Noise(), seed)
+        added = routine.train(Payload(), opened)[0].arrays[NAMES[0]] - honest
+        return added / np.sqrt(np.mean(honest**2))
+
+    np.testing.assert_array_equal(drawn(1), drawn(1))
+    for other in (drawn(2), drawn(1, seed=8), drawn(1, client_id=1)):
+        assert np.abs(drawn(1) - other).max() > 1  # of numbers around 100
 
 
 def test_a_flipped_update_goes_as_far_the_other_way():
@@ -124,20 +132,23 @@ def test_bad_settings_are_named_before_a_run_starts(overrides, said):
 
 
 def test_hostile_clients_are_announced_and_in_no_mean(tmp_path):
-    run = run_toy(tmp_path / "run", "method=fedavg", "hostile=noise", "hostile.clients=[1]", "num_rounds=2")
+    # Its upload is left as it is, so that its score differs from the others'.
+    run = run_toy(tmp_path / "run", "method=fedavg", "hostile=honest", "hostile.clients=[1]", "num_rounds=2")
     (warning,) = [text for text in run.warnings() if "hostile" in text]
-    assert warning.startswith("client 1 made hostile (hostile=noise")
+    assert warning.startswith("client 1 made hostile (hostile=honest")
     assert warning in run.json("run")["warnings"]
     table = run.json("summary")
     assert "made hostile, and in no mean: client 1" in table["footer"]
     final = [row for row in run.rows("metrics") if row["model"] == "final" and row["split"] == "test"]
     finals = {row["client-id"]: 100 * row["accuracy"] for row in final}
     honest = [finals[client] for client in (0, 2, 3)]
+    assert abs(np.mean(honest) - np.mean(list(finals.values()))) > 1
     assert table["rows"][-1][6] == f"{np.mean(honest):.1f}"
     assert f"worst client {min(honest):.1f}" in table["footer"]
     stream = io.StringIO()
     compare([tmp_path], stream, pytest.fail)
     assert "without client 1 in 1 of 1 configurations, made hostile there" in stream.getvalue()
+    assert f" {np.mean(honest):.1f} " in stream.getvalue()
 
 
 def test_without_hostile_clients_nothing_is_said(tmp_path):
