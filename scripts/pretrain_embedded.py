@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -23,7 +24,7 @@ import torch
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from torch.optim import AdamW, Muon, Optimizer
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
 from fedapp.benchmarks.embedded_text import documents, vocabulary
@@ -83,10 +84,11 @@ def batches(tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int) -> I
         yield torch.tensor(rows)
 
 
-def build_optimizers(model: LlamaForCausalLM, args: argparse.Namespace) -> list[Optimizer]:
+def build_optimizers(model: PreTrainedModel, args: argparse.Namespace) -> list[Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for embeddings and norms."""
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or ".layers." not in name]
+    inside = re.compile(r"\.(layers|h)\.\d")  # Llama's and GPT-2's names
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and inside.search(name)]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or not inside.search(name)]
     muon = Muon(matrices, lr=args.muon_lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
     return [muon, AdamW(others, lr=args.adamw_lr, betas=(0.9, 0.95), weight_decay=0.0)]
 
@@ -99,7 +101,7 @@ def schedule(step: int, steps: int) -> float:
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> None:
+def train(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> None:
     """Train in bf16 autocast with fp32 weights; print the loss in nats per token."""
     optimizers = build_optimizers(model, args)
     base_lrs = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
@@ -128,7 +130,7 @@ def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: arg
             model.train()
 
 
-def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
     """Write beside the target first, then move file by file: a broken run leaves no half model."""
     staging = out.parent / f".{out.name}.{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)

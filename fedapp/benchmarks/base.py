@@ -124,7 +124,9 @@ def read_file(file: Path, columns: Sequence[str]) -> Dataset:
     return _select(rows, columns, f"benchmark.data_dir: {file}")
 
 
-def read_remote(path: str, task: str, split: str, columns: Sequence[str], setting: str) -> Dataset:
+def read_remote(
+    path: str, task: str, split: str, columns: Sequence[str], setting: str, revision: str | None = None
+) -> Dataset:
     """Read a split over the network, through the cache of Hugging Face.
 
     Args:
@@ -134,6 +136,7 @@ def read_remote(path: str, task: str, split: str, columns: Sequence[str], settin
         split: ``train``, ``validation`` or ``test``.
         columns: Columns to keep; all must be there.
         setting: The key that holds ``path``, for messages.
+        revision: Branch, tag or commit on the hub; None takes the main branch.
 
     Raises:
         ValueError: If nothing can be loaded from there, or a column is missing.
@@ -144,7 +147,7 @@ def read_remote(path: str, task: str, split: str, columns: Sequence[str], settin
             rows = load_dataset("json", data_files={split: address}, split=split)
         else:
             name, _, config = address.partition(":")
-            rows = load_dataset(name, config or None, split=split)
+            rows = load_dataset(name, config or None, split=split, revision=revision)
     except Exception as error:  # the loader raises its own, requests', fsspec's and pyarrow's errors
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(

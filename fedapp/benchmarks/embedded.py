@@ -82,6 +82,24 @@ def draw(task: str, split: str, rng: random.Random) -> dict[str, str]:
             return {"prompt": prompt.format_map(parts), "target": target.format_map(parts), "task": task}
 
 
+def answer_in(completion: str) -> str:
+    """The words before the first sign, in lower case."""
+    return " ".join(re.split(r"[^\w\s]", completion.strip().lower(), maxsplit=1)[0].split())
+
+
+def check_tasks(tasks: Sequence[str]) -> None:
+    """Refuse task families that are unknown or named twice.
+
+    Raises:
+        ValueError: In one line that says which there are.
+    """
+    known = ", ".join(FORMATS)
+    if isinstance(tasks, str) or not tasks or not set(tasks) <= set(FORMATS):
+        raise ValueError(f"benchmark.tasks={tasks!r} must be a list out of: {known}")
+    if len(set(tasks)) < len(tasks):
+        raise ValueError(f"benchmark.tasks={list(tasks)!r} must name each task family once")
+
+
 @dataclass(frozen=True)
 class Embedded:
     """Arithmetic stories, two-choice commonsense, sentiment, instructions and odd-one-out.
@@ -109,11 +127,7 @@ class Embedded:
         Raises:
             ValueError: If a task family is unknown or named twice, or a size is not positive.
         """
-        known = ", ".join(FORMATS)
-        if isinstance(self.tasks, str) or not self.tasks or not set(self.tasks) <= set(FORMATS):
-            raise ValueError(f"benchmark.tasks={self.tasks!r} must be a list out of: {known}")
-        if len(set(self.tasks)) < len(self.tasks):
-            raise ValueError(f"benchmark.tasks={list(self.tasks)!r} must name each task family once")
+        check_tasks(self.tasks)
         for setting in ("num_train", "num_test"):
             if getattr(self, setting) < 1:
                 raise ValueError(f"benchmark.{setting}={getattr(self, setting)!r} must be at least 1")
@@ -148,7 +162,7 @@ class Embedded:
 
     def extract(self, completion: str) -> str:
         """Cut the answer out of generated text: what stands before the first sign, in lower case."""
-        return " ".join(re.split(r"[^\w\s]", completion.strip().lower(), maxsplit=1)[0].split())
+        return answer_in(completion)
 
     def score(self, answers: Iterable[str], targets: Iterable[str]) -> dict[str, float]:
         """Share of answers that equal their target exactly, a fraction in [0, 1].

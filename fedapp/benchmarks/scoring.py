@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 NUMBER_TOLERANCE = 1e-3
@@ -52,6 +53,58 @@ def macro_f1(answers: Sequence[str], targets: Sequence[str]) -> float:
     return float(f1_score(list(targets), list(answers), labels=classes, average="macro", zero_division=0))
 
 
+def first_label(completion: str, labels: Sequence[str]) -> str:
+    """The first label word in the first line of a generated text, whatever its case; else empty.
+
+    Only whole words count ("acceptable" also ends "unacceptable"), and only the first line: a model
+    that has seen labelled texts may go on with the next one.
+    """
+    names = "|".join(re.escape(name) for name in sorted(labels, key=len, reverse=True))
+    line = completion.strip().split("\n")[0]
+    found = re.search(rf"(?<!\w)(?:{names})(?!\w)", line, re.IGNORECASE)
+    return next((name for name in labels if found and name.lower() == found.group().lower()), "")
+
+
+def rouge_l(answers: Sequence[str], targets: Sequence[str]) -> float:
+    """Mean F1 of the longest common subsequence of words, a fraction in [0, 1].
+
+    Words are runs of letters and digits in lower case, without stemming. Both empty counts as 1,
+    one empty as 0.
+
+    Raises:
+        ValueError: If there is nothing to score or the lengths differ.
+
+    Source: ROUGE-L with beta = 1, https://aclanthology.org/W04-1013
+    """
+    _check(answers, targets)
+    return sum(_rouge_l(a, t) for a, t in zip(answers, targets, strict=True)) / len(targets)
+
+
+def _rouge_l(answer: str, target: str) -> float:
+    given, wanted = (re.findall(r"[^\W_]+", text.lower()) for text in (answer, target))
+    if not given or not wanted:
+        return float(given == wanted)
+    longest = [0] * (len(wanted) + 1)  # of what was read so far, with each start of the target
+    for word in given:
+        diagonal = 0
+        for at, other in enumerate(wanted, start=1):
+            above = longest[at]
+            longest[at] = diagonal + 1 if word == other else max(above, longest[at - 1])
+            diagonal = above
+    return 2 * longest[-1] / (len(given) + len(wanted))
+
+
+def exact_match(answers: Sequence[str], targets: Sequence[str]) -> float:
+    """Share of answers with the same words as their target; case, blanks and signs do not count.
+
+    Raises:
+        ValueError: If there is nothing to score or the lengths differ.
+    """
+    _check(answers, targets)
+    plain = [[re.findall(r"\w+", text.lower()) for text in texts] for texts in (answers, targets)]
+    return sum(a == t for a, t in zip(*plain, strict=True)) / len(targets)
+
+
 def same_number(answer: str, target: str, tolerance: float = NUMBER_TOLERANCE) -> bool:
     """Whether two texts are numbers at most ``tolerance`` apart; text that is no finite number never is."""
     try:
@@ -67,6 +120,8 @@ METRICS: dict[str, Metric] = {
     "accuracy": accuracy,
     "matthews-correlation": matthews_correlation,
     "macro-f1": macro_f1,
+    "rouge-l": rouge_l,
+    "exact-match": exact_match,
 }
 """Metrics that a benchmark's YAML may name."""
 

@@ -1,8 +1,20 @@
 """Metrics against values worked out by hand."""
 
+import itertools
+import random
+
 import pytest
 
-from fedapp.benchmarks.scoring import accuracy, macro_f1, matthews_correlation, metric, same_number
+from fedapp.benchmarks.scoring import (
+    accuracy,
+    exact_match,
+    first_label,
+    macro_f1,
+    matthews_correlation,
+    metric,
+    rouge_l,
+    same_number,
+)
 
 
 def test_accuracy_is_the_share_of_equal_pairs():
@@ -59,5 +71,38 @@ def test_nothing_to_score_and_unequal_lengths_are_refused(name):
 
 
 def test_an_unknown_metric_is_named():
-    with pytest.raises(ValueError, match=r"benchmark.metrics has 'f1'; known: accuracy, macro-f1, matthews"):
+    with pytest.raises(
+        ValueError, match=r"benchmark.metrics has 'f1'; known: accuracy, exact-match, macro-f1, matthews"
+    ):
         metric("f1")
+
+
+def test_rouge_l_is_the_f1_of_the_longest_common_subsequence():
+    # Answer of 4 words, target of 6, "the cat the mat" in common: P = 1, R = 4/6.
+    assert rouge_l(["the cat the mat"], ["The cat sat on the mat."]) == pytest.approx(0.8)
+    # Order counts: of "b a" only one word is in order.
+    assert rouge_l(["b a"], ["a b"]) == pytest.approx(0.5)
+    assert rouge_l(["a", "", "", "a"], ["a", "a", "...", ""]) == pytest.approx(0.5)
+
+
+def test_rouge_l_agrees_with_a_search_over_all_subsequences():
+    rng = random.Random(0)
+    for _ in range(40):
+        answer, target = ([rng.choice("abc") for _ in range(rng.randint(1, 6))] for _ in range(2))
+        common = set(subsequences(answer)) & set(subsequences(target))
+        wanted = 2 * max(map(len, common)) / (len(answer) + len(target))
+        assert rouge_l([" ".join(answer)], [" ".join(target)]) == pytest.approx(wanted)
+
+
+def subsequences(words):
+    return [sub for size in range(len(words) + 1) for sub in itertools.combinations(words, size)]
+
+
+def test_exact_match_looks_at_words_alone():
+    assert exact_match(["The  cat.", "cat the"], ["the cat", "the cat"]) == 0.5
+
+
+def test_first_label_takes_whole_words_of_the_first_line():
+    assert first_label("\n so Good , not bad\nbad", ["bad", "good"]) == "good"
+    assert first_label("goods\ngood", ["bad", "good"]) == ""
+    assert first_label("not bad at all", ["bad", "not bad"]) == "not bad"
