@@ -12,14 +12,17 @@ from tests.federation import run_toy
 METHODS = groups()["method"]
 # Methods that share by the names of LoRA's matrices, of which the toy has none by default.
 ROLES = {"fedsa_lora": "adapter.build.roles=[lora_A,lora_B,bias]"}
+# A sentence encoder is no part of the contract.
+EMBEDDERS = {"semantic_consensus": "method.strategy.vote.embedder.path=tfidf"}
 # Three vectors of four fp32 values go up, but for these.
-UPLOADED = {"local": 0, "fedsa_lora": 16}
+# Clients that answer send the digest of the public prompts (8) and for each of 8 prompts an id and a digit.
+UPLOADED = {"local": 0, "fedsa_lora": 16, "semantic_consensus": 24, "fedct": 24}
 
 
 @pytest.fixture(params=METHODS)
 def method(request, monkeypatch):
-    if request.param in ROLES:
-        monkeypatch.setattr(federation, "TOY", [*federation.TOY, ROLES[request.param]])
+    if extra := (ROLES | EMBEDDERS).get(request.param):
+        monkeypatch.setattr(federation, "TOY", [*federation.TOY, extra])
     return f"method={request.param}"
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedapp.adapters.generation import decoding, seeded
 from fedapp.adapters.tokens import IGNORE, Batch, Encoded, Encoder
 from fedapp.models import Base
-from fedapp.session import ClientFailure, Example, TrainConfig
+from fedapp.session import ClientFailure, Example, Sampling, TrainConfig
 
 
 def _nothing() -> None:
@@ -199,15 +200,27 @@ class Trainer:
                     total += float(self.losses(padded)[0].double().sum())
         return total / len(examples)
 
-    def generate(self, prompts: Sequence[str]) -> list[str]:
-        """Answer each prompt: greedy text up to the end-of-sequence token, or a label's name."""
+    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
+        """Mean log-likelihood of each example's answer, nats per token (a classifier: of its label)."""
+        found = [0.0] * len(examples)
+        with torch.no_grad():
+            for indices, rows in self._by_length(self.encoder.examples(examples)):
+                batch = self.encoder.batch(rows)
+                with self._scope(batch):
+                    losses = self.losses(batch)[0]
+                for index, row, loss in zip(indices, rows, losses.tolist(), strict=True):
+                    found[index] = -loss / max(len(row.ids) - row.prompt_length, 1)
+        return found
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+        """Answer each prompt: text up to the end-of-sequence token, or a label's name."""
         answers = [""] * len(prompts)
         classifies = self.base.head == "classification"
-        with torch.no_grad():
+        with torch.no_grad(), seeded(self.base, sampling):
             for indices, batch in self._by_length(self.encoder.prompts(prompts)):
                 padded = self.encoder.batch(batch, left=not classifies)
                 with self._scope(padded):
-                    texts = self._classify(padded) if classifies else self._complete(padded)
+                    texts = self._classify(padded) if classifies else self._complete(padded, sampling)
                 for index, text in zip(indices, texts, strict=True):
                     answers[index] = text
         return answers
@@ -216,26 +229,13 @@ class Trainer:
         logits = self.base.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         return [self.base.labels[index] for index in logits.argmax(-1).tolist()]
 
-    def _complete(self, batch: Batch) -> list[str]:
-        from transformers import GenerationConfig
-
-        tokenizer, model = self.base.tokenizer, self.base.model
-        known = model.generation_config.eos_token_id
-        ends = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
-        # Explicit, so that sampling settings that came with a checkpoint play no part.
-        settings = GenerationConfig(
-            max_new_tokens=self.config.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=sorted(ends) or None,
-        )
-        output = model.generate(
+    def _complete(self, batch: Batch, sampling: Sampling | None) -> list[str]:
+        settings = decoding(self.base, self.config.max_new_tokens, sampling)
+        output = self.base.model.generate(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
         )
         new = output[:, batch.input_ids.shape[1] :]
-        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        return [text.strip() for text in self.base.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     def _by_length(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], list[Encoded]]]:
         """Batches of similar length, longest first, so that memory runs out at once or never."""
