@@ -75,7 +75,7 @@ class SemanticConsensus(PayloadStrategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """As in the base class; notes the round."""
-        self.server_round, self._saved = server_round, 0
+        self.server_round = server_round
         return super().configure_train(server_round, arrays, config, grid)
 
     def configure_evaluate(
@@ -120,6 +120,7 @@ class SemanticConsensus(PayloadStrategy):
         }
         if self.adaptive:
             row |= {"upload-bytes-saved": saved, "download-bytes-saved": self._saved}
+            self._saved = 0
         self.plan.observer.record("consensus", row)
 
     def _hear(self, upload: Upload, public: PublicSet) -> Answers:
