@@ -90,7 +90,8 @@ def test_whatever_is_lost_both_sides_agree_as_soon_as_a_message_arrives(seed):
     changes = 0
     for server_round in range(1, 25):
         downloads = {c: server.download(c)[0] for c in range(3) if rng.random() < 0.8}
-        if rng.random() < 0.05:
+        restarted = rng.random() < 0.05
+        if restarted:
             server = ServerMemory()  # restarted without its memory …
             server.publish(server_round - 1, labels)  # … but for the labels
             held = [{}, {}, {}]
@@ -105,7 +106,9 @@ def test_whatever_is_lost_both_sides_agree_as_soon_as_a_message_arrives(seed):
             changes += "base" in download and seen == labels
             if rng.random() < 0.2:
                 continue  # the reply is lost
-            if not server.confirmed(c, upload, server_round):
+            refused = server.confirmed(c, upload, server_round)
+            assert not refused or restarted
+            if not refused:
                 held[c] = apply(held[c], upload)
                 assert all(held[c][n] == text for n, text in answers[c].items())
         labels = texts(rng, labels, change=0.2)
