@@ -62,6 +62,9 @@ class Embedder(Protocol):
 class Vote(Protocol):
     """A rule of this module."""
 
+    def ready(self) -> None:
+        """Get what deciding needs; called before the first round, so that what is missing costs none."""
+
     def decide(self, ballots: Sequence[Ballot], total: float, labels: Sequence[str]) -> list[Verdict]:
         """Decide on every prompt.
 
@@ -98,6 +101,14 @@ class SemanticVote:
     def __post_init__(self) -> None:
         require_choice("representative", self.representative, REPRESENTATIVES)
         _check_quorum(self.quorum, self.min_votes)
+
+    def ready(self) -> None:
+        """Load the encoder.
+
+        Raises:
+            ValueError: If that cannot be done.
+        """
+        self.embedder.encode(["ready"])
 
     def decide(self, ballots: Sequence[Ballot], total: float, labels: Sequence[str] = ()) -> list[Verdict]:
         """See ``Vote.decide``; only different answers to contested prompts are embedded, each once."""
@@ -173,6 +184,9 @@ class MajorityVote:
 
     def __post_init__(self) -> None:
         _check_quorum(self.quorum, self.min_votes)
+
+    def ready(self) -> None:
+        """Nothing is needed."""
 
     def decide(self, ballots: Sequence[Ballot], total: float, labels: Sequence[str] = ()) -> list[Verdict]:
         """See ``Vote.decide``."""

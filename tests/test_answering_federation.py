@@ -1,12 +1,17 @@
 """Federations that exchange answers, end to end: hostile clients, black boxes, different models."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from fedapp import preflight, worker
+from fedapp.adapters.black_box import BlackBox
 from fedapp.config import ConfigError, load_config
 from fedapp.engines.local import Network
+from fedapp.methods.parameter_sharing import ParameterSharing
+from fedapp.session import ClientFailure, ClientSession, TrainConfig
 from fedapp.wire import Envelope, Payload, pack, unpack
 from tests.federation import TOY, run_toy
 
@@ -118,3 +123,17 @@ def test_a_benchmark_without_public_prompts_is_refused_before_the_run():
         preflight.check(load_config([*TOY, *METHOD, "benchmark.build.num_public=0"]), with_model=False)
     assert "\n" not in str(caught.value)
     worker.close()
+
+
+def test_a_black_box_cannot_share_parameters_and_says_so():
+    base = SimpleNamespace(generate=lambda prompts: prompts)
+    model = BlackBox().attach(base, TrainConfig(), seed=1)
+    session = ClientSession(0, 1, model, [], [], [], {}, np.random.default_rng(0))
+    with pytest.raises(ClientFailure, match="no parameters to share"):
+        ParameterSharing().train(Payload(), session)
+
+
+def test_an_encoder_that_is_not_there_is_found_before_anybody_trains(tmp_path):
+    with pytest.raises(ValueError, match="no_such_package"):
+        run_toy(tmp_path / "run", *METHOD, "method.strategy.vote.embedder.path=package:no_such_package/x")
+    assert not (tmp_path / "run" / "traffic.jsonl").exists()

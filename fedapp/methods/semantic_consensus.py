@@ -20,7 +20,7 @@ from flwr.serverapp import Grid
 
 from fedapp.answers import Answers, described, read_answers
 from fedapp.exchange import ServerMemory, as_texts
-from fedapp.methods.base import PayloadStrategy
+from fedapp.methods.base import PayloadStrategy, RunPlan
 from fedapp.public_set import PublicSet
 from fedapp.settings import require_bool, require_choice, require_int, shown
 from fedapp.votes import Ballot, Verdict, Vote
@@ -70,6 +70,11 @@ class SemanticConsensus(PayloadStrategy):
         self._evaluating = False
         self._saved = 0
         self._warned: set[tuple[int, str]] = set()
+
+    def prepare(self, plan: RunPlan) -> None:
+        """As in the base class; loads the encoder."""
+        super().prepare(plan)
+        self.vote.ready()
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
