@@ -17,6 +17,7 @@ from tests.federation import TOY, run_toy
 
 METHOD = ["method=semantic_consensus", "method.strategy.vote.embedder.path=tfidf"]
 NUM = 8
+PATIENT = "round_timeout=60"  # nothing is lost in these runs, but megabytes take their time
 
 
 def sending(change, client=2):
@@ -35,7 +36,7 @@ def sending(change, client=2):
 
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory):
-    return run_toy(tmp_path_factory.mktemp("honest") / "run", *METHOD, "num_rounds=2")
+    return run_toy(tmp_path_factory.mktemp("honest") / "run", *METHOD, "num_rounds=2", PATIENT)
 
 
 HOSTILE = {
@@ -58,7 +59,7 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_client_is_named_and_does_not_change_what_the_others_learn(kind, tmp_path, honest):
     change, said = HOSTILE[kind]
-    run = run_toy(tmp_path / "run", *METHOD, "num_rounds=2", network=sending(change))
+    run = run_toy(tmp_path / "run", *METHOD, "num_rounds=2", PATIENT, network=sending(change))
     warnings = [warning for warning in run.warnings() if said in warning]
     assert len(warnings) == 1
     assert "client 2" in warnings[0]
@@ -70,13 +71,13 @@ def test_a_shift_of_one_clients_answers_is_outvoted(tmp_path, honest):
     def shift(texts):
         return texts | {"ids": texts["ids"][1:] + texts["ids"][:1], "answers": [f"x{i}" for i in range(NUM)]}
 
-    run = run_toy(tmp_path / "run", *METHOD, "num_rounds=2", network=sending(shift))
+    run = run_toy(tmp_path / "run", *METHOD, "num_rounds=2", PATIENT, network=sending(shift))
     assert run.adapters() == honest.adapters()
 
 
 def test_clients_of_different_sizes_send_the_same_bytes(tmp_path):
     sizes = 'by_client=["adapter.build.size=4","adapter.build.size=4000"]'
-    run = run_toy(tmp_path / "run", *METHOD, "num_rounds=2", sizes, "train.learning_rate=1")
+    run = run_toy(tmp_path / "run", *METHOD, "num_rounds=2", PATIENT, sizes, "train.learning_rate=1")
     rows = [r for r in run.rows("traffic") if r["phase"] == "train" and r["direction"] == "up"]
     assert {row["payload-bytes"] for row in rows} == {8 + NUM + NUM}
 
@@ -86,7 +87,7 @@ def test_a_black_box_votes_and_learns_nothing(tmp_path):
     answers = "\n".join(json.dumps({"prompt": prompt, "answer": "2"}) for prompt in prompts)
     (tmp_path / "answers.jsonl").write_text(answers)
     box = f"model=answers model.path={tmp_path}/answers.jsonl adapter=black_box"
-    run = run_toy(tmp_path / "run", *METHOD, "num_rounds=2", f'by_client=["","","","{box}"]')
+    run = run_toy(tmp_path / "run", *METHOD, "num_rounds=2", PATIENT, f'by_client=["","","","{box}"]')
     assert not run.warnings()
     assert run.rows("consensus")[-1]["clients"] == 4
     mine = [row for row in run.rows("metrics") if row["client-id"] == 3 and row["split"] == "test"]
@@ -97,8 +98,8 @@ def test_a_black_box_votes_and_learns_nothing(tmp_path):
 
 
 def test_an_adaptive_exchange_says_what_it_saved_and_survives_lost_messages(tmp_path, honest):
-    lean = run_toy(tmp_path / "lean", *METHOD, "num_rounds=3", "method.adaptive=true")
-    plain = run_toy(tmp_path / "plain", *METHOD, "num_rounds=3")
+    lean = run_toy(tmp_path / "lean", *METHOD, "num_rounds=3", PATIENT, "method.adaptive=true")
+    plain = run_toy(tmp_path / "plain", *METHOD, "num_rounds=3", PATIENT)
     assert lean.adapters() == plain.adapters()
     rows = lean.rows("consensus")
     saved = sum(row["upload-bytes-saved"] + row["download-bytes-saved"] for row in rows)
