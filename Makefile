@@ -46,6 +46,8 @@ bench: $(READY)  ## measure speed as ratios within one process
 	$(BIN)/python benchmarks/warm_round.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/mixing_cost.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/consensus.py --repeats 1
 
 clean:  ## remove the environment and what runs left behind
 	rm -rf $(VENV) runs outputs multirun .pytest_cache .mypy_cache .ruff_cache

@@ -14,6 +14,7 @@ from fedapp.config import build, load_config, run_settings
 from fedapp.methods.base import PayloadStrategy, RunPlan
 from fedapp.nodes import ClientDirectory
 from fedapp.progress import show_summary
+from fedapp.public_set import PublicSet
 from fedapp.replies import ReplyReader
 from fedapp.runs import RunFolder
 
@@ -28,6 +29,8 @@ def main(grid: Grid, context: Context) -> None:
     assert isinstance(strategy, PayloadStrategy)
     with RunFolder.create(config) as folder:
         plan = _plan(folder)
+        if getattr(strategy, "needs_public_prompts", False):
+            plan.public = PublicSet.of(build(config["benchmark"]["build"], "benchmark.build"))
         strategy.prepare(plan)
         strategy.join(grid)
         folder.started(plan.directory)

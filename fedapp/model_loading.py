@@ -43,7 +43,7 @@ def read_model(
     source = resolve_path(path)
     given = {name: value for name, value in options.items() if value is not None}
     quantization = given.pop("quantization", None)
-    with _quiet_transformers():
+    with quiet_transformers():
         from transformers import AutoTokenizer
 
         auto, extra = _kind(head, labels)
@@ -149,7 +149,7 @@ def _keep_differentiable(model: Any) -> None:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Hide progress bars and the remark that a classification head is new."""
     from transformers.utils import logging as remarks
 

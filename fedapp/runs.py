@@ -5,6 +5,7 @@ run.json         versions, git commit, seed, base model's fingerprint, status, t
 events.jsonl     what happened, as it happened (progress displays read it)
 metrics.jsonl    one row per round, client, split and model
 traffic.jsonl    one row per message: payload bytes and wire bytes
+consensus.jsonl  one row per round, where clients vote: what they agreed on
 summary.json     the table that the command line prints
 adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json
 log.txt          Flower's log (written by the command line)
@@ -140,6 +141,10 @@ class RunFolder:
         """Append to traffic.jsonl."""
         self._traffic.append(row)
         self._append("traffic", row)
+
+    def record(self, name: str, row: Mapping[str, Any]) -> None:
+        """Append to a method's own <name>.jsonl."""
+        self._append(name, row)
 
     def round_done(self, server_round: int, phase: str, replies: Sequence[Reply]) -> None:
         """Append a round's scores to metrics.jsonl."""

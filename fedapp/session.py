@@ -10,11 +10,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from fedapp.settings import require_bool, require_choice, require_int, require_number
+
+if TYPE_CHECKING:
+    from fedapp.public_set import PublicSet
 
 Arrays = dict[str, np.ndarray]
 """Named arrays; a name means the same thing in every round and on every client."""
@@ -108,6 +111,21 @@ class TrainConfig:
         require_choice("train.schedule", self.schedule, ("constant", "linear"))
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn.
+
+    Attributes:
+        temperature: Divides the logits, above 0.
+        top_p: Share of the probability that tokens are drawn from, in (0, 1].
+        seed: The same seed and the same prompts in the same batches give the same answers.
+    """
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
 class AdaptedModel(Protocol):
     """A frozen base model with its small trainable part."""
 
@@ -141,8 +159,8 @@ class AdaptedModel(Protocol):
     def loss(self, examples: Sequence[Example]) -> float:
         """Mean loss over examples in nats per example, forward only, no dropout."""
 
-    def generate(self, prompts: Sequence[str]) -> list[str]:
-        """Answer each prompt: generated text, or the label's name from a classifier."""
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+        """Answer each prompt, greedily unless told how to sample: a text, or the label of a classifier."""
 
     def export(self, folder: Path) -> None:
         """Write the adapter in its own library's format (pyreft, peft)."""
@@ -208,6 +226,7 @@ class ClientSession:
         metrics: What the routine measured beside its loss.
         scorer: Scores the model as it stands: ``scorer(model_name, moment)``.
         metric: The benchmark's main metric of the model as it stands on some examples.
+        public: The public prompts, where the routine asks for them (``needs_public_prompts``).
     """
 
     client_id: int
@@ -221,6 +240,7 @@ class ClientSession:
     metrics: Metrics = field(default_factory=dict)
     scorer: Callable[[str, str], None] | None = None
     metric: Callable[[Sequence[Example]], float] | None = None
+    public: PublicSet | None = None
 
     def score(self, model: str, moment: str) -> None:
         """Put the model, as it stands, into the run's metrics (if the run asks for it).

@@ -19,6 +19,7 @@ from fedapp.config import build, run_settings
 from fedapp.exchange_spec import count
 from fedapp.methods.hostile import Hostility
 from fedapp.partition import ClientData, Partitioning, SplitConfig, client_data
+from fedapp.public_set import PublicSet
 from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, TrainConfig
 from fedapp.settings import shown
 
@@ -52,6 +53,8 @@ class Prepared:
         self.benchmark: Any = (
             like.benchmark if like else build(config["benchmark"]["build"], "benchmark.build")
         )
+        asks = getattr(self.routine, "needs_public_prompts", False)
+        self.public: PublicSet | None = PublicSet.of(self.benchmark) if asks else None
 
     def data(self, client_id: int) -> ClientData:
         """A client's own data.
@@ -111,6 +114,7 @@ class Workplace(Prepared):
             client_id, server_round, self.model, data.train, data.val, data.test, state, rng
         )
         session.metric = self._main_metric
+        session.public = self.public
         return session
 
     def rows(self, session: ClientSession, model: str, moment: str) -> list[dict[str, Any]]:
@@ -129,7 +133,9 @@ class Workplace(Prepared):
     def _scores(self, examples: Sequence[Example]) -> dict[str, float]:
         answers = [self.benchmark.extract(text) for text in self.model.generate([e.prompt for e in examples])]
         scores = self.benchmark.score(answers, [e.target for e in examples])
-        return {"loss": self.model.loss(examples), **{name: float(value) for name, value in scores.items()}}
+        loss = self.model.loss(examples)
+        known = {} if loss != loss else {"loss": loss}  # a black box that only answers has none
+        return {**known, **{name: float(value) for name, value in scores.items()}}
 
     def _main_metric(self, examples: Sequence[Example]) -> float:
         answers = [self.benchmark.extract(text) for text in self.model.generate([e.prompt for e in examples])]

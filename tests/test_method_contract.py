@@ -21,16 +21,19 @@ ROLES = {
     # One client a round does for all of them; here all are asked, as the tests expect.
     "centralised": "clients_per_round=0",
 }
+# A sentence encoder is no part of the contract.
+EMBEDDERS = {"semantic_consensus": "method.strategy.vote.embedder.path=tfidf"}
 # Three vectors of four fp32 values go up, but for these.
-UPLOADED = {"local": 0, "fedsa_lora": 16, "fedalt": 32, "fed_sb": 52}
+# Clients that answer send the digest of the public prompts (8) and for each of 8 prompts an id and a digit.
+UPLOADED = {"local": 0, "fedsa_lora": 16, "fedalt": 32, "fed_sb": 52, "semantic_consensus": 24, "fedct": 24}
 # Nothing comes down in the first round, but for: two vectors that were agreed upon before, a number.
 FIRST = {"fed_sb": 36}
 
 
 @pytest.fixture(params=METHODS)
 def method(request, monkeypatch):
-    if request.param in ROLES:
-        monkeypatch.setattr(federation, "TOY", [*federation.TOY, ROLES[request.param]])
+    if extra := (ROLES | EMBEDDERS).get(request.param):
+        monkeypatch.setattr(federation, "TOY", [*federation.TOY, extra])
     return f"method={request.param}"
 
 

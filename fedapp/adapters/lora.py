@@ -20,7 +20,7 @@ from fedapp.adapters.training import Trainer
 from fedapp.errors import one_line
 from fedapp.model_parts import block_list
 from fedapp.models import Base
-from fedapp.session import Arrays, Example, Shapes, TrainConfig
+from fedapp.session import Arrays, Example, Sampling, Shapes, TrainConfig
 from fedapp.settings import require_bool, require_int, require_number, shown
 
 _ADAPTER = "default"  # peft's name for the only adapter of a model
@@ -162,9 +162,13 @@ class LoraAdapted:
         """Mean loss in nats per example, forward only."""
         return self.trainer.loss(examples)
 
-    def generate(self, prompts: Sequence[str]) -> list[str]:
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
         """Answer each prompt."""
-        return self.trainer.generate(prompts)
+        return self.trainer.generate(prompts, sampling)
+
+    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
+        """Of each example's answer, nats per token."""
+        return self.trainer.log_likelihoods(examples)
 
     def export(self, folder: Path) -> None:
         """Write what ``peft.PeftModel.from_pretrained(model, folder)`` opens, and adapter.safetensors.

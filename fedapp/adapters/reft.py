@@ -20,7 +20,7 @@ from fedapp.adapters.tokens import Batch
 from fedapp.adapters.training import Trainer
 from fedapp.model_parts import block_list, hidden_size
 from fedapp.models import Base
-from fedapp.session import Arrays, Example, Shapes, TrainConfig
+from fedapp.session import Arrays, Example, Sampling, Shapes, TrainConfig
 from fedapp.settings import require_bool, require_choice, require_int, require_number
 
 
@@ -173,9 +173,13 @@ class ReftAdapted:
         """Mean loss in nats per example, forward only."""
         return self.trainer.loss(examples)
 
-    def generate(self, prompts: Sequence[str]) -> list[str]:
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
         """Answer each prompt; the interventions act while the prompt is read, not after."""
-        return self.trainer.generate(prompts)
+        return self.trainer.generate(prompts, sampling)
+
+    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
+        """Of each example's answer, nats per token."""
+        return self.trainer.log_likelihoods(examples)
 
     def export(self, folder: Path) -> None:
         """Write a folder that ``pyreft.ReftModel.load(folder, model)`` opens, and adapter.safetensors."""

@@ -5,6 +5,7 @@ For tests and dry runs: milliseconds a round, no torch, and a result that can be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from fedapp.session import Arrays, ClientFailure, Example, Shapes, TrainConfig
+from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, TrainConfig
 from fedapp.settings import require_int, require_number
 
 
@@ -107,7 +108,7 @@ class ToyModel:
         stacked = np.concatenate(list(self.values.values()))
         return float(np.mean((stacked - _goal(examples)) ** 2))
 
-    def generate(self, prompts: Sequence[str]) -> list[str]:
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
         """The same number for every prompt: the mean of the vectors, rounded."""
         return [str(round(float(np.mean(self.values["layer.0.prefix.bias"]))))] * len(prompts)
 
@@ -130,4 +131,11 @@ class ToyModel:
 
 
 def _goal(examples: Sequence[Example]) -> float:
-    return float(np.mean([example.label or 0 for example in examples])) if examples else 0.0
+    return float(np.mean([_number(example) for example in examples])) if examples else 0.0
+
+
+def _number(example: Example) -> float:
+    """The label; the target's number where there is none, as in a pseudo-labelled example."""
+    if example.label is not None:
+        return example.label
+    return float(example.target) if re.fullmatch(r"-?\d{1,9}", example.target) else 0.0

@@ -14,9 +14,10 @@ from torch.nn import functional
 
 from fedapp.adapters.batching import batches_by_length, training_batches
 from fedapp.adapters.checkpointing import checkpointable_blocks, checkpointed
+from fedapp.adapters.generation import decoding, seeded
 from fedapp.adapters.tokens import IGNORE, Batch, Encoder
 from fedapp.models import Base
-from fedapp.session import ClientFailure, Example, TrainConfig
+from fedapp.session import ClientFailure, Example, Sampling, TrainConfig
 
 
 def _nothing() -> None:
@@ -213,16 +214,29 @@ class Trainer:
                     total += float(self.losses(padded)[0].double().sum())
         return total / len(examples)
 
-    def generate(self, prompts: Sequence[str]) -> list[str]:
-        """Answer each prompt: greedy text up to the end-of-sequence token, or a label's name."""
+    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
+        """Mean log-likelihood of each example's answer, nats per token (a classifier: of its label)."""
+        found = [0.0] * len(examples)
+        with torch.no_grad():
+            encoded = self.encoder.examples(examples)
+            for indices, rows in batches_by_length(encoded, self.config.eval_batch_size):
+                batch = self.encoder.batch(rows)
+                with self._scope(batch):
+                    losses = self.losses(batch)[0]
+                for index, row, loss in zip(indices, rows, losses.tolist(), strict=True):
+                    found[index] = -loss / max(len(row.ids) - row.prompt_length, 1)
+        return found
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+        """Answer each prompt: text up to the end-of-sequence token, or a label's name."""
         answers = [""] * len(prompts)
         classifies = self.base.head == "classification"
         rows = self.encoder.prompts(prompts)
-        with torch.no_grad():
+        with torch.no_grad(), seeded(self.base, sampling):
             for indices, batch in batches_by_length(rows, self.config.eval_batch_size):
                 padded = self.encoder.batch(batch, left=not classifies)
                 with self._scope(padded):
-                    texts = self._classify(padded) if classifies else self._complete(padded)
+                    texts = self._classify(padded) if classifies else self._complete(padded, sampling)
                 for index, text in zip(indices, texts, strict=True):
                     answers[index] = text
         return answers
@@ -231,26 +245,13 @@ class Trainer:
         logits = self.base.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         return [self.base.labels[index] for index in logits.argmax(-1).tolist()]
 
-    def _complete(self, batch: Batch) -> list[str]:
-        from transformers import GenerationConfig
-
-        tokenizer, model = self.base.tokenizer, self.base.model
-        known = model.generation_config.eos_token_id
-        ends = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
-        # Explicit, so that sampling settings that came with a checkpoint play no part.
-        settings = GenerationConfig(
-            max_new_tokens=self.config.max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=sorted(ends) or None,
-        )
-        output = model.generate(
+    def _complete(self, batch: Batch, sampling: Sampling | None) -> list[str]:
+        settings = decoding(self.base, self.config.max_new_tokens, sampling)
+        output = self.base.model.generate(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
         )
         new = output[:, batch.input_ids.shape[1] :]
-        return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
+        return [text.strip() for text in self.base.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     @contextmanager
     def _training(self, rng: np.random.Generator) -> Iterator[None]:

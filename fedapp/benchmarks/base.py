@@ -20,6 +20,9 @@ class Benchmark(Protocol):
 
     Implementations are frozen dataclasses: their ``repr`` tells all settings, by which a process
     recognises client data that it has made already (``fedapp.partition``).
+
+    A benchmark may also have ``public_prompts() -> list[Example]``: prompts in neither train nor test
+    split, for methods whose clients exchange answers. Their targets are references for reports, not sent.
     """
 
     @property

@@ -23,6 +23,7 @@ from datasets import Dataset
 from fedapp.benchmarks.base import check_split, find_rows, read_file, read_folder, read_remote, with_columns
 from fedapp.benchmarks.scoring import metric
 from fedapp.session import Example
+from fedapp.settings import require_int
 
 HIDDEN = -1
 """The label of a row whose label is kept secret, on the hub."""
@@ -40,6 +41,8 @@ class Glue:
         data_dir: Folder with ``<subset>/<split>.jsonl`` (or .json, .parquet); None: from the hub.
         path: Name of the data set on the hub.
         split_seed: Seed of the two halves of the validation split.
+        num_public: Training rows set apart as public prompts, for methods whose clients exchange answers;
+            rows of the same text are no training rows either. Which ones does not depend on any seed.
     """
 
     subset: str
@@ -49,6 +52,7 @@ class Glue:
     data_dir: str | None = None
     path: str = "nyu-mll/glue"
     split_seed: int = 1
+    num_public: int = 0
     version: str = field(default="1", init=False)
     source: str = field(default="https://arxiv.org/abs/1804.07461", init=False)
 
@@ -61,6 +65,7 @@ class Glue:
             raise ValueError("benchmark.metrics=[] must name a metric")
         for name in self.metrics:
             metric(name)
+        require_int("num_public", self.num_public, at_least=0)
         if not self._fields():
             raise ValueError(f"benchmark.prompt={self.prompt!r} must show a column, like {{sentence}}")
 
@@ -77,7 +82,7 @@ class Glue:
         """
         check_split(split)
         if split == "train":
-            return self._with_task(self._labelled("train"))
+            return self._with_task(self._private(self._labelled("train")))
         rows = self._test()
         if rows is None:
             validation = self._labelled("validation")
@@ -87,6 +92,13 @@ class Glue:
         elif split == "validation":
             rows = self._labelled("validation")
         return self._with_task(rows)
+
+    def public_prompts(self) -> list[Example]:
+        """The ``num_public`` training rows set apart, in the order of the file."""
+        if not self.num_public:
+            return []
+        rows = self._labelled("train")
+        return [self.template(rows[index]) for index in self._public(rows)]
 
     def template(self, row: Mapping[str, Any]) -> Example:
         """The prompt with the row's text in it; the target is the label's name."""
@@ -109,6 +121,24 @@ class Glue:
         """
         given = [self.extract(answer) for answer in answers]
         return {name: metric(name)(given, targets) for name in self.metrics}
+
+    def _public(self, rows: Dataset) -> list[int]:
+        """Indices of rows drawn as public prompts, no text twice."""
+        texts = list(zip(*(rows[name] for name in self._fields()), strict=True))
+        first = sorted({text: index for index, text in reversed(list(enumerate(texts)))}.values())
+        if self.num_public >= len(first):
+            raise ValueError(
+                f"benchmark.num_public={self.num_public} must be below {len(first)}, the different rows"
+            )
+        drawn = np.random.default_rng(0).choice(first, size=self.num_public, replace=False)
+        return sorted(drawn.tolist())
+
+    def _private(self, rows: Dataset) -> Dataset:
+        if not self.num_public:
+            return rows
+        texts = list(zip(*(rows[name] for name in self._fields()), strict=True))
+        public = {texts[index] for index in self._public(rows)}
+        return rows.select([index for index, text in enumerate(texts) if text not in public])
 
     def _with_task(self, rows: Dataset) -> Dataset:
         return with_columns(rows, task=[self.subset] * len(rows))

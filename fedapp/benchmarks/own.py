@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from fedapp.benchmarks.base import check_split, read_folder, with_columns
+from fedapp.benchmarks.base import check_split, read_file, read_folder, with_columns
 from fedapp.benchmarks.scoring import metric
 from fedapp.session import Example
 
@@ -21,7 +21,8 @@ class Own:
     """Rows ``{"prompt": …, "target": …}`` in ``<data_dir>/<task>/train.jsonl`` and ``test.jsonl``.
 
     Validation rows are taken from each client's training rows, as everywhere. With
-    ``partitioner=distinct_task`` every folder is one client.
+    ``partitioner=distinct_task`` every folder is one client. ``<data_dir>/public.jsonl`` may hold public
+    prompts, with or without targets, for methods whose clients exchange answers.
 
     Attributes:
         data_dir: The folder.
@@ -66,6 +67,28 @@ class Own:
         """
         check_split(split, ("train", "test"))
         return concatenate_datasets([self._rows(task, split) for task in self.tasks])
+
+    def public_prompts(self) -> list[Example]:
+        """The prompts of ``public.jsonl``; none where there is no such file. A target is a reference only.
+
+        Raises:
+            ValueError: If the file cannot be read or a prompt is no text.
+        """
+        assert self.data_dir is not None
+        file = Path(self.data_dir).expanduser() / "public.jsonl"
+        if not file.is_file():
+            return []
+        rows = read_file(file, ["prompt"])["prompt"]
+        try:
+            targets = read_file(file, ["target"])["target"]
+        except ValueError:  # no references
+            targets = [""] * len(rows)
+        for number, prompt in enumerate(rows, start=1):
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise ValueError(f"{file} row {number} has prompt={prompt!r}; it must be text and not empty")
+        framed = [self.prompt.replace("{prompt}", prompt) for prompt in rows]
+        given = ["" if target is None else str(target).strip() for target in targets]
+        return [Example(prompt, target, "public") for prompt, target in zip(framed, given, strict=True)]
 
     def template(self, row: Mapping[str, Any]) -> Example:
         """The prompt in its frame, and the target without surrounding blanks."""

@@ -18,11 +18,13 @@ class Toy:
     Attributes:
         num_tasks: Tasks named ``task-0``, ``task-1``, …
         num_train, num_test: Rows of the two splits, dealt to the tasks in turn.
+        num_public: Public prompts, dealt to the tasks in turn.
     """
 
     num_tasks: int = 4
     num_train: int = 80
     num_test: int = 40
+    num_public: int = 8
     name: str = "toy"
     version: str = "1"
     source: str = "made here, for dry runs and tests"
@@ -40,6 +42,11 @@ class Toy:
                 "label": [label for _, label in rows],
             }
         )
+
+    def public_prompts(self) -> list[Example]:
+        """Prompts of neither split; the targets are references, for reports only."""
+        tasks = [(f"public prompt {i}", i % self.num_tasks) for i in range(self.num_public)]
+        return [Example(prompt, str(label), f"task-{label}") for prompt, label in tasks]
 
     def template(self, row: Mapping[str, Any]) -> Example:
         """The row as it is."""

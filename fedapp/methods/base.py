@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from fedapp.nodes import ClientDirectory, FederationError, exchange
+from fedapp.public_set import PublicSet
 from fedapp.replies import Reply, ReplyReader
 from fedapp.sampling import sample
 from fedapp.session import Arrays, ClientSession, Metrics, Shapes
@@ -48,6 +49,9 @@ class Observer(Protocol):
     def traffic(self, row: Mapping[str, Any]) -> None:
         """What one message weighed."""
 
+    def record(self, name: str, row: Mapping[str, Any]) -> None:
+        """A row of a method's own statistics, for ``<name>.jsonl``."""
+
     def round_done(self, server_round: int, phase: str, replies: Sequence[Reply]) -> None:
         """A round's usable replies, sorted by client id."""
 
@@ -64,6 +68,7 @@ class RunPlan:
         join_timeout, round_timeout: Seconds.
         reader: Checks replies.
         max_bytes: Largest payload accepted.
+        public: The public prompts, for strategies that ask for them (``needs_public_prompts``).
         sent: Of each phase's last messages, the clients they went to and their metadata. Flower
             fills in the message id when it sends; a reply names that id.
     """
@@ -80,6 +85,7 @@ class RunPlan:
     round_timeout: float
     reader: ReplyReader
     max_bytes: int
+    public: PublicSet | None = None
     sent: dict[str, list[tuple[int, Metadata]]] = field(default_factory=dict)
 
     def asked(self, phase: str) -> dict[str, int]:

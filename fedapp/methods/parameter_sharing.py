@@ -110,6 +110,8 @@ class ParameterSharing:
     def _shared(self, parameters: Iterable[str]) -> list[str]:
         pattern = SHARED_ROLES.get(self.share, self.share)
         names = [name for name in parameters if re.search(pattern, name)]
+        if self.share != "none" and not parameters:
+            raise ClientFailure("this adapter has no parameters to share: take another, or method=local")
         # A role means a part of the adapter; a classification head alone does not make up for it.
         means_adapter = self.share in SHARED_ROLES and self.share != "none"
         if self.share != "none" and all(means_adapter and name.startswith("head.") for name in names):

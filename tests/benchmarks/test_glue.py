@@ -140,3 +140,22 @@ def test_the_real_files_have_the_known_sizes():
     first = cola.template(cola.load("train")[0])
     assert first.target == "acceptable"
     assert first.prompt.startswith("Our friends won't buy this analysis")
+
+
+def test_public_prompts_are_training_rows_that_nobody_trains_on(tmp_path):
+    rows = [{"sentence": f"text {i % 8}", "label": i % 2, "idx": i} for i in range(12)]  # four texts twice
+    (tmp_path / "sst2").mkdir()
+    (tmp_path / "sst2" / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    whole = Glue(**SST2, data_dir=str(tmp_path))
+    parted = Glue(**SST2, data_dir=str(tmp_path), num_public=5, split_seed=3)
+    public = [example.prompt for example in parted.public_prompts()]
+    private = parted.load("train")["sentence"]
+    assert whole.public_prompts() == []
+    assert len(whole.load("train")) == 12
+    assert len(set(public)) == len(public) == 5
+    assert not set(public) & set(private)
+    assert set(public) | set(private) == {f"text {i}" for i in range(8)}
+    other_seed = Glue(**SST2, data_dir=str(tmp_path), num_public=5, split_seed=9)
+    assert other_seed.public_prompts() == parted.public_prompts()
+    with pytest.raises(ValueError, match="num_public=8 must be below 8"):
+        Glue(**SST2, data_dir=str(tmp_path), num_public=8).public_prompts()

@@ -66,3 +66,17 @@ def test_an_empty_row_is_refused_by_its_number(folder, row):
     file.write_text(json.dumps({"prompt": "a", "target": "b"}) + "\n" + json.dumps(row))
     with pytest.raises(ValueError, match=r"row 2 of beta's test rows has (prompt=None|target=' ')"):
         Own(str(folder)).load("test")
+
+
+def test_public_prompts_lie_beside_the_tasks(folder):
+    assert Own(str(folder)).public_prompts() == []
+    rows = [{"prompt": "free?", "target": " yes "}, {"prompt": "bound?", "target": None}]
+    (folder / "public.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = Own(str(folder), prompt="Q: {prompt}\nA:")
+    found = [(example.prompt, example.target, example.task) for example in own.public_prompts()]
+    assert found == [("Q: free?\nA:", "yes", "public"), ("Q: bound?\nA:", "", "public")]
+    (folder / "public.jsonl").write_text('{"prompt": "only a prompt"}')
+    assert [example.target for example in Own(str(folder)).public_prompts()] == [""]
+    (folder / "public.jsonl").write_text('{"prompt": " "}')
+    with pytest.raises(ValueError, match=r"public.jsonl row 1 has prompt=' '"):
+        Own(str(folder)).public_prompts()

@@ -1,0 +1,163 @@
+"""The client half of methods whose clients share answers; the server's is ``semantic_consensus``.
+
+A client trains on its private examples and on public prompts with the pseudo-labels that it received,
+then answers the public prompts. It sends text, never token ids: another client may have another tokenizer.
+
+Sources: as in ``semantic_consensus``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from fedapp.answers import num_bytes
+from fedapp.exchange import MEMORY, ClientMemory, as_texts
+from fedapp.public_set import PublicSet
+from fedapp.session import ClientFailure, ClientSession, Example, Metrics, Sampling
+from fedapp.settings import require_bool, require_int, require_number
+from fedapp.wire import Payload
+
+
+@dataclass(frozen=True)
+class BehaviourSharing:
+    """Train on private and pseudo-labelled examples, answer the public prompts, send the answers.
+
+    Attributes:
+        pseudo_share: Share of pseudo-labelled examples among those of a round's training, in [0, 1); 0.5
+            is FedCT's (a public batch for each private one). They come on top of the private ones: where
+            methods are to take equal steps, set ``train.max_steps``.
+        prompts_per_round: Public prompts answered in a round, another draw each round; 0: all.
+        extracted: Send the answer that the benchmark extracts from the text (a label), not the text.
+        likelihoods: Send each answer's mean log-likelihood per token under the client's own model, too.
+        temperature: Of sampled answers; 0: greedy.
+        top_p: Share of the probability that sampled tokens come from, in (0, 1].
+        adaptive: Send only answers that changed since the last upload that the server heard.
+    """
+
+    pseudo_share: float = 0.5
+    prompts_per_round: int = 0
+    extracted: bool = False
+    likelihoods: bool = False
+    temperature: float = 0.0
+    top_p: float = 1.0
+    adaptive: bool = False
+    needs_public_prompts: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        require_number("pseudo_share", self.pseudo_share, "[0, 1)")
+        require_int("prompts_per_round", self.prompts_per_round, at_least=0)
+        require_number("temperature", self.temperature, "[0, inf)")
+        require_number("top_p", self.top_p, "(0, 1]")
+        for name in ("extracted", "likelihoods", "adaptive"):
+            require_bool(name, getattr(self, name))
+
+    def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
+        """Train from the client's own parameters, then answer."""
+        public, model = _public(session), session.model
+        memory = ClientMemory.of(session.state)
+        model.load(_own(session))
+        memory.take(download.texts, len(public.examples))
+        session.score("own", "before")
+        pseudo = pseudo_labelled(public, memory.labels)
+        examples = mix(session.train_set, pseudo, self.pseudo_share, session.rng)
+        loss = model.train(examples, session.rng)
+        session.score("own", "after")
+        metrics = {"pseudo-labels": float(len(pseudo)), **({} if loss != loss else {"train-loss": loss})}
+        numbers = self._numbers(public, session.server_round)
+        answers = self._answer(public, numbers, session)
+        if self.adaptive:
+            texts = memory.give(answers, download.texts, session.server_round)
+            full = num_bytes(answers)
+            metrics["upload-bytes-saved"] = float(full - Payload(texts=texts).num_bytes)
+        else:
+            texts = as_texts("answers", answers)
+        if self.likelihoods:
+            texts["likelihoods"] = self._rate(public, texts["ids"], answers, session)
+        session.state.clear()
+        session.state.update(model.parameters())
+        if self.adaptive:
+            session.state[MEMORY] = memory.array()
+        return Payload(texts={"public-set": [public.digest], **texts}), metrics
+
+    def evaluate(self, download: Payload, session: ClientSession) -> None:
+        """A client uses the model that it trained itself."""
+        session.model.load(_own(session))
+
+    def _numbers(self, public: PublicSet, server_round: int) -> list[int]:
+        count = len(public.examples)
+        if not 0 < self.prompts_per_round < count:
+            return list(range(count))
+        rng = np.random.default_rng([int(public.digest, 16), server_round])  # the same on all clients
+        return sorted(rng.choice(count, size=self.prompts_per_round, replace=False).tolist())
+
+    def _answer(self, public: PublicSet, numbers: Sequence[int], session: ClientSession) -> dict[int, str]:
+        prompts = [public.examples[number].prompt for number in numbers]
+        if self.temperature:
+            sampling = Sampling(self.temperature, self.top_p, int(session.rng.integers(2**31)))
+            texts = session.model.generate(prompts, sampling)
+        else:
+            texts = session.model.generate(prompts)
+        if len(texts) != len(prompts):
+            raise ClientFailure(f"the model gives {len(texts)} answers to {len(prompts)} public prompts")
+        if self.extracted:
+            texts = [public.benchmark.extract(text) for text in texts]
+        return dict(zip(numbers, texts, strict=True))
+
+    def _rate(
+        self, public: PublicSet, ids: Sequence[str], answers: dict[int, str], session: ClientSession
+    ) -> list[str]:
+        rate = getattr(session.model, "log_likelihoods", None)
+        if rate is None:
+            raise ClientFailure(
+                "method.routine.likelihoods=True needs a model that can rate its answers; set it to false"
+            )
+        told = [name for name in ids if answers[int(name)]]
+        examples = [Example(public.examples[int(name)].prompt, answers[int(name)]) for name in told]
+        rated = dict(zip(told, rate(examples), strict=True)) if told else {}
+        return [f"{rated[name]:.4f}" if name in rated else "" for name in ids]
+
+
+def pseudo_labelled(public: PublicSet, labels: dict[int, str]) -> list[Example]:
+    """Public prompts with the consensus for a target; where there are labels, only with one of them."""
+    index = {name: number for number, name in enumerate(public.labels)}
+    examples = []
+    for number in sorted(labels):
+        if not index or labels[number] in index:
+            about = public.examples[number]
+            examples.append(Example(about.prompt, labels[number], about.task, index.get(labels[number])))
+    return examples
+
+
+def mix(
+    private: Sequence[Example], pseudo: Sequence[Example], share: float, rng: np.random.Generator
+) -> list[Example]:
+    """All private examples, and as many pseudo-labelled ones, drawn, that they make up a share.
+
+    No pseudo-labelled example is drawn again before all have been drawn. Nothing is drawn from ``rng``
+    where there are none.
+
+    Args:
+        private: The client's own training set.
+        pseudo: Pseudo-labelled public prompts.
+        share: Their share of the result, in [0, 1).
+        rng: Decides which.
+    """
+    wanted = round(len(private) * share / (1 - share)) if pseudo else 0
+    drawn: list[int] = []
+    while len(drawn) < wanted:
+        drawn += rng.permutation(len(pseudo)).tolist()
+    return [*private, *(pseudo[index] for index in drawn[:wanted])]
+
+
+def _own(session: ClientSession) -> dict[str, np.ndarray]:
+    return {name: array for name, array in session.state.items() if name != MEMORY}
+
+
+def _public(session: ClientSession) -> PublicSet:
+    if session.public is None:
+        raise ClientFailure("this session has no public prompts to answer")
+    return session.public

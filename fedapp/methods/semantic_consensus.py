@@ -1,0 +1,202 @@
+"""The server half of methods whose clients share answers: FedCoFiT's semantic consensus, and FedCT.
+
+Clients answer public prompts in text; the server forms a consensus per prompt and sends it back as
+pseudo-labels, on which clients train beside their private examples. No parameters travel, so clients may
+differ in model, tokenizer and adapter, and the bytes do not depend on the size of any model.
+
+Sources: SemanticConsensus / FedCoFiT, https://arxiv.org/abs/2605.11857 (the pipeline; its constants are not
+public, so all here are settings with defaults of ours); FedCT,
+https://github.com/kampmichael/federatedcotraining.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message
+from flwr.serverapp import Grid
+
+from fedapp.answers import Answers, described, read_answers
+from fedapp.exchange import ServerMemory, as_texts
+from fedapp.methods.base import PayloadStrategy, RunPlan
+from fedapp.public_set import PublicSet
+from fedapp.settings import require_bool, require_choice, require_int, shown
+from fedapp.votes import Ballot, Verdict, Vote
+from fedapp.wire import Payload, Upload
+
+
+class SemanticConsensus(PayloadStrategy):
+    """Remember each client's latest answers, vote on every public prompt, send back what won.
+
+    The votes of a prompt are counted against all clients whose answers are held, also those that did not
+    answer this prompt: so nobody decides alone by answering what others leave out. A client's answers count
+    until it sends others.
+    """
+
+    needs_public_prompts = True
+
+    def __init__(
+        self,
+        vote: Vote,
+        weighting: str = "uniform",
+        max_answer_chars: int = 2000,
+        max_age: int = 0,
+        adaptive: bool = False,
+    ) -> None:
+        """Take the rule and the limits.
+
+        Args:
+            vote: How a prompt's answer is decided (``fedapp.votes``).
+            weighting: ``uniform``: a client, a vote; ``examples``: by the number of training examples that
+                the client says it has.
+            max_answer_chars: Characters of an answer that are kept.
+            max_age: Rounds for which a client's answers count; 0: until it sends others.
+            adaptive: Send only pseudo-labels that changed, to clients that say which they hold.
+        """
+        if not callable(getattr(vote, "decide", None)):
+            raise ValueError(f"vote={shown(vote)} must be a mapping with _target_, a class of fedapp.votes")
+        require_choice("weighting", weighting, ("uniform", "examples"))
+        require_int("max_answer_chars", max_answer_chars, at_least=1)
+        require_int("max_age", max_age, at_least=0)
+        require_bool("adaptive", adaptive)
+        self.vote, self.weighting, self.max_answer_chars = vote, weighting, max_answer_chars
+        self.max_age, self.adaptive = max_age, adaptive
+        self.server_round = 0
+        self.labels: dict[int, str] = {}
+        self.memory = ServerMemory()
+        self._latest: dict[int, _Voter] = {}
+        self._evaluating = False
+        self._saved = 0
+        self._warned: set[tuple[int, str]] = set()
+
+    def prepare(self, plan: RunPlan) -> None:
+        """As in the base class; loads the encoder."""
+        super().prepare(plan)
+        self.vote.ready()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """As in the base class; notes the round."""
+        self.server_round = server_round
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """As in the base class; who is scored needs no pseudo-labels."""
+        self._evaluating = True
+        try:
+            return super().configure_evaluate(server_round, arrays, config, grid)
+        finally:
+            self._evaluating = False
+
+    def download(self, client_id: int) -> Payload:
+        """The pseudo-labels with their prompt ids; empty before there are any."""
+        if self._evaluating:
+            return Payload()
+        if self.adaptive:
+            texts, saved = self.memory.download(client_id)
+            self._saved += saved
+            return Payload(texts=texts)
+        return Payload(texts=as_texts("labels", self.labels)) if self.labels else Payload()
+
+    def aggregate(self, uploads: Sequence[Upload]) -> None:
+        """Take in what can be used of the answers, decide on every prompt, and put on record how."""
+        public = self.plan.public
+        assert public is not None
+        heard = {upload.client_id: self._hear(upload, public) for upload in uploads}
+        voters = self._voters()
+        total = sum(voter.weight for voter in voters)
+        ballots = [_ballot(number, voters) for number in range(len(public.examples))]
+        verdicts = self.vote.decide(ballots, total, public.labels)
+        before, self.labels = self.labels, {n: v.text for n, v in enumerate(verdicts) if v.text is not None}
+        self.memory.publish(self.server_round, self.labels)
+        if not self.labels:
+            self._warn(-1, "no public prompt reached the quorum: clients train on their own examples alone")
+        saved = sum(upload.metrics.get("upload-bytes-saved", 0.0) for upload in uploads)
+        row = {"server-round": self.server_round, "clients": len(voters), **statistics(verdicts)}
+        row |= {
+            "changed": sum(before.get(number) != text for number, text in self.labels.items()),
+            "reference-agreement": public.agreement(self.labels),
+            "refused": {str(client): dict(found.refused) for client, found in heard.items() if found.refused},
+        }
+        if self.adaptive:
+            row |= {"upload-bytes-saved": saved, "download-bytes-saved": self._saved}
+            self._saved = 0
+        self.plan.observer.record("consensus", row)
+
+    def _hear(self, upload: Upload, public: PublicSet) -> Answers:
+        found = read_answers(upload.texts, len(public.examples), public.digest, self.max_answer_chars)
+        fault = found.fault or self.memory.confirmed(upload.client_id, upload.texts, self.server_round)
+        if fault:
+            self.memory.heard.pop(upload.client_id, None)
+            self._warn(upload.client_id, f"the answers of client {upload.client_id} are left out: {fault}")
+            return Answers(refused=Counter({fault: 1}))
+        for problem in sorted(found.refused):
+            about = described({problem: found.refused[problem]})
+            self._warn(upload.client_id, f"client {upload.client_id}: {about}", problem)
+        voter = self._latest.setdefault(upload.client_id, _Voter())
+        voter.hear(found, self.server_round, upload.num_examples if self.weighting == "examples" else 1)
+        return found
+
+    def _voters(self) -> list[_Voter]:
+        oldest = self.server_round - self.max_age if self.max_age else -1
+        return [self._latest[c] for c in sorted(self._latest) if self._latest[c].server_round > oldest]
+
+    def _warn(self, client_id: int, message: str, kind: str = "") -> None:
+        """The first of a kind is a warning; consensus.jsonl counts them all."""
+        if (client_id, kind or message) not in self._warned:
+            self._warned.add((client_id, kind or message))
+            self.plan.observer.warning(f"round {self.server_round}: {message}")
+
+
+class _Voter:
+    """The latest answers of one client."""
+
+    def __init__(self) -> None:
+        self.texts: dict[int, str] = {}
+        self.log_likelihoods: dict[int, float] = {}
+        self.server_round, self.weight = 0, 1.0
+
+    def hear(self, found: Answers, server_round: int, weight: float) -> None:
+        """Answers take the place of earlier ones to the same prompts."""
+        self.server_round, self.weight = server_round, float(weight)
+        self.texts.update(found.texts)
+        for number in found.texts:
+            self.log_likelihoods[number] = found.log_likelihoods.get(number, float("nan"))
+
+
+def statistics(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What a round's verdicts come to, for consensus.jsonl.
+
+    Returns:
+        Prompts, how many were answered and kept; over the answered ones the mean agreement (a fraction in
+        [0, 1]) and number of clusters; how many winning clusters, and clusters at all, had how many voters.
+    """
+    answered = [verdict for verdict in verdicts if verdict.sizes]
+    kept = sum(verdict.text is not None for verdict in verdicts)
+    winners = Counter(verdict.sizes[0] for verdict in answered)
+    sizes = Counter(size for verdict in answered for size in verdict.sizes)
+    count = len(answered) or 1
+    return {
+        "prompts": len(verdicts),
+        "answered": len(answered),
+        "kept": kept,
+        "kept-share": kept / len(verdicts),
+        "agreement": sum(verdict.agreement for verdict in answered) / count,
+        "clusters": sum(len(verdict.sizes) for verdict in answered) / count,
+        "winner-sizes": {str(size): winners[size] for size in sorted(winners)},
+        "cluster-sizes": {str(size): sizes[size] for size in sorted(sizes)},
+    }
+
+
+def _ballot(number: int, voters: Sequence[_Voter]) -> Ballot:
+    votes = [voter for voter in voters if voter.texts.get(number)]
+    return Ballot(
+        tuple(voter.texts[number] for voter in votes),
+        tuple(voter.weight for voter in votes),
+        tuple(voter.log_likelihoods[number] for voter in votes),
+    )
