@@ -11,9 +11,11 @@ from tests.federation import run_toy
 
 METHODS = groups()["method"]
 # Methods that share by the names of LoRA's matrices, of which the toy has none by default.
-ROLES = {"fedsa_lora": "adapter.build.roles=[lora_A,lora_B,bias]"}
-# Three vectors of four fp32 values go up, but for these.
-UPLOADED = {"local": 0, "fedsa_lora": 16}
+# IFed-ICL needs a toy that reads demonstrations.
+ROLES = {"fedsa_lora": "adapter.build.roles=[lora_A,lora_B,bias]", "ifed_icl": "adapter=toy_context"}
+# Three vectors of four fp32 values go up, but for these. IFed-ICL's toy sends two vectors of four
+# fp16 values, then four fp32 coefficients.
+UPLOADED = {"local": 0, "zero_shot": 0, "local_icl": 0, "fedsa_lora": 16, "ifed_icl": 16}
 
 
 @pytest.fixture(params=METHODS)

@@ -122,10 +122,14 @@ class PayloadStrategy(Strategy):
             FederationError: If fewer replies are usable than the run needs.
         """
         received = self.plan.reader.read("train", server_round, self.plan.asked("train"), replies)
-        received = self.plan.reader.keep_alike(received, server_round)
+        received = self.alike(received, server_round)
         uploads = self._take(received, "train", server_round)
         self.aggregate(uploads)
         return None, _weighted_metrics(uploads)
+
+    def alike(self, received: Sequence[Reply], server_round: int) -> list[Reply]:
+        """The replies that may be combined: those with the majority's names, dtypes and shapes."""
+        return self.plan.reader.keep_alike(received, server_round)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
