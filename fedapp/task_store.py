@@ -185,7 +185,7 @@ def cosine(first: np.ndarray, second: np.ndarray) -> float:
     """Cosine of two arrays of one shape as long vectors; 0 if one of them is zero."""
     a, b = np.ravel(first).astype(np.float64), np.ravel(second).astype(np.float64)
     size = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / size if size else 0.0
+    return min(max(float(a @ b) / size, -1.0), 1.0) if size else 0.0
 
 
 def _row(task: StoredTask) -> tuple[object, ...]:
