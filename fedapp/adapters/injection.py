@@ -53,25 +53,27 @@ def prepare(form: str, coefficients: Tensor, vectors: Tensor, noise: float = 0.0
 
 
 class _ScaleShift(torch.autograd.Function):
-    """``scale * hidden + shift``, rounded once, with a backward pass that keeps nothing but hidden.
+    """``scale * hidden + shift`` plus noise, with a backward pass that keeps nothing but hidden.
 
-    With scale 1 and shift 0 the result is bit for bit the input, in any dtype.
+    The noise counts as a constant. Without it, with scale 1 and shift 0, the result is bit for bit
+    the input, in any dtype.
     """
 
     @staticmethod
-    def forward(context: Any, hidden: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    def forward(context: Any, hidden: Tensor, scale: Tensor, shift: Tensor, noise: float) -> Tensor:
         context.save_for_backward(hidden, scale)
-        return scaled(hidden, scale, shift)
+        edited = scaled(hidden, scale, shift)
+        return add_noise(edited, noise) if noise else edited
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None]:
         hidden, scale = context.saved_tensors
         below = gradient * scale.to(gradient.dtype) if context.needs_input_grad[0] else None
         flat = gradient.reshape(-1, gradient.shape[-1]).float()
         of_scale = None
         if context.needs_input_grad[1]:
             of_scale = torch.dot(flat.flatten(), hidden.reshape(-1).float())
-        return below, of_scale, flat.sum(0)
+        return below, of_scale, flat.sum(0), None
 
 
 def scaled(hidden: Tensor, scale: Tensor | float, shift: Tensor) -> Tensor:
@@ -83,15 +85,13 @@ def scaled(hidden: Tensor, scale: Tensor | float, shift: Tensor) -> Tensor:
     return (hidden.float() * scale + shift).to(hidden.dtype)
 
 
-def noisy(hidden: Tensor, share: float) -> Tensor:
-    """Add normal noise to each element whose size follows the norm of its token's state.
+def add_noise(hidden: Tensor, share: float) -> Tensor:
+    """Add, in place, normal noise to each element whose size follows the norm of its token's state.
 
     Source: I2CL's code, which draws it after the injection and keeps the norm out of the gradient.
     """
-    with torch.no_grad():
-        size = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).mul_(share)
-        noise = torch.randn_like(hidden).mul_(size)
-    return hidden + noise
+    size = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).mul_(share)
+    return hidden.addcmul_(torch.randn_like(hidden), size)
 
 
 class SiteHooks:
@@ -164,8 +164,7 @@ class SiteHooks:
         scale, shift = self._per_site[layer][part]
         if not torch.is_grad_enabled():
             return scaled(hidden, scale, shift)
-        edited = _ScaleShift.apply(hidden, scale, shift)
-        return noisy(edited, self._injected.noise) if self._injected.noise else edited
+        return _ScaleShift.apply(hidden, scale, shift, self._injected.noise)
 
 
 def _per_site(injected: Injected) -> list[list[tuple[Any, Tensor]]]:
