@@ -43,6 +43,7 @@ bench: $(READY)  ## measure speed as ratios within one process
 	$(BIN)/python benchmarks/step_time.py
 	$(BIN)/python benchmarks/geometric_median.py
 	$(BIN)/python benchmarks/warm_round.py
+	$(BIN)/python benchmarks/context.py
 
 clean:  ## remove the environment and what runs left behind
 	rm -rf $(VENV) runs outputs multirun .pytest_cache .mypy_cache .ruff_cache

@@ -9,6 +9,7 @@ and the figures are medians of CPU time. A step is forward, backward and AdamW o
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -35,25 +36,15 @@ def rows(count: int, shortest: int, longest: int, answer: int = 1) -> list[Encod
 def calibration(base: Base, size: int, width: int, repeats: int) -> None:
     """A calibration step against a LoRA step on the same prompts."""
     given = rows(size, 3 * width // 4, width - 2)
-    adapted = Lora.attach(LORA, base, TRAIN, seed=0)
-    step = trainer_step(adapted.trainer, given)
-    before = measure({"lora": step}, repeats)["lora"]
-    adapted.detach()
-    times = {}
-    for name, noise in (("calibration", 1e-3), ("calibration, no noise", 0.0)):
-        context = loaded(base, noise)
-        times[name] = measure({name: trainer_step(context.trainer, given)}, repeats)[name]
-        context.detach()
-    adapted = Lora.attach(LORA, base, TRAIN, seed=0)
-    after = measure({"lora": trainer_step(adapted.trainer, given)}, repeats)["lora"]
-    adapted.detach()
-    lora = (before + after) / 2
-    print(
-        f"\nstep, batch {size} x {width} tokens: LoRA (q, v) {lora:.2f} ms (before and after: "
-        f"{before:.2f}, {after:.2f})"
-    )
+    # Each adapter on a copy of its own: peft's changes modules, and the paths are to take turns.
+    copies = [replace(base, model=copy.deepcopy(base.model)) for _ in range(3)]
+    adapted = [LORA.attach(copies[0], TRAIN, seed=0), loaded(copies[1]), loaded(copies[2], 0.0)]
+    names = ("LoRA (q, v)", "calibration", "calibration, no noise")
+    steps = {name: trainer_step(one.trainer, given) for name, one in zip(names, adapted, strict=True)}
+    times = measure(steps, repeats)
+    print(f"\nstep, batch {size} x {width} tokens")
     for name, value in times.items():
-        print(f"  {name:<24}{value:9.2f} ms  {value / lora:5.2f} x LoRA (goal <= 1)")
+        print(f"  {name:<24}{value:9.2f} ms  {value / times[names[0]]:5.2f} x LoRA (goal <= 1)")
 
 
 def trainer_step(trainer, given: list[Encoded]) -> Step:
@@ -94,7 +85,7 @@ def encoding(base: Base, repeats: int) -> None:
     )
 
 
-def inference(base: Base, repeats: int, size: int = 16, width: int = 48, shots: int = 10) -> None:
+def inference(base: Base, repeats: int, size: int = 8, width: int = 40, shots: int = 8) -> None:
     """Label choice under injection against the bare prompt and a prompt behind demonstrations."""
     adapted = loaded(base)
     trainer = adapted.trainer

@@ -214,15 +214,14 @@ class ContextAdapted:
         self._hooks.remove()
         vacate(self.base)
 
-    def injected(self, noise: float = 0.0) -> Injected | None:
+    def injected(self) -> Injected | None:
         """What is added as things stand; None where the model answers as the base does."""
         if self._vectors is None or not self._active:
             return None
-        return prepare(self.adapter.injection, self._coefficients, self._vectors, noise)
+        return prepare(self.adapter.injection, self._coefficients, self._vectors, self.adapter.noise)
 
     def _scope(self, _batch: Batch) -> AbstractContextManager[None]:
-        # A step of calibration is the only pass with gradients, and the only one with noise.
-        return self._hooks.armed(self.injected(self.adapter.noise if torch.is_grad_enabled() else 0.0))
+        return self._hooks.armed(self.injected())
 
 
 class _Calibrator(AnswerTrainer):

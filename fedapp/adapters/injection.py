@@ -21,7 +21,8 @@ class Injected:
     Attributes:
         shifts: Added to every token's output, [num_layers, 2, hidden_size], fp32.
         scales: What the output is multiplied by first, [num_layers, 2], fp32; None for 1.
-        noise: Standard deviation of the noise on each element, as a share of its token's norm.
+        noise: Standard deviation of the noise on each element, as a share of its token's norm; passes
+            without gradients have none.
     """
 
     shifts: Tensor
@@ -90,8 +91,8 @@ def add_noise(hidden: Tensor, share: float) -> Tensor:
 
     Source: I2CL's code, which draws it after the injection and keeps the norm out of the gradient.
     """
-    size = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True).mul_(share)
-    return hidden.addcmul_(torch.randn_like(hidden), size)
+    size = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True)
+    return hidden.addcmul_(torch.randn_like(hidden), size, value=share)
 
 
 class SiteHooks:
@@ -103,7 +104,7 @@ class SiteHooks:
 
     def __init__(self, sites: Sequence[tuple[nn.Module, nn.Module]]) -> None:
         self._injected: Injected | None = None
-        self._per_site: list[list[tuple[Any, Tensor]]] = []
+        self._per_site: list[tuple[Any, Tensor]] = []
         self._last: Tensor | None = None
         self._read: dict[tuple[int, int], Tensor] = {}
         self._handles = [
@@ -161,18 +162,20 @@ class SiteHooks:
 
     def _edit(self, hidden: Tensor, layer: int, part: int) -> Tensor:
         assert self._injected is not None
-        scale, shift = self._per_site[layer][part]
+        scale, shift = self._per_site[2 * layer + part]
         if not torch.is_grad_enabled():
             return scaled(hidden, scale, shift)
         return _ScaleShift.apply(hidden, scale, shift, self._injected.noise)
 
 
-def _per_site(injected: Injected) -> list[list[tuple[Any, Tensor]]]:
+def _per_site(injected: Injected) -> list[tuple[Any, Tensor]]:
     """Scale and shift of each site; plain numbers for the scale where no gradient is wanted."""
-    scales = torch.ones(injected.shifts.shape[:2]) if injected.scales is None else injected.scales
-    shifts = [pair.unbind() for pair in injected.shifts.unbind()]
-    if torch.is_grad_enabled():
-        split: Any = [pair.unbind() for pair in scales.to(injected.shifts.device).unbind()]
-    else:
-        split = scales.tolist()
-    return [list(zip(a, b, strict=True)) for a, b in zip(split, shifts, strict=True)]
+    # One unbind for all sites: each would cost two nodes in the backward pass.
+    shifts = injected.shifts.flatten(0, 1).unbind()
+    scales: Any = [1.0] * len(shifts)
+    if injected.scales is not None:
+        scales = injected.scales.flatten()
+        scales = scales.unbind() if torch.is_grad_enabled() else scales.tolist()
+    elif torch.is_grad_enabled():
+        scales = torch.ones(len(shifts), device=injected.shifts.device).unbind()
+    return list(zip(scales, shifts, strict=True))
