@@ -21,7 +21,8 @@ VECTORS, COEFFICIENTS = 3 * 2 * 4 * 2, 3 * 2 * 2 * 4  # bytes: fp16, fp32
 
 
 def run(folder, *overrides, **options):
-    return run_toy(folder, *METHOD, *overrides, **options)
+    # A round ends when all replies are there; only one that waits for a lost reply takes its time.
+    return run_toy(folder, *METHOD, "round_timeout=30", *overrides, **options)
 
 
 def sent(toy, direction, phase="train"):
@@ -175,7 +176,7 @@ def test_a_client_whose_reply_was_lost_gets_the_vectors_again(tmp_path):
             rounds.append(int(request.metadata.group_id))
         return client == 2 and is_train and rounds[-1] in (1, 3)
 
-    toy = run(tmp_path / "run", "num_rounds=5", network=Network(drop=drop))
+    toy = run(tmp_path / "run", "num_rounds=5", "round_timeout=1", network=Network(drop=drop))
     down = sent(toy, "down")
     both = VECTORS + COEFFICIENTS
     assert [down[r, 2] for r in range(1, 6)] == [0, VECTORS, COEFFICIENTS, both, COEFFICIENTS]
