@@ -48,6 +48,7 @@ bench: $(READY)  ## measure speed as ratios within one process
 	$(BIN)/python benchmarks/mixing_cost.py
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/consensus.py --repeats 1
+	$(BIN)/python benchmarks/context.py
 
 clean:  ## remove the environment and what runs left behind
 	rm -rf $(VENV) runs outputs multirun .pytest_cache .mypy_cache .ruff_cache

@@ -11,11 +11,12 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedapp.client_configs import client_config, variant
 from fedapp.config import build, load_config, run_settings
-from fedapp.methods.base import PayloadStrategy, RunPlan
+from fedapp.methods.base import PayloadStrategy
 from fedapp.nodes import ClientDirectory
 from fedapp.progress import show_summary
 from fedapp.public_set import PublicSet
 from fedapp.replies import ReplyReader
+from fedapp.run_plan import RunPlan
 from fedapp.runs import RunFolder
 
 app = ServerApp()

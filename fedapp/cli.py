@@ -190,12 +190,33 @@ def _compare(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _add_tasks(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "list, show or remove calibrated tasks that runs with method.store_dir have kept"
+    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
+    parser.add_argument("action", metavar="ACTION", help="list, show or remove")
+    parser.add_argument("folder", metavar="FOLDER", help="the runs' method.store_dir")
+    parser.add_argument("task", nargs="?", metavar="TASK", help="a task's id, for show and remove")
+    parser.set_defaults(command=_tasks)
+
+
+def _tasks(arguments: argparse.Namespace) -> int:
+    from fedapp.task_listing import manage
+
+    try:
+        manage(arguments.action, Path(arguments.folder), arguments.task, sys.stdout)
+    except (ValueError, OSError) as error:
+        complain(str(error))
+        return USAGE
+    return OK
+
+
 COMMANDS = {
     "run": _add_run,
     "budget": _add_budget,
     "list": _add_list,
     "compare": _add_compare,
     "export": _add_export,
+    "tasks": _add_tasks,
 }
 
 

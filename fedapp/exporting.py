@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedapp.config import build
 from fedapp.runs import read_adapter
+from fedapp.worker import labelled
 
 
 def export(source: Path, target: Path) -> None:
@@ -27,7 +28,8 @@ def export(source: Path, target: Path) -> None:
         if not isinstance(about[part].get("build"), Mapping):
             raise ValueError(f"{source / 'adapter.json'} is damaged: it does not say how to build the {part}")
     benchmark = build(about["benchmark"]["build"], "benchmark.build")
-    base = build(about["model"]["build"], "model.build", labels=tuple(benchmark.labels or ()))
+    labels = tuple(benchmark.labels or ())
+    base = labelled(build(about["model"]["build"], "model.build", labels=labels), labels)
     if base.fingerprint != about["base-fingerprint"]:
         raise ValueError(
             f"{source} belongs to the base model {about['base-fingerprint'][:16]}, "

@@ -29,7 +29,7 @@ class Base:
         model: The transformers model, in eval mode, no parameter requires a gradient.
         tokenizer: Its tokenizer, with a padding token.
         head: ``lm`` (answers are text) or ``classification`` (answers are labels).
-        labels: Label names in index order; empty for ``lm``.
+        labels: Label names in index order; ``load_base`` leaves them empty for ``lm``.
         fingerprint: Hex sha256 of the frozen weights and the architecture.
         device: Where the model lives.
         head_parameters: Names of the model's parameters that are trained with the adapter

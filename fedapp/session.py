@@ -61,7 +61,8 @@ class TrainConfig:
         max_steps: Cap on optimiser steps per round; 0 means no cap.
         weight_decay: Decoupled weight decay of AdamW.
         warmup_ratio: Share of the round's steps over which the step size rises linearly.
-        schedule: ``constant`` or ``linear`` (down to zero at the round's last step).
+        schedule: ``constant``, ``linear`` (down to zero at the round's last step) or ``cosine`` (half
+            a period, which the warm-up multiplies).
         max_grad_norm: Global gradient-norm clip; 0 means none.
         proximal: Weight mu of FedProx's term mu / 2 * |w - w_start|^2, w_start being what the round's
             training starts from; 0 means none.
@@ -108,7 +109,7 @@ class TrainConfig:
         require_number("train.max_grad_norm", self.max_grad_norm, "[0, inf)")
         require_number("train.proximal", self.proximal, "[0, inf)")
         require_number("train.warmup_ratio", self.warmup_ratio, "[0, 1]")
-        require_choice("train.schedule", self.schedule, ("constant", "linear"))
+        require_choice("train.schedule", self.schedule, ("constant", "linear", "cosine"))
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,23 @@ class LowRankModel(AdaptedModel, Protocol):
 
     def redraw(self, rng: np.random.Generator) -> None:
         """Start a fresh update: A drawn, B zero."""
+
+
+class ContextModel(AdaptedModel, Protocol):
+    """A frozen base model that reads demonstrations into vectors and is steered by them.
+
+    Its parameters are ``coefficients`` [num_layers, 2, 2 or 1] and, once loaded, ``context-vectors``
+    [num_layers, 2, hidden_size]; the vectors are never trained.
+    """
+
+    def encode(self, examples: Sequence[Example]) -> np.ndarray:
+        """What the model makes of the examples as demonstrations, [num_layers, 2, hidden_size], fp32."""
+
+    def moments(self) -> Arrays:
+        """What the optimiser of the last ``train`` remembers; empty before any."""
+
+    def resume(self, moments: Arrays) -> None:
+        """Let the next ``train`` start from these moments; empty ones are a fresh optimiser's."""
 
 
 class Adapter(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ class Workplace(Prepared):
         self.base = build(config["model"]["build"], "model.build", labels=labels)
         self.base.set_num_threads(self.settings.num_threads)
         adapter = build(config["adapter"]["build"], "adapter.build")
-        self.model: AdaptedModel = adapter.attach(self.base, self.train, seed=self.settings.seed)
+        self.model: AdaptedModel = adapter.attach(
+            labelled(self.base, labels), self.train, seed=self.settings.seed
+        )
         try:
             getattr(self.routine, "check_model", _no_check)(self.model)
         except (ClientFailure, ValueError):
@@ -140,6 +143,11 @@ class Workplace(Prepared):
     def _main_metric(self, examples: Sequence[Example]) -> float:
         answers = [self.benchmark.extract(text) for text in self.model.generate([e.prompt for e in examples])]
         return float(next(iter(self.benchmark.score(answers, [e.target for e in examples]).values())))
+
+
+def labelled(base: Any, labels: Sequence[str]) -> Any:
+    """A base that knows the benchmark's label words; a language model as such has none."""
+    return replace(base, labels=tuple(labels)) if labels and not base.labels else base
 
 
 _current: tuple[str, str, Workplace] | None = None

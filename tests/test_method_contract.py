@@ -18,6 +18,7 @@ ROLES = {
     "flora": "adapter=toy_lora",
     "fedex_lora": "adapter=toy_lora",
     "flexlora": "adapter=toy_lora",
+    "ifed_icl": "adapter=toy_context",  # a toy that reads demonstrations
     # One client a round does for all of them; here all are asked, as the tests expect.
     "centralised": "clients_per_round=0",
 }
@@ -25,7 +26,15 @@ ROLES = {
 EMBEDDERS = {"semantic_consensus": "method.strategy.vote.embedder.path=tfidf"}
 # Three vectors of four fp32 values go up, but for these.
 # Clients that answer send the digest of the public prompts (8) and for each of 8 prompts an id and a digit.
-UPLOADED = {"local": 0, "fedsa_lora": 16, "fedalt": 32, "fed_sb": 52, "semantic_consensus": 24, "fedct": 24}
+# IFed-ICL's toy sends two vectors of four fp16 values, then four fp32 coefficients.
+UPLOADED = dict.fromkeys(("local", "zero_shot", "local_icl"), 0) | {
+    "fedsa_lora": 16,
+    "fedalt": 32,
+    "fed_sb": 52,
+    "ifed_icl": 16,
+    "semantic_consensus": 24,
+    "fedct": 24,
+}
 # Nothing comes down in the first round, but for: two vectors that were agreed upon before, a number.
 FIRST = {"fed_sb": 36}
 

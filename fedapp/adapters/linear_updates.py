@@ -16,7 +16,7 @@ from fedapp.adapters.head import Head, checked, occupy, vacate
 from fedapp.adapters.targets import Target
 from fedapp.adapters.training import Trainer
 from fedapp.models import Base
-from fedapp.session import Arrays, Example, Shapes, TrainConfig
+from fedapp.session import Arrays, Example, Sampling, Shapes, TrainConfig
 
 
 class LinearUpdates(ABC):
@@ -125,9 +125,13 @@ class LinearUpdates(ABC):
         """Mean loss in nats per example, forward only."""
         return self.trainer.loss(examples)
 
-    def generate(self, prompts: Sequence[str]) -> list[str]:
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
         """Answer each prompt."""
-        return self.trainer.generate(prompts)
+        return self.trainer.generate(prompts, sampling)
+
+    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
+        """Of each example's answer, nats per token."""
+        return self.trainer.log_likelihoods(examples)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

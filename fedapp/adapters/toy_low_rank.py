@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from fedapp.session import Arrays, Example, Shapes, TrainConfig
+from fedapp.session import Arrays, Example, Sampling, Shapes, TrainConfig
 from fedapp.settings import require_int, require_number
 
 _LAYER = "layer.0.prefix"
@@ -130,7 +130,7 @@ class ToyLowRankModel:
         every = np.concatenate([self.weight().reshape(-1), self.values[_BIAS]])
         return float(np.mean((every - _goal(examples)) ** 2))
 
-    def generate(self, prompts: Sequence[str]) -> list[str]:
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
         """The same number for every prompt: the mean of the vector, rounded."""
         return [str(round(float(np.mean(self.values[_BIAS]))))] * len(prompts)
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, Metadata, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedapp.nodes import ClientDirectory, FederationError, exchange
-from fedapp.public_set import PublicSet
-from fedapp.replies import Reply, ReplyReader
+from fedapp.nodes import FederationError, exchange
+from fedapp.replies import Reply
+from fedapp.run_plan import RunPlan
 from fedapp.sampling import sample
 from fedapp.session import Arrays, ClientSession, Metrics, Shapes
 from fedapp.wire import Envelope, Payload, Upload, WireError, pack, spec, unpack_facts, wire_bytes
@@ -37,62 +36,6 @@ class ClientRoutine(Protocol):
         """What a client with these parameters sends in a round (``fedapp.exchange_spec``)."""
 
 
-class Observer(Protocol):
-    """Who watches a run: the run folder."""
-
-    def warning(self, message: str) -> None:
-        """Something that a reader of the results should know."""
-
-    def reply(self, server_round: int, phase: str, client_id: int, facts: Mapping[str, Any]) -> None:
-        """A reply has arrived; nothing of it is checked yet but its client id's type."""
-
-    def traffic(self, row: Mapping[str, Any]) -> None:
-        """What one message weighed."""
-
-    def record(self, name: str, row: Mapping[str, Any]) -> None:
-        """A row of a method's own statistics, for ``<name>.jsonl``."""
-
-    def round_done(self, server_round: int, phase: str, replies: Sequence[Reply]) -> None:
-        """A round's usable replies, sorted by client id."""
-
-
-@dataclass
-class RunPlan:
-    """What a strategy must know of the run that it serves.
-
-    Attributes:
-        config_json: The composed config, sent along with every message.
-        directory: The clients and their nodes.
-        observer: Told of everything worth keeping.
-        num_rounds, clients_per_round, replies_needed, evaluate_every, seed: See ``RunSettings``.
-        join_timeout, round_timeout: Seconds.
-        reader: Checks replies.
-        max_bytes: Largest payload accepted.
-        public: The public prompts, for strategies that ask for them (``needs_public_prompts``).
-        sent: Of each phase's last messages, the clients they went to and their metadata. Flower
-            fills in the message id when it sends; a reply names that id.
-    """
-
-    config_json: str
-    directory: ClientDirectory
-    observer: Observer
-    num_rounds: int
-    clients_per_round: int
-    replies_needed: int
-    evaluate_every: int
-    seed: int
-    join_timeout: float
-    round_timeout: float
-    reader: ReplyReader
-    max_bytes: int
-    public: PublicSet | None = None
-    sent: dict[str, list[tuple[int, Metadata]]] = field(default_factory=dict)
-
-    def asked(self, phase: str) -> dict[str, int]:
-        """Clients asked in a phase, by the id of the message that asked them."""
-        return {metadata.message_id: client for client, metadata in self.sent.get(phase, [])}
-
-
 class PayloadStrategy(Strategy):
     """A Flower strategy in terms of payloads and clients."""
 
@@ -102,7 +45,7 @@ class PayloadStrategy(Strategy):
     #: Whether all clients must send the same shapes; where not, ranks may differ (``by_client``).
     equal_shapes: ClassVar[bool] = True
 
-    def alike(self, arrays: Arrays) -> Any:
+    def comparable(self, arrays: Arrays) -> Any:
         """What of an upload's arrays must agree among clients: triples of name, dtype and shape."""
         return spec(arrays)
 
@@ -146,11 +89,15 @@ class PayloadStrategy(Strategy):
             FederationError: If fewer replies are usable than the run needs.
         """
         received = self.plan.reader.read("train", server_round, self.plan.asked("train"), replies)
-        received = self.plan.reader.keep_alike(received, server_round, self.alike)
+        received = self.usable(received, server_round)
         received = self.plan.reader.keep_near(received, server_round)
         uploads = self._take(received, "train", server_round)
         self.aggregate(uploads)
         return None, _weighted_metrics(uploads)
+
+    def usable(self, received: Sequence[Reply], server_round: int) -> list[Reply]:
+        """The replies that may be combined: those with the majority's names, dtypes and shapes."""
+        return self.plan.reader.keep_alike(received, server_round, self.comparable)
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

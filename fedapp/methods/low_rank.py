@@ -105,7 +105,7 @@ class Stack(PayloadStrategy):
         self.log = UpdateLog()
         self.beside: Arrays = {}
 
-    def alike(self, arrays: Arrays) -> Any:
+    def comparable(self, arrays: Arrays) -> Any:
         """Names, dtypes and sizes; ranks are free."""
         return free_spec(arrays)
 
@@ -183,7 +183,7 @@ class Redistribute(PayloadStrategy):
         self.current: Arrays = {}
         self.beside: Arrays = {}
 
-    def alike(self, arrays: Arrays) -> Any:
+    def comparable(self, arrays: Arrays) -> Any:
         """Names, dtypes and sizes; ranks are free."""
         return free_spec(arrays)
 

@@ -20,8 +20,9 @@ from flwr.serverapp import Grid
 
 from fedapp.answers import Answers, described, read_answers
 from fedapp.exchange import ServerMemory, as_texts
-from fedapp.methods.base import PayloadStrategy, RunPlan
+from fedapp.methods.base import PayloadStrategy
 from fedapp.public_set import PublicSet
+from fedapp.run_plan import RunPlan
 from fedapp.settings import require_bool, require_choice, require_int, shown
 from fedapp.votes import Ballot, Verdict, Vote
 from fedapp.wire import Payload, Upload

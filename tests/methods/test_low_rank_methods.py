@@ -248,7 +248,7 @@ def test_a_run_with_mixed_ranks_takes_everybody_in(method, tmp_path):
 
 
 def test_an_upload_whose_factors_do_not_fit_each_other_is_left_out(tmp_path, monkeypatch):
-    factors = Stack().alike(toy_upload(0))
+    factors = Stack().comparable(toy_upload(0))
     assert ("layer.0.prefix.lora_A", "float32", (-1, 4)) in factors
     train = LowRankSharing.train
 

@@ -1,0 +1,159 @@
+"""What a server knows of its task from earlier runs, and what it keeps of this one.
+
+Source: the two caches of IFed-ICL; looking for similar tasks, the threshold and the temperature are
+those of I2CL's transfer code. What a similar task changes here (the coefficients to start from) is ours.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fedapp.building import build
+from fedapp.nodes import FederationError
+from fedapp.settings import require_choice, require_number, shown
+from fedapp.task_store import StoredTask, TaskKey, TaskStore, cosine, merge_means
+
+ON_HIT = ("reuse", "extend")
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """Coefficients to start from, and in words where they come from."""
+
+    coefficients: np.ndarray
+    message: str
+
+
+class TaskMemory:
+    """A task in a store; without a folder it remembers nothing.
+
+    A hit is a stored task of the same id. Stored tasks of the same base model whose coefficients
+    resemble those of the first calibration are a near hit.
+    """
+
+    def __init__(
+        self,
+        store_dir: str | None = None,
+        task: str | None = None,
+        on_hit: str = "reuse",
+        threshold: float = 0.8,
+        temperature: float = 0.5,
+    ) -> None:
+        """Set up a memory; nothing is read yet.
+
+        Args:
+            store_dir: Folder of the store; None for no store.
+            task: The task's id; None takes the benchmark's name.
+            on_hit: ``reuse`` answers with what is stored, without any training; ``extend`` adds this
+                run's data to the stored mean and calibrates on from the stored coefficients.
+            threshold: Cosine of coefficients above which a task is similar; 1 turns this off.
+            temperature: Of the softmax over cosines that weighs similar tasks.
+        """
+        if store_dir is not None and (not isinstance(store_dir, str) or not store_dir.strip()):
+            raise ValueError(f"store_dir={shown(store_dir)} must name a folder, or be null for no store")
+        require_choice("on_hit", on_hit, ON_HIT)
+        require_number("threshold", threshold, "[-1, 1]")
+        require_number("temperature", temperature, "(0, inf)")
+        if task is not None and (not isinstance(task, str) or not task.strip()):
+            raise ValueError(f"task={shown(task)} must be a text, the task's id in the store")
+        self.store = TaskStore(Path(store_dir).expanduser()) if store_dir else None
+        self.task, self.on_hit = task, on_hit
+        self.threshold, self.temperature = float(threshold), float(temperature)
+        self._key: TaskKey | None = None
+        self._found: StoredTask | None = None
+        self._looked_around = False
+        self._own: np.ndarray | None = None
+        self._count = 0.0
+
+    def recall(self, config_json: str, base: str) -> StoredTask | None:
+        """The stored task of this run.
+
+        Args:
+            config_json: The run's composed config.
+            base: Fingerprint of the base model.
+
+        Raises:
+            FederationError: If a task of this id has another base model, template or labels.
+            ValueError: If the store cannot be read.
+        """
+        if self.store is None:
+            return None
+        config = json.loads(config_json)
+        benchmark = build(config["benchmark"]["build"], "benchmark.build")
+        version = getattr(benchmark, "template_version", benchmark.version)
+        self._key = TaskKey(
+            self.task or benchmark.name, base, f"{benchmark.name} {version}", tuple(benchmark.labels or ())
+        )
+        self._found = self.store.get(self._key.task)
+        if self._found is not None:
+            odd = self._key.differences(self._found.key)
+            if odd:
+                raise FederationError(
+                    f"task {self._key.task!r} in {self.store.path.parent} is another one: this run has "
+                    f"{'; '.join(odd)}. Set method.task to a new id, or: fedapp tasks remove"
+                )
+        return self._found
+
+    def describe_hit(self, found: StoredTask) -> str:
+        """In one line, what a hit means for the run."""
+        kept = f"task {found.key.task!r} is in the store ({found.rounds} rounds, mean over {found.count:g})"
+        if self.on_hit == "reuse":
+            return f"{kept}: no vectors are gathered and nothing is calibrated in this run"
+        return f"{kept}: its vectors are extended, calibration starts from its coefficients"
+
+    def extend(self, vectors: np.ndarray, count: float) -> np.ndarray:
+        """Join this run's combined vectors, over ``count``, with the stored mean where there is one."""
+        self._own, self._count = vectors, count
+        if self._found is None:
+            return vectors
+        merged, _ = merge_means(self._found.vectors, self._found.count, vectors, count)
+        return merged.astype(np.float32)
+
+    def warm_start(self, coefficients: np.ndarray) -> WarmStart | None:
+        """Similar tasks' coefficients, once, after the first calibration of an unknown task.
+
+        Returns:
+            None where there is no store, the task is known or nothing is similar.
+
+        Source: I2CL's transfer code (cosine of coefficients, softmax over those above the threshold).
+        """
+        if self.store is None or self._key is None or self._found is not None or self._looked_around:
+            return None
+        self._looked_around = True
+        others = self.store.tasks() if self.store.path.exists() else []
+        known = [
+            t for t in others if t.key.base == self._key.base and t.coefficients.shape == coefficients.shape
+        ]
+        near = [(cosine(task.coefficients, coefficients), task) for task in known]
+        near = [(likeness, task) for likeness, task in near if likeness > self.threshold]
+        if not near:
+            return None
+        weights = np.exp(np.array([likeness for likeness, _ in near]) / self.temperature)
+        weights /= weights.sum()
+        blend = sum(weight * task.coefficients for weight, (_, task) in zip(weights, near, strict=True))
+        names = ", ".join(f"{task.key.task!r} ({likeness:.3f})" for likeness, task in near)
+        return WarmStart(
+            np.asarray(blend, np.float32),
+            f"calibration goes on from the coefficients of similar stored tasks (cosine): {names}",
+        )
+
+    def keep(self, coefficients: np.ndarray, rounds: int) -> None:
+        """Store what this run found; its vectors join those that are in the store by now.
+
+        Raises:
+            ValueError: If the store cannot be written.
+        """
+        if self.store is None or self._key is None or self._own is None:
+            return
+        key, own, count = self._key, self._own.astype(np.float64), self._count
+
+        def change(old: StoredTask | None) -> StoredTask:
+            if self.on_hit == "extend" and old is not None and old.key == key:
+                return StoredTask(key, coefficients, *merge_means(old.vectors, old.count, own, count), rounds)
+            return StoredTask(key, coefficients, own, count, rounds)
+
+        self.store.update(key.task, change)

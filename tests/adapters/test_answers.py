@@ -1,0 +1,155 @@
+"""Label words as a tokenizer sees them after a prompt; zero-shot and few-shot prompts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from fedapp.adapters.answers import AnswerTrainer
+from fedapp.adapters.context import Context
+from fedapp.adapters.prompting import FewShot, ZeroShot
+from fedapp.models import make_base
+from fedapp.session import ClientFailure, Example, TrainConfig
+
+TRAIN = TrainConfig(batch_size=4, max_length=24, max_new_tokens=4, eval_batch_size=3)
+LABELS = ("w1", "w2", "w3")
+
+
+def bytes_base(labels):
+    """A random GPT-2 with a byte-level tokenizer that knows some words with a blank in front."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<eos>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(["Sentiment: positive\n", "Sentiment: negative\n", "fine"] * 20, trainer)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>")
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, n_positions=64))
+    return replace(make_base(model, wrapped), labels=tuple(labels))
+
+
+def test_label_words_take_the_blank_that_the_tokenizer_wants():
+    base = bytes_base(["positive", "negative"])
+    words = AnswerTrainer(base, TRAIN, "auto").words
+    names = base.tokenizer.convert_ids_to_tokens(words.of("Review: fine\nSentiment:"))
+    assert [name[0] for name in names] == ["Ġ", "Ġ"]
+    bare = base.tokenizer.convert_ids_to_tokens(words.of("Review: fine\nSentiment:\n"))
+    assert not any(name.startswith("Ġ") for name in bare)
+    assert (
+        base.tokenizer.convert_ids_to_tokens(base.tokenizer("Sentiment: positive\n")["input_ids"])[-1] == "Ċ"
+    )
+
+
+def test_labels_that_begin_alike_are_named():
+    base = bytes_base(["positive", "positives", "negative"])
+    with pytest.raises(
+        ValueError, match=r"'positive' and 'positives' begin with the same token 'Ġpos.*'"
+    ) as caught:
+        ZeroShot().attach(base, TRAIN, seed=0)
+    assert "\n" not in str(caught.value)
+    ZeroShot(answers="text").attach(base, TRAIN, seed=0)
+    with pytest.raises(ValueError, match=r"benchmark\.labels=\['one'\] must hold at least 2"):
+        ZeroShot().attach(bytes_base(["one"]), TRAIN, seed=0)
+    with pytest.raises(ValueError, match=r"benchmark\.labels=\[\] must hold at least 2"):
+        ZeroShot(answers="labels").attach(bytes_base([]), TRAIN, seed=0)
+
+
+def examples(count, seed=0):
+    rng = np.random.default_rng(seed)
+    made = []
+    for one in tiny_models.examples(count, seed=seed, longest=5):
+        label = int(rng.integers(len(LABELS)))
+        made.append(Example(one.prompt, LABELS[label], label=label))
+    return made
+
+
+def base():
+    return replace(tiny_models.base(), labels=LABELS)
+
+
+def first_token_logits(model, text):
+    ids = torch.tensor([tiny_models.tokenizer()(text)["input_ids"]])
+    with torch.no_grad():
+        return model(ids).logits[0, -1]
+
+
+def test_zero_shot_chooses_the_likeliest_label_after_the_bare_prompt():
+    where = base()
+    adapted = ZeroShot().attach(where, TRAIN, seed=0)
+    demos = examples(7)
+    assert adapted.train(demos, np.random.default_rng(0)) == adapted.loss(demos)
+    assert adapted.parameters() == {}
+    ids = [tiny_models.tokenizer()(label)["input_ids"][0] for label in LABELS]
+    expected = [LABELS[int(first_token_logits(where.model, demo.prompt)[ids].argmax())] for demo in demos]
+    assert adapted.generate([demo.prompt for demo in demos]) == expected
+    injected = Context().attach
+    adapted.detach()
+    with_context = injected(where, TRAIN, seed=0)
+    assert with_context.generate([demo.prompt for demo in demos]) == expected
+    assert with_context.loss(demos) == pytest.approx(adapted.loss(demos), abs=1e-6)
+
+
+def test_few_shot_puts_its_demonstrations_in_front():
+    where = base()
+    adapted = FewShot(shots=1).attach(where, TRAIN, seed=0)
+    demos = examples(9)
+    loss = adapted.train(demos, np.random.default_rng(0))
+    text = bytes(adapted.parameters()["demonstrations"]).decode()
+    shown = text.split("\0")
+    assert len(shown) == len({demo.label for demo in demos})
+    assert {one.split()[-1] for one in shown} == {demo.target for demo in demos}
+    rest = [demo for demo in demos if f"{demo.prompt} {demo.target}\n" not in shown]
+    prompt = "w5 w9"
+    logits = first_token_logits(where.model, "".join(shown) + prompt)
+    ids = [tiny_models.tokenizer()(label)["input_ids"][0] for label in LABELS]
+    assert adapted.generate([prompt]) == [LABELS[int(logits[ids].argmax())]]
+    by_hand = [
+        -float(first_token_logits(where.model, "".join(shown) + demo.prompt).log_softmax(-1)[ids[demo.label]])
+        for demo in rest
+    ]
+    assert loss == pytest.approx(np.mean(by_hand), abs=1e-4)
+    with adapted.disabled():
+        assert adapted._behind_demonstrations([prompt]) == [prompt]
+
+
+def test_few_shot_keeps_to_the_context_by_whole_demonstrations():
+    adapted = FewShot(shots=50, context_length=40).attach(base(), TRAIN, seed=0)
+    adapted.train(examples(60), np.random.default_rng(0))
+    count = len(adapted._chosen)
+    for prompt in ("w1", "w1 w2 w3 w4 w5 w6 w7 w8 w9"):
+        (text,) = adapted._behind_demonstrations([prompt])
+        tokens = len(tiny_models.tokenizer()(text)["input_ids"])
+        kept = text.count("\n")
+        assert 0 < kept < count
+        assert tokens <= 36 < tokens + max(len(d.split()) for d in adapted._chosen) + kept + 2
+        assert text == "".join(adapted._chosen[count - kept :]) + prompt
+    long = " ".join(["w1"] * 80)
+    assert adapted._behind_demonstrations([long]) == [long]
+
+
+def test_demonstrations_survive_a_client_s_memory():
+    adapted = FewShot(shots=2).attach(base(), TRAIN, seed=0)
+    adapted.train(examples(12), np.random.default_rng(1))
+    state, answers = adapted.parameters(), adapted.generate(["w4 w5", "w7"])
+    adapted.reset()
+    assert adapted.parameters() == {}
+    adapted.load(state)
+    assert adapted.generate(["w4 w5", "w7"]) == answers
+    assert list(adapted.parameters()) == ["demonstrations"]
+    with pytest.raises(ValueError, match="unknown parameter 'weight'"):
+        adapted.load({"weight": np.zeros(2, np.float32)})
+    with pytest.raises(ClientFailure, match="no training examples"):
+        adapted.train([], np.random.default_rng(0))
+
+
+def test_encoders_are_refused_and_told_what_fits():
+    encoder = tiny_models.base("Bert", labels=("no", "yes"))
+    for adapter in (ZeroShot(), FewShot()):
+        with pytest.raises(ValueError, match=r"needs a causal language model.*loreft and lora fit"):
+            adapter.attach(encoder, TRAIN, seed=0)

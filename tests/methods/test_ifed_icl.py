@@ -1,0 +1,305 @@
+"""IFed-ICL on toy federations: what travels when, exact bytes, lost and late clients, the task store."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load
+
+from fedapp.adapters.toy import ToyBase
+from fedapp.adapters.toy_context import ToyContext
+from fedapp.aggregation import Mean
+from fedapp.engines.local import Network
+from fedapp.methods.ifed_icl import ContextAggregation, ContextSharing
+from fedapp.nodes import FederationError
+from fedapp.session import ClientFailure, ClientSession, Example, TrainConfig
+from fedapp.task_store import TaskStore
+from fedapp.wire import Payload, Upload
+from tests import federation
+from tests.federation import run_toy
+
+METHOD = ["method=ifed_icl", "adapter=toy_context", "adapter.build.num_layers=3"]
+VECTORS, COEFFICIENTS = 3 * 2 * 4 * 2, 3 * 2 * 2 * 4  # bytes: fp16, fp32
+
+
+def run(folder, *overrides, **options):
+    # A round ends when all replies are there; only one that waits for a lost reply takes its time.
+    return run_toy(folder, *METHOD, "round_timeout=30", *overrides, **options)
+
+
+def sent(toy, direction, phase="train"):
+    """Payload bytes by round and client."""
+    rows = [r for r in toy.rows("traffic") if r["direction"] == direction and r["phase"] == phase]
+    return {(r["server-round"], r["client-id"]): r["payload-bytes"] for r in rows}
+
+
+def upload(client_id, num_examples=1, **values):
+    names = {"vectors": "context-vectors", "coefficients": "coefficients"}
+    shapes = {"vectors": (3, 2, 4), "coefficients": (3, 2, 2)}
+    arrays = {names[k]: np.full(shapes[k], v, np.float32) for k, v in values.items()}
+    return Upload(arrays, {}, client_id, num_examples, {})
+
+
+def session(state=None, client_id=0, labels=(1, 3)):
+    model = ToyContext(num_layers=3).attach(ToyBase(), TrainConfig(learning_rate=0.5), seed=1)
+    rows = [Example("p", str(label), "t", label) for label in labels]
+    return ClientSession(
+        client_id, 1, model, rows, [], rows, {} if state is None else state, np.random.default_rng(0)
+    )
+
+
+def test_vectors_travel_once_then_coefficients(tmp_path):
+    toy = run(tmp_path / "run", "num_rounds=3")
+    up, down = sent(toy, "up"), sent(toy, "down")
+    for client in range(4):
+        assert [up[r, client] for r in (1, 2, 3)] == [VECTORS, COEFFICIENTS, COEFFICIENTS]
+        assert [down[r, client] for r in (1, 2, 3)] == [0, VECTORS, COEFFICIENTS]
+    assert set(sent(toy, "down", "evaluate").values()) == {COEFFICIENTS}
+
+
+def test_vectors_and_coefficients_are_plain_means_unless_weighed_by_examples():
+    uniform, weighed = ContextAggregation(Mean()), ContextAggregation(Mean(weighting="examples"))
+    for strategy in (uniform, weighed):
+        assert strategy.download(0) == Payload()
+        strategy.aggregate([upload(0, 1, vectors=2.0), upload(1, 3, vectors=6.0)])
+        strategy.aggregate([upload(0, 1, coefficients=1.0), upload(1, 3, coefficients=3.0)])
+    assert np.unique(uniform.vectors) == [4.0]  # (2 + 6) / 2
+    assert np.unique(uniform.coefficients) == [2.0]
+    assert np.unique(weighed.vectors) == [5.0]  # (2 * 1 + 6 * 3) / 4
+    assert np.unique(weighed.coefficients) == [2.5]
+    assert set(uniform.shared()) == {"context-vectors", "coefficients"}
+    assert uniform.download(0).arrays["coefficients"].dtype == np.float32
+
+
+def test_a_client_does_what_its_download_allows():
+    routine = ContextSharing()
+    first = session()
+    payload, metrics = routine.train(Payload(), first)
+    assert payload.arrays["context-vectors"].dtype == np.float16
+    assert np.unique(payload.arrays["context-vectors"]) == [2.0]  # labels 1 and 3
+    assert metrics["num-demonstrations"] == 2
+    everyone = {"context-vectors": np.full((3, 2, 4), 7.0, np.float16)}
+    payload, metrics = routine.train(Payload(arrays=everyone), first)
+    assert list(payload.arrays) == ["coefficients"]
+    assert "train-loss" in metrics
+    later = session(state=first.state)
+    start = {"coefficients": np.full((3, 2, 2), 0.5, np.float32)}
+    routine.evaluate(Payload(arrays=start), later)
+    values = later.model.parameters()
+    assert np.unique(values["coefficients"]) == [0.5]
+    assert np.unique(values["context-vectors"]) == [7.0]
+
+
+def test_before_anybody_has_sent_vectors_the_base_answers():
+    bare = session()
+    ContextSharing().evaluate(Payload(), bare)
+    assert set(bare.model.parameters()) == {"coefficients"}
+
+
+def test_a_client_without_memory_says_so():
+    start = {"coefficients": np.full((3, 2, 2), 0.5, np.float32)}
+    with pytest.raises(ClientFailure, match="client 4 no longer has the context vectors"):
+        ContextSharing().train(Payload(arrays=start), session(client_id=4))
+
+
+def test_vectors_beyond_fp16_are_refused_and_fit_bf16():
+    loud = session(labels=(100_000,))
+    with pytest.raises(ClientFailure, match=r"reach 100000.*vectors_dtype=float16.*bfloat16 or float32"):
+        ContextSharing().train(Payload(), loud)
+    payload, _ = ContextSharing(vectors_dtype="bfloat16").train(Payload(), loud)
+    assert payload.arrays["context-vectors"].nbytes == VECTORS
+
+
+def test_an_adapter_that_reads_no_demonstrations_is_refused(tmp_path):
+    with pytest.raises(
+        FederationError, match="needs an adapter that reads demonstrations: set adapter=context"
+    ):
+        run_toy(tmp_path / "run", "method=ifed_icl", "num_rounds=1")
+
+
+def test_kept_moments_stay_with_the_client():
+    routine, state = ContextSharing(keep_optimiser=True), {}
+    everyone = {"context-vectors": np.full((3, 2, 4), 7.0, np.float16)}
+    for expected in (1, 2):
+        payload, _ = routine.train(Payload(arrays=everyone), session(state=state))
+        assert state["moments/0.step"] == [expected]
+        assert list(payload.arrays) == ["coefficients"]
+    routine, state = ContextSharing(), {}
+    routine.train(Payload(arrays=everyone), session(state=state))
+    assert list(state) == ["context-vectors"]
+
+
+def test_who_joins_late_gets_vectors_and_coefficients_at_once(tmp_path):
+    toy = run(tmp_path / "run", "num_rounds=6", "clients_per_round=2", "seed=3")
+    up, down = sent(toy, "up"), sent(toy, "down")
+    seen: dict[int, int] = {}
+    late = 0
+    for server_round, client in sorted(up):
+        if server_round == 1:
+            expected = (0, VECTORS)
+        elif seen.get(client, 1) == 1:  # not yet calibrated with the vectors
+            expected = (VECTORS + (COEFFICIENTS if server_round > 2 else 0), COEFFICIENTS)
+            late += client not in seen
+        else:
+            expected = (COEFFICIENTS, COEFFICIENTS)
+        assert (down[server_round, client], up[server_round, client]) == expected
+        seen[client] = server_round
+    assert late > 0
+    assert {c: b for (_, c), b in sent(toy, "down", "evaluate").items()} == {
+        client: COEFFICIENTS + (VECTORS if seen.get(client, 1) == 1 else 0) for client in range(4)
+    }
+    assert all(row["client-id"] in range(4) for row in toy.rows("metrics") if row["model"] == "final")
+
+
+def test_late_vectors_join_the_mean_and_reach_everybody():
+    strategy = ContextAggregation(Mean(), late_vectors=True)
+    strategy.aggregate([upload(0, vectors=2.0), upload(1, vectors=4.0)])
+    assert strategy.download(0).texts == {}
+    assert strategy.download(2).texts == {"wanted": ["context-vectors"]}
+    payload, _ = ContextSharing(vectors_dtype="float32").train(strategy.download(2), session())
+    assert set(payload.arrays) == {"coefficients", "context-vectors"}
+    strategy.aggregate([upload(0, coefficients=1.0), upload(2, vectors=9.0, coefficients=3.0)])
+    assert np.unique(strategy.vectors) == [5.0]  # (2 + 4 + 9) / 3
+    assert "context-vectors" in strategy.download(0).arrays  # it holds the old ones
+    assert strategy.download(2).texts == {}
+    strict = ContextAggregation(Mean())
+    strict.aggregate([upload(0, vectors=2.0), upload(1, vectors=4.0)])
+    assert strict.download(2).texts == {}
+    strict.aggregate([upload(2, vectors=9.0, coefficients=3.0)])
+    assert np.unique(strict.vectors) == [3.0]
+
+
+def test_a_client_whose_reply_was_lost_gets_the_vectors_again(tmp_path):
+    rounds = []
+
+    def drop(client, request):
+        is_train = request.metadata.message_type == "train"
+        if client == 2 and is_train:
+            rounds.append(int(request.metadata.group_id))
+        return client == 2 and is_train and rounds[-1] in (1, 3)
+
+    toy = run(tmp_path / "run", "num_rounds=5", "round_timeout=1", network=Network(drop=drop))
+    down = sent(toy, "down")
+    both = VECTORS + COEFFICIENTS
+    assert [down[r, 2] for r in range(1, 6)] == [0, VECTORS, COEFFICIENTS, both, COEFFICIENTS]
+    assert [down[r, 0] for r in range(1, 6)] == [0, VECTORS, COEFFICIENTS, COEFFICIENTS, COEFFICIENTS]
+
+
+def test_a_reply_that_is_neither_is_left_out_by_name(tmp_path):
+    class Hostile:
+        """Client 1 sends vectors of another size, client 3 something else."""
+
+        def __call__(self, phase, facts, download, state):
+            reply, payload = serve(phase, facts, download, state)
+            if phase == "train" and facts["client-id"] == 1:
+                payload = Payload({name: array[:1].copy() for name, array in payload.arrays.items()})
+            if phase == "train" and facts["client-id"] == 3:
+                payload = Payload({"weights": np.zeros(2, np.float32)})
+            return reply, payload
+
+    serve = federation.worker.serve
+    federation.worker.serve = Hostile()
+    try:
+        toy = run(tmp_path / "run", "num_rounds=2", "min_replies=2")
+    finally:
+        federation.worker.serve = serve
+    text = "\n".join(toy.warnings())
+    for name, kind, size in ((1, "context-vectors", "[1, 2, 4]"), (2, "coefficients", "[1, 2, 2]")):
+        assert f"round {name}: a reply of client 1 is left out: its {kind} are float" in text
+        assert size in text
+    assert "a reply of client 3 is left out: it holds weights where context-vectors or coefficients" in text
+
+
+def test_labels_without_examples_are_a_warning_not_an_end(tmp_path):
+    labels = "+benchmark.build.labels=['0','1','2','3']"
+    toy = run(tmp_path / "run", "num_rounds=2", "partitioner=distinct_task", labels)
+    (warning,) = [text for text in toy.warnings() if "labels without an example" in text]
+    assert "client 0 of 3, client 1 of 3, client 2 of 3, client 3 of 3" in warning
+    assert toy.json("run")["status"] == "completed"
+
+
+def test_the_same_task_again_costs_no_training(tmp_path):
+    store = f"method.store_dir={tmp_path / 'store'}"
+    first = run(tmp_path / "a", "num_rounds=3", store)
+    again = run(tmp_path / "b", "num_rounds=3", store)
+    assert not [r for r in again.rows("traffic") if r["phase"] == "train"]
+    assert not [r for r in again.rows("metrics") if r["split"] == "train"]
+    (warning,) = again.warnings()
+    assert "task 'toy' is in the store (3 rounds, mean over 4)" in warning
+    assert "nothing is calibrated" in warning
+    scores = [
+        [(r["client-id"], r["accuracy"]) for r in t.rows("metrics") if r["model"] == "final"]
+        for t in (first, again)
+    ]
+    assert scores[0] == scores[1] != []
+    assert first.adapters()["shared"] == again.adapters()["shared"]
+    (kept,) = TaskStore(tmp_path / "store").tasks()
+    assert kept.key.base == "toy"
+
+
+def test_without_a_store_nothing_is_kept(tmp_path):
+    toy = run(tmp_path / "run", "num_rounds=2")
+    assert toy.warnings() == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+
+
+def test_a_task_of_another_base_model_is_refused(tmp_path):
+    store = f"method.store_dir={tmp_path / 'store'}"
+    run(tmp_path / "a", "num_rounds=2", store)
+    with pytest.raises(
+        FederationError, match=r"task 'toy' .* has base model other instead of toy\. Set method\.task"
+    ) as caught:
+        run(tmp_path / "b", "num_rounds=2", store, "model.build.fingerprint=other")
+    assert "\n" not in str(caught.value)
+    run(tmp_path / "c", "num_rounds=2", store, "model.build.fingerprint=other", "method.task=toy-other")
+    assert [t.key.task for t in TaskStore(tmp_path / "store").tasks()] == ["toy", "toy-other"]
+
+
+def test_more_data_extend_the_stored_mean_exactly(tmp_path):
+    store = [f"method.store_dir={tmp_path / 'store'}", "method.strategy.memory.on_hit=extend", "num_rounds=2"]
+    run(tmp_path / "a", *store, "num_clients=4")
+    one = TaskStore(tmp_path / "store").get("toy")
+    toy = run(tmp_path / "b", *store, "num_clients=2", "seed=5", num_nodes=2)
+    assert any("vectors are extended" in text for text in toy.warnings())
+    both = TaskStore(tmp_path / "store").get("toy")
+    alone = run(tmp_path / "c", "num_clients=2", "num_rounds=2", "seed=5", num_nodes=2)
+    fresh = load(alone.adapters()["shared"])["context-vectors"].astype(np.float64)
+    assert (one.count, both.count) == (4, 6)
+    np.testing.assert_allclose(both.vectors, (4 * one.vectors + 2 * fresh) / 6, rtol=1e-12)
+    start = load(toy.adapters()["shared"])["context-vectors"]
+    np.testing.assert_allclose(start, both.vectors, rtol=1e-6)
+
+
+def test_a_similar_task_gives_the_coefficients_to_go_on_from(tmp_path):
+    store = [f"method.store_dir={tmp_path / 'store'}", "num_rounds=3"]
+    run(tmp_path / "a", *store, "method.task=one")
+    known = TaskStore(tmp_path / "store").get("one").coefficients
+    toy = run(tmp_path / "b", *store, "method.task=two", "num_rounds=2")
+    assert not any("similar" in text for text in toy.warnings())  # nothing comes after the last round
+    near = run(tmp_path / "c", *store, "method.task=three", "train.learning_rate=1e-9")
+    (warning,) = near.warnings()
+    assert "similar stored tasks (cosine): 'one' (" in warning
+    ends = load(near.adapters()["shared"])["coefficients"]
+    two = TaskStore(tmp_path / "store").get("two").coefficients
+    assert ((ends - 5e-3 <= np.maximum(known, two)) & (ends + 5e-3 >= np.minimum(known, two))).all()
+    off = run(tmp_path / "d", *store, "method.task=four", "method.strategy.memory.threshold=1")
+    assert off.warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("method.routine.vectors_dtype=float8", r"vectors_dtype='float8' must be one of: float16"),
+        ("method.strategy.late_vectors=1", r"late_vectors=1 must be true or false"),
+        (
+            "method.strategy.memory.on_hit=skip",
+            r"method\.strategy\.memory\.on_hit='skip' must be one of: reuse",
+        ),
+        ("method.strategy.memory.threshold=2", r"threshold=2 must be a number within \[-1, 1\]"),
+        ("method.store_dir=''", r"store_dir='' must name a folder"),
+    ],
+)
+def test_a_setting_that_cannot_be_used(override, said):
+    from fedapp import preflight
+    from fedapp.config import ConfigError, load_config
+
+    with pytest.raises(ConfigError, match=said):
+        preflight.check(load_config([*federation.TOY[:3], *METHOD, override]), with_model=False)
