@@ -16,6 +16,7 @@ from typing import Any
 from fedapp.building import ConfigError, build
 from fedapp.client_configs import client_config, one_of_each, variant
 from fedapp.config import RunSettings, run_settings
+from fedapp.consensus_cost import Answers, ExpectedBytes
 from fedapp.errors import one_line
 from fedapp.exchange_spec import ITEM_BYTES, Exchange, Wire, count
 from fedapp.sampling import sample
@@ -59,6 +60,7 @@ class Budget:
         run_up_bytes, run_down_bytes: All clients, all rounds, evaluations included.
         exact: Whether all clients take part in every round. Where not, a method may send more to
             a client that has missed a round than ``download_spec`` says.
+        texts: Whether clients send answers, of which lengths are assumed.
         warnings: What to know of these numbers.
     """
 
@@ -70,14 +72,16 @@ class Budget:
     run_up_bytes: int
     run_down_bytes: int
     exact: bool
+    texts: bool = False
     warnings: tuple[str, ...] = ()
 
 
-def budget_of(config: Mapping[str, Any]) -> Budget:
+def budget_of(config: Mapping[str, Any], answers: Answers | None = None) -> Budget:
     """Work out the cost of a run.
 
     Args:
         config: The composed tree.
+        answers: What is assumed of answers, where clients send these instead of arrays.
 
     Raises:
         ConfigError: If a setting cannot be used, or the method or adapter does not say what it sends.
@@ -88,6 +92,10 @@ def budget_of(config: Mapping[str, Any]) -> Budget:
         strategy = build(config["method"]["strategy"], "method.strategy")
         found = {variant(config, k): _trained(client_config(config, k)) for k in one_of_each(config)}
         each = [found[variant(config, client)] for client in range(settings.num_clients)]
+        warnings = tuple(dict.fromkeys(warning for _, warning in found.values() if warning))
+        if hasattr(routine, "expected_bytes"):
+            expected = routine.expected_bytes(answers or Answers())
+            return _of_texts(settings, expected, tuple(trained for trained, _ in each), warnings)
         wire = Wire.of(routine, strategy, [trained for trained, _ in each])
         up, down = over_the_run(settings, wire)
         everyone, usual = range(settings.num_clients), wire.steady
@@ -100,10 +108,30 @@ def budget_of(config: Mapping[str, Any]) -> Budget:
             run_up_bytes=up,
             run_down_bytes=down,
             exact=settings.clients_per_round in (0, settings.num_clients),
-            warnings=tuple(dict.fromkeys(warning for _, warning in found.values() if warning)),
+            warnings=warnings,
         )
     except (ClientFailure, ValueError, ImportError, OSError) as error:
         raise ConfigError(one_line(error)) from None
+
+
+def _of_texts(
+    settings: RunSettings, expected: ExpectedBytes, trained: tuple[Trained, ...], warnings: tuple[str, ...]
+) -> Budget:
+    """Where clients send answers: each as expected, in all rounds; evaluating needs no download."""
+    clients = settings.num_clients
+    asked = settings.clients_per_round or clients
+    return Budget(
+        trained=trained,
+        up_values=(0,) * clients,
+        down_values=(0,) * clients,
+        up_bytes=(round(expected.up),) * clients,
+        down_bytes=(round(expected.down),) * clients,
+        run_up_bytes=round(expected.up * asked * settings.num_rounds),
+        run_down_bytes=round(expected.down * asked * (settings.num_rounds - 1)),
+        exact=asked == clients,
+        texts=True,
+        warnings=warnings,
+    )
 
 
 def over_the_run(settings: RunSettings, wire: Wire) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from fedapp.budget import Budget, budget_of
 from fedapp.cli import OK, USAGE, complain, warn
 from fedapp.config import ConfigError, load_config
+from fedapp.consensus_cost import Answers
 
 # Heading and key of each column; `up` and `down` are bytes.
 COLUMNS = (
@@ -26,19 +27,22 @@ COLUMNS = (
 )
 
 
-def budget(overrides: Sequence[str], stream: TextIO, *, as_json: bool = False) -> int:
+def budget(
+    overrides: Sequence[str], stream: TextIO, *, as_json: bool = False, answers: Answers | None = None
+) -> int:
     """Print the budget of every combination of the overrides.
 
     Args:
         overrides: Hydra overrides; ``KEY=A,B`` gives a row for each.
         stream: Where to print.
         as_json: A JSON object per line instead of a table.
+        answers: What to assume of answers, for methods whose clients send these.
 
     Returns:
         0, or 2 if a configuration cannot be used.
     """
     try:
-        rows = budget_rows(overrides)
+        rows = budget_rows(overrides, answers or Answers())
     except ConfigError as error:
         complain(str(error))
         return USAGE
@@ -47,11 +51,11 @@ def budget(overrides: Sequence[str], stream: TextIO, *, as_json: bool = False) -
     if as_json:
         stream.writelines(f"{json.dumps(row)}\n" for row in rows)
     else:
-        _print_table(rows, stream)
+        _print_table(rows, stream, answers or Answers())
     return OK
 
 
-def budget_rows(overrides: Sequence[str]) -> list[dict[str, Any]]:
+def budget_rows(overrides: Sequence[str], answers: Answers | None = None) -> list[dict[str, Any]]:
     """A row of plain values for every combination; clients that differ are summed up by their range.
 
     Raises:
@@ -65,7 +69,7 @@ def budget_rows(overrides: Sequence[str]) -> list[dict[str, Any]]:
         try:
             config = load_config(words)
             with contextlib.redirect_stderr(io.StringIO()):  # libraries that remark on what they import
-                found = budget_of(config)
+                found = budget_of(config, answers)
         except ConfigError as error:
             raise naming(error, chosen) from None
         label = " ".join(chosen) or f"method={config['method']['name']}"
@@ -98,6 +102,7 @@ def _numbers(found: Budget) -> dict[str, Any]:
         "run-upload-bytes": found.run_up_bytes,
         "run-download-bytes": found.run_down_bytes,
         "exact": found.exact,
+        "texts": found.texts,
         "warnings": list(found.warnings),
     }
 
@@ -110,7 +115,7 @@ def _span(values: Sequence[Any]) -> Any:
     return [min(known), max(known)]
 
 
-def _print_table(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
+def _print_table(rows: Sequence[Mapping[str, Any]], stream: TextIO, answers: Answers) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -123,7 +128,7 @@ def _print_table(rows: Sequence[Mapping[str, Any]], stream: TextIO) -> None:
     for row in rows:
         table.add_row(row["configuration"], *(_shown(row[key]) for _, key in COLUMNS))
     console.print(table)
-    console.print("\n".join(_notes(rows)), soft_wrap=True, markup=False)
+    console.print("\n".join([*_notes(rows), *_of_answers(rows, answers)]), soft_wrap=True, markup=False)
 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -144,6 +149,23 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             "had not; methods that send it more then cost more"
         )
     return notes
+
+
+def _of_answers(rows: Sequence[Mapping[str, Any]], answers: Answers) -> list[str]:
+    """What was assumed of answers, and how the bytes of a round compare with those of arrays."""
+    notes = []
+    for row in (row for row in rows if row["texts"]):
+        name = row["configuration"]
+        notes.append(f"{name}: assumed {answers}; what answers cost does not depend on the model")
+        for other in (other for other in rows if not other["texts"]):
+            ratio = _of_round(other) / _of_round(row)
+            notes.append(f"{other['configuration']} moves {ratio:,.4g} times the bytes of {name}")
+    return notes
+
+
+def _of_round(row: Mapping[str, Any]) -> int:
+    total: int = row["round-upload-bytes"] + row["round-download-bytes"]
+    return total
 
 
 def _shown(value: Any) -> str:

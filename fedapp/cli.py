@@ -124,13 +124,23 @@ def _add_budget(name: str, commands: argparse._SubParsersAction[_Parser]) -> Non
         "overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from conf/config.yaml"
     )
     parser.add_argument("--json", action="store_true", help="a JSON object per row instead of a table")
+    assumed = parser.add_argument_group("assumed of answers, for methods whose clients send these")
+    assumed.add_argument("--prompts", type=int, default=1000, metavar="N", help="public prompts (1000)")
+    assumed.add_argument("--answer-tokens", type=float, default=64.0, metavar="N", help="mean length (64)")
+    assumed.add_argument("--token-bytes", type=float, default=4.0, metavar="N", help="bytes of a token (4)")
     parser.set_defaults(command=_budget)
 
 
 def _budget(arguments: argparse.Namespace) -> int:
     from fedapp.budgeting import budget
+    from fedapp.consensus_cost import Answers
 
-    return budget(arguments.overrides, sys.stdout, as_json=arguments.json)
+    try:
+        answers = Answers(arguments.prompts, arguments.answer_tokens, arguments.token_bytes)
+    except ValueError as error:
+        complain(str(error))
+        return USAGE
+    return budget(arguments.overrides, sys.stdout, as_json=arguments.json, answers=answers)
 
 
 def _add_list(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:

@@ -51,6 +51,31 @@ LLAMA_31_405B = Llama(layers=126, hidden=16384, key_value=1024, inner=53248)
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What has to be assumed of answers before there are any.
+
+    Attributes:
+        prompts: Public prompts answered in a round.
+        tokens: Mean length of an answer in tokens.
+        bytes_per_token: Mean UTF-8 bytes of a token: about 4 in English for vocabularies of 32,000 to
+            128,000 entries (ours).
+    """
+
+    prompts: int = 1000
+    tokens: float = 64.0
+    bytes_per_token: float = 4.0
+
+    def __post_init__(self) -> None:
+        require_int("--prompts", self.prompts, at_least=1)
+        require_number("--answer-tokens", self.tokens, "(0, inf)")
+        require_number("--token-bytes", self.bytes_per_token, "(0, inf)")
+
+    def __str__(self) -> str:
+        length = f"{self.tokens:g} tokens an answer, {self.bytes_per_token:g} bytes a token"
+        return f"{self.prompts:,} public prompts, {length}"
+
+
+@dataclass(frozen=True)
 class ExpectedBytes:
     """Payload bytes of one client in one round from the second on; the first one's download is empty."""
 

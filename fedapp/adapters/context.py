@@ -24,7 +24,7 @@ from fedapp.adapters.residual_sites import residual_sites
 from fedapp.adapters.tokens import Batch
 from fedapp.model_parts import hidden_size
 from fedapp.models import Base
-from fedapp.session import Arrays, ClientFailure, Example, Sampling, TrainConfig
+from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, TrainConfig
 from fedapp.settings import is_number, require_choice, require_number, shown
 
 COEFFICIENTS, VECTORS = "coefficients", "context-vectors"
@@ -110,6 +110,14 @@ class ContextAdapted:
         if self._vectors is not None:
             values[VECTORS] = self._vectors
         return {name: value.detach().cpu().numpy().copy() for name, value in values.items()}
+
+    def shapes(self) -> Shapes:
+        """Shape of the coefficients."""
+        return {COEFFICIENTS: tuple(self._initial.shape)}
+
+    def frozen_shapes(self) -> Shapes:
+        """Shape of the vectors, loaded or not."""
+        return {VECTORS: self.shape}
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite coefficients or vectors.

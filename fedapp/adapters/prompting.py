@@ -13,7 +13,7 @@ from fedapp.adapters.answers import ANSWERS, AnswerTrainer, require_language_mod
 from fedapp.adapters.demonstrations import check_demonstration, write_demonstration
 from fedapp.adapters.head import occupy, vacate
 from fedapp.models import Base
-from fedapp.session import Arrays, ClientFailure, Example, Sampling, TrainConfig
+from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, TrainConfig
 from fedapp.settings import require_choice, require_int
 
 _NAME = "demonstrations"
@@ -103,6 +103,10 @@ class Prompted:
             return {}
         text = _SEPARATOR.join(self._chosen).encode("utf-8", "surrogatepass")
         return {_NAME: np.frombuffer(text, np.uint8).copy()}
+
+    def shapes(self) -> Shapes:
+        """Nothing is trained."""
+        return {}
 
     def load(self, parameters: Arrays) -> None:
         """Take over demonstrations.

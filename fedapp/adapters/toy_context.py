@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedapp.adapters.toy import Toy, ToyModel
-from fedapp.session import Arrays, ClientFailure, Example, Sampling, TrainConfig
+from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, TrainConfig
 from fedapp.settings import require_int
 
 _COEFFICIENTS, _VECTORS = "coefficients", "context-vectors"
@@ -50,6 +50,10 @@ class ToyContextModel(ToyModel):
         """Initial coefficients, no vectors, no moments."""
         super().reset()
         self._moments: Arrays = {}
+
+    def frozen_shapes(self) -> Shapes:
+        """Shape of the vectors, loaded or not."""
+        return {_VECTORS: self.shape}
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite by name; vectors must have the settings' shape."""

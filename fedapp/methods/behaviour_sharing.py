@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedapp.answers import num_bytes
+from fedapp.consensus_cost import Answers, ExpectedBytes, expected_bytes
 from fedapp.exchange import MEMORY, ClientMemory, as_texts
 from fedapp.public_set import PublicSet
 from fedapp.session import ClientFailure, ClientSession, Example, Metrics, Sampling
@@ -82,6 +83,11 @@ class BehaviourSharing:
         if self.adaptive:
             session.state[MEMORY] = memory.array()
         return Payload(texts={"public-set": [public.digest], **texts}), metrics
+
+    def expected_bytes(self, answers: Answers) -> ExpectedBytes:
+        """Bytes of a round with such answers, nothing dropped and everything sent (``fedapp budget``)."""
+        prompts = min(self.prompts_per_round or answers.prompts, answers.prompts)
+        return expected_bytes(prompts, answers.tokens, bytes_per_token=answers.bytes_per_token)
 
     def evaluate(self, download: Payload, session: ClientSession) -> None:
         """A client uses the model that it trained itself."""

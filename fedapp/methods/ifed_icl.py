@@ -80,6 +80,11 @@ class ContextSharing:
         """Shapes of a client's first upload, which has ``vectors_dtype``."""
         return {VECTORS: tuple(parameters[VECTORS])}
 
+    @property
+    def first_dtype(self) -> str:
+        """Type of the first upload's values."""
+        return self.vectors_dtype
+
     def _take(self, download: Payload, session: ClientSession) -> bool:
         """Load vectors and coefficients, remember the vectors; say whether there are any."""
         model, state = _context_model(session), session.state
@@ -193,6 +198,15 @@ class ContextAggregation(PayloadStrategy):
     def download_spec(self, uploads: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
         """What each client gets in a steady round: the coefficients."""
         return [{COEFFICIENTS: tuple(upload[COEFFICIENTS])} for upload in uploads]
+
+    def first_download_spec(self, uploads: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
+        """What each client gets after the first round: the vectors."""
+        return [{VECTORS: tuple(upload[VECTORS])} for upload in uploads]
+
+    @property
+    def first_download_dtype(self) -> str:
+        """Type of these values."""
+        return self.dtype
 
     @property
     def _by_examples(self) -> bool:
