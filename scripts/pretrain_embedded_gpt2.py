@@ -77,7 +77,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("fedapp/assets/embedded_gpt2"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=32, help="rows of 64 tokens per step")
+    parser.add_argument("--batch-size", type=int, default=16, help="rows of 64 tokens per step")
     parser.add_argument("--vocabulary", type=int, default=1200, help="tokens of the tokenizer")
     parser.add_argument("--width", type=int, default=144)
     parser.add_argument("--layers", type=int, default=4)

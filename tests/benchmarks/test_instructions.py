@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 
 import pytest
 
@@ -52,6 +53,20 @@ def test_embedded_public_prompts_cover_all_tasks_and_are_about_nobody_elses_thin
     assert [len(part) for part in prompts] == [50, 300, 100]
     assert len(set.union(*prompts)) == 450
     assert public == EmbeddedInstructions(num_train=9, num_test=9, public_size=50).public_prompts()
+
+
+def test_embedded_sums_are_asked_in_one_split_alone():
+    benchmark = EmbeddedInstructions(tasks=("arithmetic",), num_train=300, num_test=100, public_size=100)
+    prompts = {"public": [example.prompt for example in benchmark.public_prompts()]}
+    prompts |= {split: benchmark.load(split)["prompt"][:] for split in ("train", "test")}
+    signs = {
+        name: {(*re.findall(r"\d+", text), bool(re.search("gave|away|spend", text))) for text in texts}
+        for name, texts in prompts.items()
+    }
+    assert all(len(found) > 20 for found in signs.values())
+    assert not signs["public"] & signs["train"]
+    assert not signs["public"] & signs["test"]
+    assert not signs["train"] & signs["test"]
 
 
 @pytest.mark.parametrize("task", sorted(FORMATS))
