@@ -75,6 +75,8 @@ def test_every_experiment_starts(name, local_data, tmp_path, monkeypatch):
 
 def test_what_is_given_on_the_command_line_replaces_the_experiments_sweep():
     assert len(combinations(["experiment=robustness"])) == 20
+    added = sweep._of_experiment(["experiment=robustness", "++method=local"])
+    assert added == ["hostile=honest,noise,sign_flip,stale"]
     jobs = combinations(["experiment=robustness", "method=local", "hostile=none,stale"])
     assert [sorted(job) for job in jobs] == [
         ["experiment=robustness", f"hostile={kind}", "method=local"] for kind in ("none", "stale")
