@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedapp.session import Arrays, Example, Sampling, TrainConfig
+from fedapp.session import Arrays, Example, Sampling, Shapes, TrainConfig
 from fedapp.settings import shown
 
 
@@ -43,6 +43,10 @@ class BlackBoxModel:
 
     def parameters(self) -> Arrays:
         """None."""
+        return {}
+
+    def shapes(self) -> Shapes:
+        """Nothing is trained."""
         return {}
 
     def load(self, parameters: Arrays) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -19,7 +19,7 @@ from fedapp.aggregation import Combine
 from fedapp.methods.base import PayloadStrategy
 from fedapp.replies import Reply
 from fedapp.run_plan import RunPlan
-from fedapp.session import Arrays, ClientFailure, ClientSession, ContextModel, Metrics
+from fedapp.session import Arrays, ClientFailure, ClientSession, ContextModel, Metrics, Shapes
 from fedapp.settings import require_bool, require_choice
 from fedapp.task_memory import TaskMemory
 from fedapp.wire import DTYPES, Payload, Upload
@@ -29,7 +29,6 @@ _WANTED = "wanted"
 _MOMENTS = "moments/"
 _WIRE_DTYPES = ("float16", "bfloat16", "float32")
 _MISSING = "labels-without-examples"
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,11 @@ class ContextSharing:
         """Inject what came; the bare base model answers while nobody has sent vectors."""
         self._take(download, session)
 
-    def upload_spec(self, parameters: Shapes) -> dict[str, tuple[int, ...]]:
+    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
         """Shapes of what a client sends in a steady round, from the adapter's parameters."""
         return {COEFFICIENTS: tuple(parameters[COEFFICIENTS])}
 
-    def first_upload_spec(self, parameters: Shapes) -> dict[str, tuple[int, ...]]:
+    def first_upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
         """Shapes of a client's first upload, which has ``vectors_dtype``."""
         return {VECTORS: tuple(parameters[VECTORS])}
 
@@ -155,7 +154,8 @@ class ContextAggregation(PayloadStrategy):
             raise ValueError(
                 f"combine={combine!r} must be a mapping with _target_, a rule of fedapp.aggregation"
             )
-        self.combine, self.dtype, self.late_vectors = combine, vectors_dtype, late_vectors
+        self.combine, self.late_vectors = combine, late_vectors
+        self.dtype = self.first_download_dtype = vectors_dtype
         self.memory = memory or TaskMemory()
         self.sources: dict[int, Upload] = {}
         self.vectors: np.ndarray | None = None
@@ -195,18 +195,13 @@ class ContextAggregation(PayloadStrategy):
         both = {VECTORS: self.vectors, COEFFICIENTS: self.coefficients}
         return {name: value for name, value in both.items() if value is not None}
 
-    def download_spec(self, uploads: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
+    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
         """What each client gets in a steady round: the coefficients."""
         return [{COEFFICIENTS: tuple(upload[COEFFICIENTS])} for upload in uploads]
 
-    def first_download_spec(self, uploads: Sequence[Shapes]) -> list[dict[str, tuple[int, ...]]]:
+    def first_download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
         """What each client gets after the first round: the vectors."""
         return [{VECTORS: tuple(upload[VECTORS])} for upload in uploads]
-
-    @property
-    def first_download_dtype(self) -> str:
-        """Type of these values."""
-        return self.dtype
 
     @property
     def _by_examples(self) -> bool:
@@ -267,7 +262,8 @@ class ContextAggregation(PayloadStrategy):
         so each kind is compared with its own.
         """
         for name in (VECTORS, COEFFICIENTS):
-            specs = [_spec(r.upload.arrays[name]) for r in received if name in r.upload.arrays]
+            sent = [r.upload.arrays[name] for r in received if name in r.upload.arrays]
+            specs = [(str(array.dtype), array.shape) for array in sent]
             if name not in self._specs and specs:
                 self._specs[name] = Counter(specs).most_common(1)[0][0]
         kept = []
@@ -287,8 +283,8 @@ class ContextAggregation(PayloadStrategy):
         if not arrays or not set(arrays) <= {VECTORS, COEFFICIENTS}:
             return f"it holds {', '.join(sorted(arrays)) or 'nothing'} where {wanted} were to come"
         for name, array in sorted(arrays.items()):
-            if _spec(array) != self._specs[name]:
-                dtype, shape = self._specs[name]
+            dtype, shape = self._specs[name]
+            if (str(array.dtype), array.shape) != (dtype, shape):
                 own = f"{array.dtype} {list(array.shape)}"
                 return f"its {name} are {own}, the other clients' {dtype} {list(shape)}"
         return ""
@@ -301,7 +297,3 @@ class ContextAggregation(PayloadStrategy):
                 f"round {server_round}: labels without an example: {', '.join(named)}; "
                 "the vectors of these clients say nothing about those labels"
             )
-
-
-def _spec(array: Any) -> tuple[str, tuple[int, ...]]:
-    return str(array.dtype), array.shape
