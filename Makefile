@@ -26,7 +26,7 @@ demo: $(READY)  ## run FedReFT on the embedded benchmark through `flwr run`
 	$(BIN)/fedapp run
 
 test: $(READY)  ## run the tests (about two minutes, no network, no GPU)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## run the slow tests: Flower's engine, real training
 	$(BIN)/python -m pytest -m slow

@@ -224,7 +224,14 @@ def test_paths_are_made_absolute_and_names_are_not(monkeypatch, tmp_path):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupted_run_says_so_everywhere_and_keeps_its_folder(tmp_path, number, status):
     command = [sys.executable, str(TOY_CLI), str(tmp_path), "run", "fault=sleep"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs ignore Ctrl-C, and so would what they start.
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("runs/*/events.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -15,6 +15,8 @@ from scripts.published_counts import (
     ratio_of_counts,
 )
 
+pytestmark = pytest.mark.slow  # dozens of models, each attached once or more
+
 # Worked out by hand: layers x groups x (2 r d + r) for LoReFT, layers x r x (sum of widths) for LoRA.
 COMPUTED = {
     "FedReFT r 32, Llama-3.2-3B (Table 3)": 28 * 2 * (2 * 32 * 3072 + 32),
