@@ -3,8 +3,9 @@
     python scripts/pretrain_embedded_icl.py --steps 1300 --seed 0 --threads 1 --out fedapp/assets/embedded_icl
 
 Starts from the weights of ``fedapp/assets/embedded``; new tokens (the line break, a few words) get new
-rows. The text is generated while training (``embedded_text`` and ``embedded_episodes``). The same
-seed, number of steps and number of threads give the same weights on the same machine and torch build.
+rows. A second pass starts from the first one's folder. The text is generated while training
+(``embedded_text`` and ``embedded_episodes``). The same start, seed, number of steps and number of
+threads give the same weights on the same machine and torch build.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from fedapp.benchmarks.embedded_episodes import episodes, vocabulary
 from fedapp.benchmarks.embedded_text import documents
+from fedapp.benchmarks.embedded_text import vocabulary as known_words
 
 ROW_TOKENS = 256
 MAX_POSITIONS = 512
@@ -56,8 +58,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast, start: Path) -> LlamaForCaus
     torch.nn.init.normal_(model.model.embed_tokens.weight.data[old:], std=0.3)
     torch.nn.init.normal_(model.lm_head.weight.data[old:], std=0.02)
     model.config.max_position_embeddings = MAX_POSITIONS
-    # Known words keep their vectors: what is learnt about some label words then holds for all.
-    new_rows = (torch.arange(len(tokenizer)) >= old).float().unsqueeze(1)
+    # The words of embedded keep their vectors: what is learnt about some label words then holds for all.
+    new_rows = (torch.arange(len(tokenizer)) >= len(known_words())).float().unsqueeze(1)
     for matrix in (model.model.embed_tokens.weight, model.lm_head.weight):
         matrix.register_hook(lambda gradient: gradient * new_rows)
     return model
@@ -150,7 +152,7 @@ def label_loss(losses: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, l
 
 
 def parse_args() -> argparse.Namespace:
-    """Settings from the command line; the defaults made the shipped weights."""
+    """Settings from the command line; the asset's README says which made the shipped weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--seed", type=int, default=0)
