@@ -123,9 +123,9 @@ class TaskStore:
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._open() as database:
-            database.execute("PRAGMA journal_mode=WAL")
-            database.execute(_SCHEMA)
+            _write_ahead(database)
             database.execute("BEGIN IMMEDIATE")
+            database.execute(_SCHEMA)
             row = database.execute(f"SELECT {_COLUMNS} FROM tasks WHERE task = ?", (task,)).fetchone()
             old = None if row is None else _task(row)
             new = change(old)
@@ -164,6 +164,19 @@ class TaskStore:
                 yield database
         except sqlite3.Error as error:
             raise ValueError(f"the task store {self.path} cannot be used: {error}") from None
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Switch to write-ahead mode; SQLite does not wait by itself for others that do so just now."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 def merge_means(
