@@ -28,6 +28,10 @@ class WarmStart:
     message: str
 
 
+# Settings of the adapter without which vectors and coefficients mean something else.
+_READ_BY = ("injection", "fusion", "demonstration")
+
+
 class TaskMemory:
     """A task in a store; without a folder it remembers nothing.
 
@@ -85,9 +89,11 @@ class TaskMemory:
         config = json.loads(config_json)
         benchmark = build(config["benchmark"]["build"], "benchmark.build")
         version = getattr(benchmark, "template_version", benchmark.version)
-        self._key = TaskKey(
-            self.task or benchmark.name, base, f"{benchmark.name} {version}", tuple(benchmark.labels or ())
-        )
+        adapter = config["adapter"]["build"]
+        read = [f"{name} {adapter[name]!r}" for name in _READ_BY if name in adapter]
+        template = ", ".join([f"{benchmark.name} {version}", *read])
+        self._key = TaskKey(self.task or benchmark.name, base, template, tuple(benchmark.labels or ()))
+        self.store.prepare()
         self._found = self.store.get(self._key.task)
         if self._found is not None:
             odd = self._key.differences(self._found.key)

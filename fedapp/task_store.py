@@ -41,7 +41,7 @@ class TaskKey:
     Attributes:
         task: The task's id.
         base: Fingerprint of the base model.
-        template: Benchmark and version of its prompt template.
+        template: Benchmark, version of its prompt template, how demonstrations are read and injected.
         labels: Label words in order.
     """
 
@@ -121,11 +121,9 @@ class TaskStore:
         Raises:
             ValueError: If the store cannot be written.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.prepare()
         with self._open() as database:
-            _write_ahead(database)
             database.execute("BEGIN IMMEDIATE")
-            database.execute(_SCHEMA)
             row = database.execute(f"SELECT {_COLUMNS} FROM tasks WHERE task = ?", (task,)).fetchone()
             old = None if row is None else _task(row)
             new = change(old)
@@ -137,6 +135,21 @@ class TaskStore:
             )
             database.execute("COMMIT")
         return new
+
+    def prepare(self) -> None:
+        """Make the store unless it is there; a file that a killed process left empty becomes one.
+
+        Raises:
+            ValueError: If its folder cannot be used.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            folder = self.path.parent
+            raise ValueError(f"method.store_dir={folder} cannot be a folder: {error.strerror}") from None
+        with self._open() as database:
+            _write_ahead(database)
+            database.execute(_SCHEMA)
 
     def remove(self, task: str) -> bool:
         """Forget a task; says whether there was one.
@@ -154,6 +167,9 @@ class TaskStore:
                 f"{self.path.parent} holds no task store ({FILE}); runs with method.store_dir make one"
             )
         with self._open() as database:
+            # Whoever was killed while making the store has left it without its table.
+            if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'tasks'").fetchone():
+                database.execute(_SCHEMA)
             yield database
 
     @contextmanager

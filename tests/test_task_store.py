@@ -214,3 +214,18 @@ def test_an_empty_store_lists_nothing(tmp_path):
     stream = io.StringIO()
     manage("list", tmp_path, None, stream)
     assert len(stream.getvalue().splitlines()) == 1
+
+
+def test_a_store_that_was_killed_while_it_was_made_is_an_empty_one(tmp_path):
+    (tmp_path / "tasks.sqlite").touch()
+    store = TaskStore(tmp_path)
+    assert store.tasks() == []
+    assert store.get("t") is None
+    store.update("t", lambda old: task())
+    assert len(store.tasks()) == 1
+
+
+def test_a_folder_that_is_a_file_is_named_before_anything_is_trained(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"^method\.store_dir=.*file cannot be a folder"):
+        TaskStore(tmp_path / "file").prepare()

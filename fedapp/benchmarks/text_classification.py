@@ -41,6 +41,8 @@ class TextClassification:
         num_test: Rows of the test split to use; 0 means all.
         balanced: Draw those rows in equal numbers per label; a label with too few gives all it has.
         subset_seed: Seed of the draw.
+        telling: Words of a text that give its label away, as a check that ``labels`` are in the data's
+            order: most rows with the words must have that label.
     """
 
     task: str
@@ -56,6 +58,7 @@ class TextClassification:
     num_test: int = 0
     balanced: bool = True
     subset_seed: int = 1
+    telling: Mapping[str, str] = field(default_factory=dict)
     version: str = field(default="1", init=False)
     source: str = field(default="https://arxiv.org/abs/2405.14660", init=False)
 
@@ -109,10 +112,21 @@ class TextClassification:
                 raise ValueError(
                     f"benchmark {self.task}: row {number} of {split} has label {label!r}; known: {known}"
                 )
+        self._check_order(texts, labels)
         size = {"train": self.num_train, "test": self.num_test}.get(split, 0)
         kept = self._subset(np.array(labels, dtype=np.int64), size)
         rows = {"text": [texts[i] for i in kept], "label": [int(labels[i]) for i in kept]}
         return Dataset.from_dict({**rows, "task": [self.task] * len(kept)})
+
+    def _check_order(self, texts: Sequence[str], labels: Sequence[int]) -> None:
+        for words, expected in self.telling.items():
+            found = [self.labels[label] for text, label in zip(texts, labels, strict=True) if words in text]
+            usual = max(set(found), key=found.count) if found else expected
+            if usual != expected and expected in self.labels:
+                raise ValueError(
+                    f"benchmark.labels={list(self.labels)} are not in the order of these data: most texts "
+                    f"with {words!r} would be {usual}, not {expected} (conf/benchmark/{self.task}.yaml)"
+                )
 
     def template(self, row: Mapping[str, Any]) -> Example:
         """The prompt with the row's text in it; the target is the label word."""

@@ -100,6 +100,15 @@ def test_a_label_that_the_task_does_not_have_is_named(folder):
         demo(folder, labels=["a", "b"]).load("train")
 
 
+def test_labels_in_another_order_than_the_datas_are_noticed_where_texts_tell(folder):
+    rows = [{"text": "what does X stand for", "label": 1}, {"text": "who", "label": 0}] * 2
+    (folder / "demo" / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    told = {"stand for": "mid"}
+    assert len(demo(folder, telling=told).load("train")) == 4
+    with pytest.raises(ValueError, match=r"not in the order of these data: .* would be high, not mid"):
+        demo(folder, telling=told, labels=["low", "high", "mid"]).load("train")
+
+
 @pytest.mark.parametrize("name", ["subj", "emo", "agnews", "sst2", "sst5", "trec"])
 def test_the_configs_build_and_say_where_rows_should_be(name, tmp_path):
     node = load_config([f"benchmark={name}", f"benchmark.data_dir={tmp_path}"])["benchmark"]["build"]

@@ -1,5 +1,7 @@
 """IFed-ICL on toy federations: what travels when, exact bytes, lost and late clients, the task store."""
 
+import json
+
 import numpy as np
 import pytest
 from safetensors.numpy import load
@@ -7,10 +9,12 @@ from safetensors.numpy import load
 from fedapp.adapters.toy import ToyBase
 from fedapp.adapters.toy_context import ToyContext
 from fedapp.aggregation import Mean
+from fedapp.config import load_config
 from fedapp.engines.local import Network
 from fedapp.methods.ifed_icl import ContextAggregation, ContextSharing
 from fedapp.nodes import FederationError
 from fedapp.session import ClientFailure, ClientSession, Example, TrainConfig
+from fedapp.task_memory import TaskMemory
 from fedapp.task_store import TaskStore
 from fedapp.wire import Payload, Upload
 from tests import federation
@@ -233,6 +237,22 @@ def test_the_same_task_again_costs_no_training(tmp_path):
     assert first.adapters()["shared"] == again.adapters()["shared"]
     (kept,) = TaskStore(tmp_path / "store").tasks()
     assert kept.key.base == "toy"
+
+
+def test_a_task_calibrated_for_another_injection_is_refused(tmp_path):
+    def memory(*words):
+        config = load_config(["method=ifed_icl", "benchmark=embedded_text_classification", *words])
+        made = TaskMemory(str(tmp_path))
+        return made, lambda: made.recall(json.dumps(config), "base")
+
+    kept, recall = memory()
+    assert recall() is None
+    kept.extend(np.ones((2, 2, 3), np.float32), 4)
+    kept.keep(np.ones((2, 2, 2), np.float32), 3)
+    assert memory()[1]().rounds == 3
+    for other in ("injection=balance", "fusion=pca", "demonstration='{prompt} {target}'"):
+        with pytest.raises(FederationError, match="is another one: this run has template"):
+            memory(f"adapter.build.{other}")[1]()
 
 
 def test_without_a_store_nothing_is_kept(tmp_path):
