@@ -42,7 +42,7 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
         for own in alike:
             build(own["adapter"]["build"], "adapter.build")
         if strategy.equal_shapes:
-            _require_one_rank(config, alike)
+            require_one_rank(config, alike)
         for client_id in range(place.settings.num_clients):
             place.data(client_id)
         if with_model:
@@ -53,7 +53,7 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
         raise ConfigError(one_line(error)) from None
 
 
-def _require_one_rank(config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> None:
+def require_one_rank(config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> None:
     """Refuse ranks that differ between clients where the strategy combines entry by entry.
 
     Raises:

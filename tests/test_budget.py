@@ -61,7 +61,7 @@ def test_a_real_model_sends_what_its_budget_says_in_half_precision_up(tmp_path):
 
 
 def test_clients_that_differ_are_each_counted():
-    words = ["adapter=lora", "method=fedavg", "num_clients=3", "num_rounds=1"]
+    words = ["adapter=lora", "method=flexlora", "num_clients=3", "num_rounds=1"]
     budget = budget_of(load_config([*words, 'by_client=["adapter.build.rank=1","adapter.build.rank=4"]']))
     (one,) = set(budget_of(load_config([*words, "adapter.build.rank=1"])).up_bytes)
     assert budget.up_bytes == (one, 4 * one, one)
@@ -224,6 +224,21 @@ def test_parts_that_do_not_say_what_they_send_are_named(monkeypatch):
     monkeypatch.delattr(ParameterSharing, "upload_spec")
     with pytest.raises(ConfigError, match="method.routine: ParameterSharing cannot be counted"):
         budget_of(load_config([]))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["method=flora", "adapter=loreft"], "low-rank factors (adapter=lora)"),
+        (["method=fed_sb", "adapter=lora"], "(adapter=lora_sb)"),
+        (["method=fedalt", "adapter=lora"], "(adapter=lora_mixed)"),
+        (["method=fedit", 'by_client=["adapter.build.rank=4","adapter.build.rank=8"]'], "one rank on all"),
+    ],
+)
+def test_what_a_run_refuses_has_no_budget(words, says):
+    with pytest.raises(ConfigError) as caught:
+        budget_of(load_config(["model=llama-3.2-1b", *words]))
+    assert says in str(caught.value)
 
 
 def test_a_folder_with_a_broken_config_is_named(tmp_path):

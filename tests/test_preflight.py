@@ -55,3 +55,11 @@ def test_the_command_leaves_nothing_behind(tmp_path, capsys):
     assert main(words) == USAGE
     assert "train.batch_size=0" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_clients_that_send_texts_may_differ_in_adapter_and_rank():
+    by_client = 'by_client=["adapter=loreft","adapter=lora adapter.build.rank=4","adapter=black_box"]'
+    words = ["benchmark=embedded_instructions", "engine=local", by_client]
+    preflight.check(load_config(["method=semantic_consensus", *words]), with_model=False)
+    with pytest.raises(ConfigError, match="one rank on all clients; .* fedct, .*semantic_consensus"):
+        preflight.check(load_config(["method=fedit", *words]), with_model=False)

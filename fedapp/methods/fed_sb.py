@@ -23,6 +23,7 @@ AGREEMENT = 0
 
 _FROZEN = re.compile(r"\.sb_[AB]$")
 _LEFT, _CORE, _RIGHT = ".sb_B", ".sb_R", ".sb_A"
+_NEEDS = "this method needs an adapter that trains a matrix between two frozen ones (adapter=lora_sb)"
 
 
 class SubspaceModel(AdaptedModel, Protocol):
@@ -58,6 +59,15 @@ class SubspaceSharing:
     def __post_init__(self) -> None:
         require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
 
+    def check_model(self, model: AdaptedModel) -> None:
+        """Refuse adapters without such matrices.
+
+        Raises:
+            ClientFailure: If this adapter has none.
+        """
+        if not callable(getattr(model, "estimate", None)):
+            raise ClientFailure(f"{_NEEDS}, not {type(model).__name__}")
+
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Answer with the estimate, or do a round's training."""
         if session.server_round == AGREEMENT:
@@ -77,7 +87,13 @@ class SubspaceSharing:
         self._start(download, session)
 
     def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
-        """Shapes of what a client with these parameters sends in a round."""
+        """Shapes of what a client with these parameters sends in a round.
+
+        Raises:
+            ClientFailure: If no matrix between two others is among them.
+        """
+        if not any(name.endswith(_CORE) for name in parameters):
+            raise ClientFailure(_NEEDS)
         return {name: shape for name, shape in parameters.items() if not _FROZEN.search(name)}
 
     def first_upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
@@ -91,13 +107,7 @@ class SubspaceSharing:
 
     @staticmethod
     def _estimate(session: ClientSession) -> Arrays:
-        estimate = getattr(session.model, "estimate", None)
-        if estimate is None:
-            raise ClientFailure(
-                "this method needs an adapter that trains a matrix between two frozen ones "
-                f"(adapter=lora_sb); this one has {min(session.model.parameters())} and the like"
-            )
-        found: Arrays = estimate(session.train_set, session.rng)
+        found: Arrays = session.model.estimate(session.train_set, session.rng)  # type: ignore[attr-defined]
         return found
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from fedapp.session import Arrays, ClientFailure, ClientSession, Metrics, Shapes
+from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Metrics, Shapes
 from fedapp.settings import require_choice
 from fedapp.wire import DTYPES, Payload
 
@@ -34,6 +34,14 @@ class RestOfWorld:
     def __post_init__(self) -> None:
         require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
 
+    def check_model(self, model: AdaptedModel) -> None:
+        """Refuse adapters without a mixer.
+
+        Raises:
+            ClientFailure: If this adapter has none.
+        """
+        _require_mixer(model.parameters())
+
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Do a round's training."""
         self._start(download, session)
@@ -51,18 +59,18 @@ class RestOfWorld:
         self._start(download, session)
 
     def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
-        """Shapes of what a client with these parameters sends in a round."""
+        """Shapes of what a client with these parameters sends in a round.
+
+        Raises:
+            ClientFailure: If there is no mixer among them.
+        """
+        _require_mixer(parameters)
         return {name: shape for name, shape in parameters.items() if _OWN.search(name)}
 
     @staticmethod
     def _start(download: Payload, session: ClientSession) -> None:
         model = session.model
         own = {name for name in model.parameters() if _OWN.search(name)}
-        if not own or not any(name.endswith(".mixer") for name in model.parameters()):
-            raise ClientFailure(
-                "this method needs an adapter with a LoRA, a slot for the others' and a mixer "
-                f"(adapter=lora_mixed); this one has {min(model.parameters())} and the like"
-            )
         if session.state:
             model.load(session.state)
         if set(download.arrays) not in (set(), own):
@@ -72,3 +80,12 @@ class RestOfWorld:
             _OWN.sub(r".others_\1", name): array.astype(np.float32) for name, array in download.arrays.items()
         }
         model.load(received)
+
+
+def _require_mixer(names: Iterable[str]) -> None:
+    found = sorted(names)
+    if not any(name.endswith(".mixer") for name in found):
+        raise ClientFailure(
+            "this method needs an adapter with a LoRA, a slot for the others' and a mixer "
+            f"(adapter=lora_mixed); this one has {next(iter(found), 'nothing')} and the like"
+        )

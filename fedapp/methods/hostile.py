@@ -192,6 +192,8 @@ class Hostility:
             raise ValueError(
                 f"hostile.clients={shown(clients)} must be a list of client ids from 0 to {num_clients - 1}"
             )
+        if clients and len(set(clients)) == num_clients:
+            raise ValueError(f"hostile.clients={shown(clients)} must leave an honest client to measure")
         if clients and corruption is None:
             raise ValueError(
                 f"hostile.clients={clients} needs hostile.build, what these clients do (fedapp list: hostile)"

@@ -66,7 +66,13 @@ class LowRankSharing:
         self._start(download, session, _low_rank(session.model))
 
     def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """Shapes of what a client with these trainable parameters sends."""
+        """Shapes of what a client with these trainable parameters sends.
+
+        Raises:
+            ClientFailure: If there are no factors among them.
+        """
+        if not rules.layers(parameters):
+            raise ClientFailure("this method needs an adapter of low-rank factors (adapter=lora)")
         return {name: shape for name, shape in parameters.items() if not name.endswith(rules.MERGED)}
 
     def _start(self, download: Payload, session: ClientSession, model: LowRankModel) -> tuple[int, Arrays]:

@@ -37,6 +37,7 @@ class SemanticConsensus(PayloadStrategy):
     """
 
     needs_public_prompts = True
+    equal_shapes = False  # clients send texts
 
     def __init__(
         self,

@@ -136,5 +136,10 @@ class Model:
 )
 def test_what_does_not_fit_is_refused_in_one_line(names, download, message):
     session = ClientSession(0, 1, Model(*names), [], [], [], {}, np.random.default_rng(0))
-    with pytest.raises(ClientFailure, match=message):
+
+    def look_at():
+        RestOfWorld().check_model(session.model)
         RestOfWorld().evaluate(Payload(download), session)
+
+    with pytest.raises(ClientFailure, match=message):
+        look_at()
