@@ -13,6 +13,7 @@ from fedapp.engines.local import Network
 from fedapp.methods.parameter_sharing import ParameterSharing
 from fedapp.session import ClientFailure, ClientSession, TrainConfig
 from fedapp.wire import Envelope, Payload, pack, unpack
+from tests import federation
 from tests.federation import TOY, run_toy
 
 METHOD = ["method=semantic_consensus", "method.strategy.vote.embedder.path=tfidf"]
@@ -138,3 +139,44 @@ def test_an_encoder_that_is_not_there_is_found_before_anybody_trains(tmp_path):
     with pytest.raises(ValueError, match="no_such_package"):
         run_toy(tmp_path / "run", *METHOD, "method.strategy.vote.embedder.path=package:no_such_package/x")
     assert not (tmp_path / "run" / "traffic.jsonl").exists()
+
+
+def test_two_architectures_with_two_tokenizers_and_two_adapters_teach_each_other(tmp_path, monkeypatch):
+    texts = [
+        "model=embedded adapter=loreft",
+        "model=embedded_gpt2 adapter=lora",
+        "model=embedded adapter=lora",
+    ]
+    models = f"by_client={json.dumps(texts)}"
+    words = [
+        "benchmark=embedded_instructions",
+        "benchmark.public_size=5",
+        "num_clients=3",
+        "num_rounds=2",
+        models,
+    ]
+    monkeypatch.setattr(federation, "TOY", ["engine=local", "join_timeout=60"])
+    small = [
+        "split.max_train=16",
+        "split.max_test=4",
+        "train.max_steps=4",
+        "score.base=false",
+        "score.before=false",
+    ]
+    run = run_toy(tmp_path / "run", *METHOD, *words, *small, "score.after=false", PATIENT, num_nodes=3)
+    assert run.json("run")["status"] == "completed"
+    trained = [row for row in run.rows("metrics") if row["split"] == "train"]
+    assert {row["client-id"] for row in trained if row["server-round"] == 2} == {0, 1, 2}
+    fingerprints = {
+        json.loads((run.folder / "adapters" / f"client-{k}" / "adapter.json").read_text())["base-fingerprint"]
+        for k in range(3)
+    }
+    assert len(fingerprints) == 2
+    # In round 2 everybody gets the same pseudo-labels, of whatever model the answers were.
+    down = [
+        row["payload-bytes"]
+        for row in run.rows("traffic")
+        if (row["direction"], row["server-round"], row["phase"]) == ("down", 2, "train")
+    ]
+    assert len(down) == 3
+    assert len(set(down)) == 1

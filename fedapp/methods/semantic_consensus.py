@@ -54,7 +54,8 @@ class SemanticConsensus(PayloadStrategy):
             weighting: ``uniform``: a client, a vote; ``examples``: by the number of training examples that
                 the client says it has.
             max_answer_chars: Characters of an answer that are kept.
-            max_age: Rounds for which a client's answers count; 0: until it sends others.
+            max_age: Rounds for which a client that is not heard again counts, with all that it has
+                said; 0: for ever.
             adaptive: Send only pseudo-labels that changed, to clients that say which they hold.
         """
         if not callable(getattr(vote, "decide", None)):
