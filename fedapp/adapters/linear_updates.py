@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedapp.adapters.head import Head, checked, occupy, vacate
 from fedapp.adapters.targets import Target
+from fedapp.adapters.trained import Trained
 from fedapp.adapters.training import Trainer
 from fedapp.models import Base
-from fedapp.session import Arrays, Example, Sampling, Shapes, TrainConfig
+from fedapp.session import Arrays, Shapes, TrainConfig
 
 
-class LinearUpdates(ABC):
+class LinearUpdates(Trained, ABC):
     """A base model whose target layers add an update; implements ``fedapp.session.AdaptedModel``.
 
     Parameters are of two kinds. *Trained* ones always belong to ``parameters()``. *Frozen* ones are
@@ -116,22 +116,6 @@ class LinearUpdates(ABC):
         self.frozen = dict(self._frozen_initial)
         self.loaded.clear()
         self.head.reset()
-
-    def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
-        """Train for one round; see ``Trainer.train``."""
-        return self.trainer.train(examples, rng)
-
-    def loss(self, examples: Sequence[Example]) -> float:
-        """Mean loss in nats per example, forward only."""
-        return self.trainer.loss(examples)
-
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
-        """Answer each prompt."""
-        return self.trainer.generate(prompts, sampling)
-
-    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
-        """Of each example's answer, nats per token."""
-        return self.trainer.log_likelihoods(examples)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:

@@ -16,11 +16,12 @@ from torch import Tensor
 
 from fedapp.adapters.head import Head, checked, occupy, vacate
 from fedapp.adapters.lora_merge import LowRankLayers
+from fedapp.adapters.trained import Trained
 from fedapp.adapters.training import Trainer
 from fedapp.errors import one_line
 from fedapp.model_parts import block_list
 from fedapp.models import Base
-from fedapp.session import Arrays, Example, Sampling, Shapes, TrainConfig
+from fedapp.session import Arrays, Shapes, TrainConfig
 from fedapp.settings import require_bool, require_int, require_number, shown
 
 _ADAPTER = "default"  # peft's name for the only adapter of a model
@@ -66,7 +67,7 @@ class Lora:
         return LoraAdapted(self, base, train, seed=seed)
 
 
-class LoraAdapted:
+class LoraAdapted(Trained):
     """A base model with LoRA; implements ``fedapp.session.LowRankModel``.
 
     Names are ``layer.3.self_attn.q_proj.lora_A`` whatever the model calls its blocks; an update
@@ -153,22 +154,6 @@ class LoraAdapted:
         with torch.no_grad():
             for name, value in self._tensors.items():
                 value.copy_(self._initial[name])
-
-    def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
-        """Train for one round; see ``Trainer.train``."""
-        return self.trainer.train(examples, rng)
-
-    def loss(self, examples: Sequence[Example]) -> float:
-        """Mean loss in nats per example, forward only."""
-        return self.trainer.loss(examples)
-
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
-        """Answer each prompt."""
-        return self.trainer.generate(prompts, sampling)
-
-    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
-        """Of each example's answer, nats per token."""
-        return self.trainer.log_likelihoods(examples)
 
     def export(self, folder: Path) -> None:
         """Write what ``peft.PeftModel.from_pretrained(model, folder)`` opens, and adapter.safetensors.

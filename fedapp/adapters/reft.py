@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,10 +16,11 @@ from fedapp.adapters.hooks import BlockHooks
 from fedapp.adapters.interventions import FORMS, PROJECTIONS, Form, Weights, draw, polar, tangent
 from fedapp.adapters.positions import Positions
 from fedapp.adapters.tokens import Batch
+from fedapp.adapters.trained import Trained
 from fedapp.adapters.training import Trainer
 from fedapp.model_parts import block_list, hidden_size
 from fedapp.models import Base
-from fedapp.session import Arrays, Example, Sampling, Shapes, TrainConfig
+from fedapp.session import Arrays, Shapes, TrainConfig
 from fedapp.settings import require_bool, require_choice, require_int, require_number
 
 
@@ -94,8 +94,10 @@ class Reft:
         return layers
 
 
-class ReftAdapted:
+class ReftAdapted(Trained):
     """A base model with interventions; implements ``fedapp.session.AdaptedModel``.
+
+    Interventions act while the prompt is read, not on what is generated after it.
 
     The parameters of all layers lie in three tensors, the groups of a layer side by side
     (k = groups * rank), so that optimiser and projection are a handful of operations:
@@ -164,22 +166,6 @@ class ReftAdapted:
                 value.copy_(initial)
         self._scale = None
         self.head.reset()
-
-    def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
-        """Train for one round; see ``Trainer.train``."""
-        return self.trainer.train(examples, rng)
-
-    def loss(self, examples: Sequence[Example]) -> float:
-        """Mean loss in nats per example, forward only."""
-        return self.trainer.loss(examples)
-
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
-        """Answer each prompt; the interventions act while the prompt is read, not after."""
-        return self.trainer.generate(prompts, sampling)
-
-    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
-        """Of each example's answer, nats per token."""
-        return self.trainer.log_likelihoods(examples)
 
     def export(self, folder: Path) -> None:
         """Write a folder that ``pyreft.ReftModel.load(folder, model)`` opens, and adapter.safetensors."""

@@ -134,15 +134,32 @@ def decompose(uploads: Sequence[Arrays], num_examples: Sequence[float]) -> Array
     """
     found: Arrays = {}
     for layer, a, b in _stacked(uploads, num_examples):
-        left, upper_b = np.linalg.qr(b)
-        right, upper_a = np.linalg.qr(a.T)
-        u, s, vt = np.linalg.svd(upper_b @ upper_a.T, full_matrices=False)
+        left, u, s, vt, right = product_svd(b, a)
         new_b, new_a = left @ (u * s), vt @ right.T
         largest = np.abs(new_a).argmax(axis=1)
         signs = np.where(new_a[np.arange(len(new_a)), largest] < 0, -1.0, 1.0)
         found[layer + A] = (signs[:, np.newaxis] * new_a).astype(np.float32)
         found[layer + B] = (new_b * signs).astype(np.float32)
     return found
+
+
+def product_svd(
+    left: np.ndarray, right: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Singular value decomposition of a product that is never formed: QR of both factors, SVD of the core.
+
+    Args:
+        left: ``[m, r]`` in fp64.
+        right: ``[r, n]`` in fp64.
+
+    Returns:
+        Q ``[m, p]``, U ``[p, k]``, descending values ``[k]``, V^T ``[k, q]`` and P ``[n, q]``, with which
+        the product is (Q U) diag(values) (V^T P^T).
+    """
+    outer_left, core_left = np.linalg.qr(left)
+    outer_right, core_right = np.linalg.qr(right.T)
+    u, values, vt = np.linalg.svd(core_left @ core_right.T, full_matrices=False)
+    return outer_left, u, values, vt, outer_right
 
 
 def truncate(factors: Arrays, ranks: Mapping[str, int]) -> Arrays:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fedapp.aggregation.low_rank import product_svd
+
 
 def joint_subspace(
     lefts: Sequence[np.ndarray], rights: Sequence[np.ndarray], weights: Sequence[float], rank: int
@@ -40,9 +42,7 @@ def joint_subspace(
         [share * left.astype(np.float64) for share, left in zip(shares, lefts, strict=True)], axis=1
     )
     below = np.concatenate([right.astype(np.float64) for right in rights], axis=0)
-    outer_left, core_left = np.linalg.qr(stacked)
-    outer_right, core_right = np.linalg.qr(below.T)
-    left, values, right = np.linalg.svd(core_left @ core_right.T)
+    outer_left, left, values, right, outer_right = product_svd(stacked, below)
     if not 1 <= rank <= len(values):
         raise ValueError(f"rank={rank} must be within 1 and {len(values)}, what the factors can span")
     return (
