@@ -186,6 +186,9 @@ def _add_compare(name: str, commands: argparse._SubParsersAction[_Parser]) -> No
     parser.add_argument(
         "folders", nargs="*", metavar="FOLDER", help="runs, or folders of runs (default: runs)"
     )
+    parser.add_argument(
+        "--metric", metavar="NAME", help="compare by this, as macro-f1 (default: the benchmark's first)"
+    )
     parser.set_defaults(command=_compare)
 
 
@@ -193,7 +196,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     from fedapp.comparing import compare
 
     try:
-        compare([Path(folder) for folder in arguments.folders or ["runs"]], sys.stdout, warn)
+        folders = [Path(folder) for folder in arguments.folders or ["runs"]]
+        compare(folders, sys.stdout, warn, arguments.metric)
     except (ValueError, OSError) as error:
         complain(str(error))
         return USAGE

@@ -3,9 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 NOT_METRICS = {"server-round", "client-id", "split", "model", "moment", "num-examples", "loss"}
+EVALUATED = ("current", "final")
+"""What metrics.jsonl calls the models that an evaluation scores, after a round and after the last."""
+
+
+@dataclass(frozen=True)
+class BestRound:
+    """The evaluated round whose models are best on validation data, and what they reach on test data.
+
+    Attributes:
+        server_round: The round; the earliest of equals.
+        evaluated: How many rounds there were to choose from.
+        scores: The metric on the test split after that round, by client.
+    """
+
+    server_round: int
+    evaluated: int
+    scores: Mapping[int, float]
+
+
+def best_round(rows: Sequence[Mapping[str, Any]], metric: str) -> BestRound | None:
+    """Choose a round on validation data alone; the test split has no say.
+
+    Args:
+        rows: Rows of metrics.jsonl, of the clients that count.
+        metric: By which to choose, and which to report.
+
+    Returns:
+        None unless at least two rounds were evaluated on both splits. The validation mean is over
+        the clients that have one in all of these rounds, so that rounds compare.
+    """
+    ends = [r for r in rows if r["model"] in EVALUATED and r["moment"] == "after" and metric in r]
+    found: dict[str, dict[int, dict[int, float]]] = {"validation": {}, "test": {}}
+    for row in ends:
+        found[row["split"]].setdefault(row["server-round"], {})[row["client-id"]] = float(row[metric])
+    rounds = sorted(set(found["validation"]) & set(found["test"]))
+    steady = set.intersection(*(set(found["validation"][n]) for n in rounds)) if rounds else set()
+    if len(rounds) < 2 or not steady:
+        return None
+    chosen = max(rounds, key=lambda n: sum(found["validation"][n][client] for client in sorted(steady)))
+    return BestRound(chosen, len(rounds), found["test"][chosen])
 
 
 def summarise(
@@ -51,6 +92,7 @@ def summarise(
         f"{metric or 'score'} on each client's own test set, in %{worst}; bytes are payload of all rounds"
     )
     notes = [*_hostile_note(hostile), *_means_note(scores, whole), *_left_out(traffic)]
+    notes += _best_note([row for row in rows if row["client-id"] not in hostile], metric)
     trained = {client: facts["parameters"] for client, facts in about.items() if "parameters" in facts}
     return {
         "columns": columns,
@@ -88,6 +130,14 @@ def _means_note(scores: Mapping[int, Sequence[float | None]], whole: Sequence[in
         return []
     note = f"means without {name_clients(rest)}, not scored in every column"
     return [f"{note}; mean of all {len(finals)} final scores {_shown(_mean(finals))}"]
+
+
+def _best_note(rows: Sequence[Mapping[str, Any]], metric: str | None) -> list[str]:
+    best = best_round(rows, metric) if metric else None
+    if best is None:
+        return []
+    where = f"round {best.server_round} of the {best.evaluated} evaluated"
+    return [f"best on validation data: {where}, test mean {_shown(_mean(list(best.scores.values())))}"]
 
 
 def _left_out(traffic: Sequence[Mapping[str, Any]]) -> list[str]:
