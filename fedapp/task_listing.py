@@ -30,18 +30,23 @@ def manage(action: str, folder: Path, task: str | None, stream: TextIO) -> None:
     if action not in ACTIONS:
         raise ValueError(f"tasks {action} does not exist{nearest(action, ACTIONS)}")
     store = TaskStore(folder)
-    tasks = {one.key.task: one for one in store.tasks()}
+    damaged: list[str] = []
+    tasks = {one.key.task: one for one in store.tasks(damaged.append)}
     if action == "list":
         if task is not None:
             raise ValueError(f"tasks list takes a folder only, not {task!r} as well")
         _print_all(list(tasks.values()), stream)
+        for name in damaged:
+            print(f"damaged: {name}; to forget it: fedapp tasks remove {folder} {name}", file=stream)
         return
     if task is None:
         raise ValueError(f"tasks {action} needs the task's id behind the folder")
-    if task not in tasks:
-        raise ValueError(f"{folder} has no task {task!r}{nearest(task, list(tasks))}")
+    if task not in [*tasks, *damaged]:
+        raise ValueError(f"{folder} has no task {task!r}{nearest(task, [*tasks, *damaged])}")
     if action == "show":
-        _print_one(tasks[task], stream)
+        found = store.get(task)
+        if found is not None:
+            _print_one(found, stream)
     elif store.remove(task):
         print(f"removed {task}", file=stream)
 

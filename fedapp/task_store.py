@@ -94,26 +94,37 @@ class TaskStore:
     def __init__(self, folder: Path) -> None:
         self.path = Path(folder) / FILE
 
-    def tasks(self) -> list[StoredTask]:
-        """All tasks, by id.
+    def tasks(self, damaged: Callable[[str], None] | None = None) -> list[StoredTask]:
+        """All tasks that can be read, by id.
+
+        Args:
+            damaged: Told the id of each task whose record makes no sense.
 
         Raises:
             ValueError: If there is no store, or it cannot be read.
         """
         with self._reading() as database:
-            return [_task(row) for row in database.execute(f"SELECT {_COLUMNS} FROM tasks ORDER BY task")]
+            rows = database.execute(f"SELECT {_COLUMNS} FROM tasks ORDER BY task").fetchall()
+        found = []
+        for row in rows:
+            try:
+                found.append(_task(row))
+            except _Unreadable:
+                if damaged is not None:
+                    damaged(str(row[0]))
+        return found
 
     def get(self, task: str) -> StoredTask | None:
         """A task by its id; None if there is none, or no store yet.
 
         Raises:
-            ValueError: If the store cannot be read.
+            ValueError: If the store or the task's record cannot be read.
         """
         if not self.path.exists():
             return None
         with self._reading() as database:
             row = database.execute(f"SELECT {_COLUMNS} FROM tasks WHERE task = ?", (task,)).fetchone()
-        return None if row is None else _task(row)
+        return self._known(row)
 
     def update(self, task: str, change: Callable[[StoredTask | None], StoredTask]) -> StoredTask:
         """Replace a task by what ``change`` makes of it, as one step that no other writer can split.
@@ -125,7 +136,7 @@ class TaskStore:
         with self._open() as database:
             database.execute("BEGIN IMMEDIATE")
             row = database.execute(f"SELECT {_COLUMNS} FROM tasks WHERE task = ?", (task,)).fetchone()
-            old = None if row is None else _task(row)
+            old = self._known(row)
             new = change(old)
             now = time.time()
             created = old.created if old else now
@@ -159,6 +170,15 @@ class TaskStore:
         """
         with self._reading() as database:
             return database.execute("DELETE FROM tasks WHERE task = ?", (task,)).rowcount > 0
+
+    def _known(self, row: Sequence | None) -> StoredTask | None:
+        try:
+            return None if row is None else _task(row)
+        except _Unreadable as error:
+            raise ValueError(
+                f"task {row[0]!r} in {self.path} is damaged ({error}); to forget it: "
+                f"fedapp tasks remove {self.path.parent} {row[0]}"
+            ) from None
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
@@ -233,11 +253,30 @@ def _row(task: StoredTask) -> tuple[object, ...]:
     )
 
 
+class _Unreadable(Exception):
+    """A record that is no calibrated task."""
+
+
 def _task(row: Sequence) -> StoredTask:
     task, base, template, labels, coefficients, shape, vectors, vectors_shape, *rest = row
-    return StoredTask(
-        TaskKey(task, base, template, tuple(json.loads(labels))),
-        np.frombuffer(coefficients, np.float32).reshape(json.loads(shape)),
-        np.frombuffer(vectors, np.float64).reshape(json.loads(vectors_shape)),
-        *rest,
-    )
+    try:
+        words = json.loads(labels)
+        key = TaskKey(task, base, template, tuple(words))
+        found = StoredTask(
+            key, _array(coefficients, np.float32, shape), _array(vectors, np.float64, vectors_shape), *rest
+        )
+        # TypeError too: SQLite keeps any type in any column.
+        plausible = isinstance(words, list) and found.count > 0 and found.rounds > 0
+    except (ValueError, TypeError) as error:
+        raise _Unreadable(str(error)) from None
+    if not plausible or found.coefficients.shape[:2] != found.vectors.shape[:2]:
+        raise _Unreadable("its labels, shapes or counts contradict one another")
+    return found
+
+
+def _array(content: bytes, dtype: type, shape: str) -> np.ndarray:
+    """A stored array; of three dimensions and finite, or a ValueError."""
+    array = np.frombuffer(content, dtype).reshape(json.loads(shape))
+    if array.ndim != 3 or not np.isfinite(array).all():
+        raise ValueError(f"an array of shape {list(array.shape)} that is not finite or has not 3 dimensions")
+    return array

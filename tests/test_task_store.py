@@ -229,3 +229,39 @@ def test_a_folder_that_is_a_file_is_named_before_anything_is_trained(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"^method\.store_dir=.*file cannot be a folder"):
         TaskStore(tmp_path / "file").prepare()
+
+
+DAMAGES = {
+    "coefficients": b"\x00" * 7,
+    "vectors": np.full((2, 2, 3), np.nan).tobytes(),
+    "vectors_shape": "[2, 6]",
+    "coefficients_shape": "[1, 4, 2]",
+    "labels": "{",
+    "count": -1,
+    "rounds": "many",
+}
+
+
+@pytest.mark.parametrize("column", DAMAGES)
+def test_a_damaged_record_hides_no_other_and_can_be_removed(tmp_path, capsys, column):
+    store = TaskStore(tmp_path)
+    for name in ("one", "two"):
+        store.update(name, lambda old, name=name: task(name))
+    with sqlite3.connect(store.path) as database:
+        database.execute(f"UPDATE tasks SET {column} = ? WHERE task = 'one'", (DAMAGES[column],))
+    database.close()
+    assert main(["tasks", "list", str(tmp_path)]) == OK
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[1].startswith("two ")
+    assert listed[2] == f"damaged: one; to forget it: fedapp tasks remove {tmp_path} one"
+    assert main(["tasks", "show", str(tmp_path), "one"]) == USAGE
+    error = capsys.readouterr().err
+    assert "task 'one' in" in error
+    assert "is damaged" in error
+    assert error.count("\n") == 1
+    with pytest.raises(ValueError, match="'one' in .* is damaged"):
+        store.update("one", lambda old: task())
+    assert [one.key.task for one in store.tasks()] == ["two"]
+    assert main(["tasks", "remove", str(tmp_path), "one"]) == OK
+    assert [one.key.task for one in store.tasks()] == ["two"]
+    assert store.update("one", lambda old: task()).key.task == "one"

@@ -47,7 +47,8 @@ class LabelTokens:
         labels: The benchmark's label words.
 
     Raises:
-        ValueError: If there are fewer than two labels, or two begin with the same token.
+        ValueError: If there are fewer than two labels, the tokenizer does not know one, or two begin
+            with the same token.
     """
 
     def __init__(self, encoder: FirstTokenEncoder, labels: Sequence[str], tokenizer: Any) -> None:
@@ -76,6 +77,12 @@ class LabelTokens:
         return self._known[key]
 
     def _refuse_collisions(self, tokens: Sequence[int], ending: str) -> None:
+        unknown = [w for w, t in zip(self.labels, tokens, strict=True) if t == self._tokenizer.unk_token_id]
+        if unknown:
+            raise ValueError(
+                f"benchmark.labels: this model's tokenizer does not know {', '.join(map(repr, unknown))}; "
+                "choose label words that it knows, or another model"
+            )
         first: dict[int, str] = {}
         for label, token in zip(self.labels, tokens, strict=True):
             if token in first:

@@ -186,7 +186,8 @@ class ContextAggregation(PayloadStrategy):
         if seen and (self.vectors is None or self.late_vectors):
             self.sources |= {u.client_id: u for u in seen}
             everyone = [self.sources[client] for client in sorted(self.sources)]
-            count = sum(u.num_examples for u in everyone) if self._by_examples else len(everyone)
+            by_examples = self.combine.weighting == "examples"
+            count = sum(u.num_examples for u in everyone) if by_examples else len(everyone)
             self.vectors = self.memory.extend(self._combined(everyone, VECTORS), count)
             self.holding = set()
 
@@ -202,10 +203,6 @@ class ContextAggregation(PayloadStrategy):
     def first_download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
         """What each client gets after the first round: the vectors."""
         return [{VECTORS: tuple(upload[VECTORS])} for upload in uploads]
-
-    @property
-    def _by_examples(self) -> bool:
-        return self.combine.weighting == "examples"
 
     def _combined(self, uploads: Sequence[Upload], name: str) -> np.ndarray:
         weights = [float(u.num_examples) for u in uploads]
@@ -223,6 +220,10 @@ class ContextAggregation(PayloadStrategy):
     def _recall(self, plan: RunPlan) -> None:
         found = self.memory.recall(plan.config_json, str(plan.directory.fingerprint(0)))
         if found is None:
+            if plan.num_rounds == 1:
+                plan.observer.warning(
+                    "num_rounds=1 gathers context vectors and calibrates and stores nothing: set 2 or more"
+                )
             return
         self.coefficients = found.coefficients
         if self.memory.on_hit == "reuse":

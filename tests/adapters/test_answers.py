@@ -60,6 +60,16 @@ def test_labels_that_begin_alike_are_named():
         ZeroShot(answers="labels").attach(bytes_base([]), TRAIN, seed=0)
 
 
+def test_label_words_that_the_tokenizer_does_not_know_are_named():
+    base = tiny_models.base("Llama")
+    with pytest.raises(
+        ValueError, match="does not know 'zyx', 'wvu'; choose label words that it knows"
+    ) as caught:
+        ZeroShot().attach(replace(base, labels=("w1", "zyx", "wvu")), TRAIN, seed=0)
+    assert "\n" not in str(caught.value)
+    ZeroShot().attach(replace(base, labels=LABELS), TRAIN, seed=0)
+
+
 def examples(count, seed=0):
     rng = np.random.default_rng(seed)
     made = []

@@ -220,6 +220,17 @@ def test_labels_without_examples_are_a_warning_not_an_end(tmp_path):
     assert toy.json("run")["status"] == "completed"
 
 
+def test_one_round_calibrates_nothing_and_says_so(tmp_path):
+    store = f"method.store_dir={tmp_path / 'store'}"
+    toy = run(tmp_path / "run", "num_rounds=1", store)
+    (warning,) = toy.warnings()
+    assert warning.startswith("num_rounds=1 gathers context vectors and calibrates and stores nothing")
+    assert TaskStore(tmp_path / "store").tasks() == []
+    run(tmp_path / "two", "num_rounds=2", store)
+    (hit,) = run(tmp_path / "again", "num_rounds=1", store).warnings()
+    assert "is in the store" in hit
+
+
 def test_the_same_task_again_costs_no_training(tmp_path):
     store = f"method.store_dir={tmp_path / 'store'}"
     first = run(tmp_path / "a", "num_rounds=3", store)
