@@ -55,7 +55,7 @@ def trainer_step(trainer, given: list[Encoded]) -> Step:
 
 def loaded(base: Base, noise: float = 1e-3) -> ContextAdapted:
     """A context adapter with random vectors."""
-    adapted = Context(noise=noise, answers="text").attach(base, TRAIN, seed=0)
+    adapted = Context(noise=noise).attach(base, TRAIN, seed=0)
     vectors = np.random.default_rng(0).normal(size=adapted.shape, scale=0.1).astype(np.float32)
     adapted.load({"context-vectors": vectors})
     return adapted

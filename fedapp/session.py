@@ -74,6 +74,9 @@ class TrainConfig:
         max_length: Longest tokenised example, prompt and answer together.
         max_new_tokens: Longest generated answer in tokens.
         eval_batch_size: Examples per forward pass when scoring or generating.
+        answers: How a language model answers: ``text`` generates, ``labels`` chooses the benchmark's
+            likeliest label word, ``auto`` chooses where there are label words. A classification head
+            always chooses.
     """
 
     learning_rate: float = 4e-3
@@ -91,6 +94,7 @@ class TrainConfig:
     max_length: int = 256
     max_new_tokens: int = 16
     eval_batch_size: int = 64
+    answers: str = "text"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_epochs", "max_length", "max_new_tokens", "eval_batch_size"):
@@ -110,6 +114,7 @@ class TrainConfig:
         require_number("train.proximal", self.proximal, "[0, inf)")
         require_number("train.warmup_ratio", self.warmup_ratio, "[0, 1]")
         require_choice("train.schedule", self.schedule, ("constant", "linear", "cosine"))
+        require_choice("train.answers", self.answers, ("auto", "labels", "text"))
 
 
 @dataclass(frozen=True)

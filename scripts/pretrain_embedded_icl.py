@@ -1,9 +1,10 @@
 """Teach the embedded model to learn from its prompt: few-shot episodes on top of its own text.
 
-    python scripts/pretrain_embedded_icl.py --steps 1300 --seed 0 --threads 1 --out fedapp/assets/embedded_icl
+    python scripts/pretrain_embedded_icl.py --steps 2000 --seed 0 --threads 1 --out fedapp/assets/embedded_icl
 
 Starts from the weights of ``fedapp/assets/embedded``; new tokens (the line break, a few words) get new
-rows. A second pass starts from the first one's folder. The text is generated while training
+rows. First come pairs alone: without these few hundred steps it only learns which words are labels, not
+which label goes with which text. The text is generated while training
 (``embedded_text`` and ``embedded_episodes``). The same start, seed, number of steps and number of
 threads give the same weights on the same machine and torch build.
 """
@@ -15,6 +16,7 @@ import math
 import random
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pretrain_embedded as base  # first: it puts the project on the path
@@ -25,16 +27,17 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from fedapp.benchmarks.embedded_episodes import episodes, vocabulary
+from fedapp.benchmarks.embedded_episodes import episode, pairs, vocabulary
 from fedapp.benchmarks.embedded_text import documents
 from fedapp.benchmarks.embedded_text import vocabulary as known_words
 
-ROW_TOKENS = 256
+ROW_TOKENS = 288
 MAX_POSITIONS = 512
-EPISODES = 0.6
-"""Share of episodes among the texts; they are about ten times as long as documents."""
-TEXT_WEIGHT = 0.05
-"""Weight of an episode's other tokens in the loss; its label words weigh 1, as documents do."""
+DOCUMENT_TOKENS = 96
+DOCUMENTS, PAIRS = 0.2, 0.15
+"""Shares of rows with documents and with pairs after the first steps; the rest are episodes."""
+DOCUMENT_WEIGHT = 0.1
+"""Weight of a document's tokens in the loss; an episode's label words weigh 1, its text 0."""
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -66,100 +69,103 @@ def build_model(tokenizer: PreTrainedTokenizerFast, start: Path) -> LlamaForCaus
 
 
 def encode_episode(
-    tokenizer: PreTrainedTokenizerFast, episode: list[tuple[str, str]], fitting: bool
+    tokenizer: PreTrainedTokenizerFast, episode: tuple[list[tuple[str, str]], bool]
 ) -> tuple[list[int], list[float]]:
-    """Token ids of an episode, and the weight of each in the loss.
+    """Token ids of an episode, and the weight of each in the loss: 1 for label words, else 0.
 
     The first of each label word can only be guessed, unless the words fit the classes and it is not
     the episode's first.
     """
-    ids, weights = [tokenizer.bos_token_id], [TEXT_WEIGHT]
+    shots, fitting = episode
+    texts = tokenizer([f"{prompt} {label}\n" for prompt, label in shots], add_special_tokens=False)
+    ids, weights = [tokenizer.bos_token_id], [0.0]
     shown: set[str] = set()
-    for prompt, label in episode:
-        text = tokenizer(f"{prompt} {label}\n", add_special_tokens=False)["input_ids"]
+    for (_, label), text in zip(shots, texts["input_ids"], strict=True):
         ids += text
-        weights += [TEXT_WEIGHT] * len(text)
-        weights[-2] = 1.0 if label in shown or (fitting and shown) else TEXT_WEIGHT
+        weights += [0.0] * len(text)
+        weights[-2] = 1.0 if label in shown or (fitting and shown) else 0.0
         shown.add(label)
-    return ids, weights
+    return ids[:ROW_TOKENS], weights[:ROW_TOKENS]
+
+
+def encode_documents(
+    tokenizer: PreTrainedTokenizerFast, texts: Iterator[str]
+) -> tuple[list[int], list[float]]:
+    """Token ids of some documents, and their weights."""
+    ids: list[int] = []
+    while len(ids) < DOCUMENT_TOKENS:
+        ids += [*tokenizer(next(texts))["input_ids"], tokenizer.eos_token_id]
+    ids = ids[:DOCUMENT_TOKENS]
+    return ids, [DOCUMENT_WEIGHT] * len(ids)
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int
+    tokenizer: PreTrainedTokenizerFast, seed: int, batch_size: int, pair_steps: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield ids and weights, [batch_size, ROW_TOKENS] each; a row starts a text and cuts its last."""
+    """Yield ids and weights, [batch_size, width] each, a text per row: pairs first, then the mixture."""
     rng = random.Random(f"mixture/{seed}")
-    texts, shots = documents(seed + 1), episodes(seed)
-    while True:
-        rows: list[list[int]] = []
-        marks: list[list[float]] = []
-        while len(rows) < batch_size:
-            row: list[int] = []
-            mark: list[float] = []
-            while len(row) < ROW_TOKENS:
-                if rng.random() < EPISODES:
-                    ids, weights = encode_episode(tokenizer, *next(shots))
-                else:
-                    ids = [*tokenizer(next(texts))["input_ids"], tokenizer.eos_token_id]
-                    weights = [1.0] * len(ids)
-                row, mark = row + ids, mark + weights
-            rows.append(row[:ROW_TOKENS])
-            marks.append(mark[:ROW_TOKENS])
-        yield torch.tensor(rows), torch.tensor(marks)
+    texts = documents(seed + 1)
+    for step in count():
+        only_pairs = step < pair_steps
+        shots = rng.randint(4, 20)  # of every row, so that rows are about as long as one another
+        rows = []
+        for _ in range(batch_size):
+            draw = rng.random()
+            if not only_pairs and draw < DOCUMENTS:
+                rows.append(encode_documents(tokenizer, texts))
+            else:
+                kind = pairs if only_pairs or draw < DOCUMENTS + PAIRS else episode
+                # A pair is a fourth of a labelled text.
+                rows.append(encode_episode(tokenizer, kind(rng, shots if kind is episode else 2 * shots)))
+        width = max(len(ids) for ids, _ in rows)
+        ids = torch.tensor([ids + [tokenizer.pad_token_id] * (width - len(ids)) for ids, _ in rows])
+        weights = torch.tensor([marks + [0.0] * (width - len(marks)) for _, marks in rows])
+        yield ids, weights
 
 
 def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, args: argparse.Namespace) -> None:
-    """Train in bf16 autocast with fp32 weights; print the weighted loss and that of episodes' labels."""
+    """Train in bf16 autocast with fp32 weights; print the mean loss of label words in nats."""
     optimizers = base.build_optimizers(model, args)
     base_lrs = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     model.train()
     started, seen = time.time(), []
-    line = tokenizer.convert_tokens_to_ids("\n")
-    rows = batches(tokenizer, args.seed, args.batch_size)
+    rows = batches(tokenizer, args.seed, args.batch_size, args.pair_steps)
     for step, (ids, weights) in zip(range(args.steps), rows, strict=False):
         for optimizer, lr in zip(optimizers, base_lrs, strict=True):
             optimizer.param_groups[0]["lr"] = lr * base.schedule(step, args.steps)
+        marks = weights[:, 1:]
+        chosen = marks > 0
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.bf16):
-            logits = model(input_ids=ids).logits[:, :-1]
-        losses = functional.cross_entropy(
-            logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none"
-        )
-        marks = weights[:, 1:].flatten()
-        loss = (losses * marks).sum() / marks.sum()
-        loss.backward()
+            states = model.model(input_ids=ids).last_hidden_state[:, :-1]
+            logits = model.lm_head(states[chosen])
+        losses = functional.cross_entropy(logits.float(), ids[:, 1:][chosen], reduction="none")
+        (losses @ marks[chosen] / marks.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
         model.zero_grad(set_to_none=True)
-        seen.append((loss.item(), label_loss(losses.detach(), weights, ids, line)))
+        seen.append(float(losses.detach()[marks[chosen] == 1].mean()))
         if (step + 1) % args.print_every == 0 or step + 1 == args.steps:
-            both = [sum(values) / len(seen) for values in zip(*seen, strict=True)]
-            said = f"step {step + 1} loss {both[0]:.4f} label-loss {both[1]:.4f}"
-            print(f"{said} seconds {time.time() - started:.0f}", flush=True)
+            mean = sum(seen) / len(seen)
+            print(f"step {step + 1} label-loss {mean:.4f} seconds {time.time() - started:.0f}", flush=True)
             seen.clear()
-            if not math.isfinite(both[0]):
+            if not math.isfinite(mean):
                 raise SystemExit("pre-training failed: the loss is not finite")
         if args.save_every and (step + 1) % args.save_every == 0:
             base.save(model, tokenizer, args.out)
             model.train()
 
 
-def label_loss(losses: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor, line: int) -> float:
-    """Mean loss in nats of the label words that weigh 1; a line break follows them."""
-    found = (weights[:, 1:-1] == 1.0) & (ids[:, 2:] == line)
-    chosen = losses.view(len(ids), -1)[:, :-1][found]
-    return float(chosen.mean()) if len(chosen) else math.nan
-
-
 def parse_args() -> argparse.Namespace:
     """Settings from the command line; the asset's README says which made the shipped weights."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--steps", type=int, default=1300)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--pair-steps", type=int, default=450, help="steps at the start that are all pairs")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=Path, default=Path("fedapp/assets/embedded"))
     parser.add_argument("--out", type=Path, default=Path("fedapp/assets/embedded_icl"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--batch-size", type=int, default=4, help=f"rows of {ROW_TOKENS} tokens per step")
+    parser.add_argument("--batch-size", type=int, default=32, help="texts per step")
     parser.add_argument("--muon-lr", type=float, default=4e-3)
     parser.add_argument("--adamw-lr", type=float, default=3e-3)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)

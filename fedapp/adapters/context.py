@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedapp.adapters.answers import ANSWERS, AnswerTrainer, require_language_model
+from fedapp.adapters.answers import AnswerTrainer, require_language_model
 from fedapp.adapters.batching import batches_by_length
 from fedapp.adapters.demonstrations import check_demonstration, principal_components, write_demonstration
 from fedapp.adapters.head import checked, occupy, vacate
@@ -41,7 +41,6 @@ class Context:
         noise: In calibration, as a share of a token's norm. Default: I2CL.
         fusion: How a client's demonstrations become one vector: their ``mean``, or ``pca``: the mean
             plus the unit first principal component of all layers together. Default: I2CL.
-        answers: See ``fedapp.adapters.answers.AnswerTrainer``.
         demonstration: How an example is written as one; the vectors are read at its last token. The
             default is I2CL's, whose last token is the newline after the label.
     """
@@ -50,13 +49,11 @@ class Context:
     initial: Sequence[float] = (0.1, 1.0)
     noise: float = 1e-3
     fusion: str = "mean"
-    answers: str = "auto"
     demonstration: str = "{prompt} {target}\n"
 
     def __post_init__(self) -> None:
         require_choice("adapter.build.injection", self.injection, list(INJECTIONS))
         require_choice("adapter.build.fusion", self.fusion, FUSIONS)
-        require_choice("adapter.build.answers", self.answers, ANSWERS)
         require_number("adapter.build.noise", self.noise, "[0, inf)")
         listed = isinstance(self.initial, Sequence) and not isinstance(self.initial, str)
         count = INJECTIONS[self.injection]
@@ -94,9 +91,7 @@ class ContextAdapted:
             self._coefficients = self._initial.clone().requires_grad_(True)
             self._vectors: Tensor | None = None
             self._active = True
-            self.trainer = _Calibrator(
-                base, train, adapter.answers, decayed=[self._coefficients], scope=self._scope
-            )
+            self.trainer = _Calibrator(base, train, decayed=[self._coefficients], scope=self._scope)
         except ValueError:
             vacate(base)
             raise
@@ -171,7 +166,7 @@ class ContextAdapted:
                 batch = trainer.encoder.batch(rows)
                 last = torch.from_numpy(batch.prompt_lengths).to(batch.input_ids.device) - 1
                 with self._hooks.reading(last) as read:
-                    trainer._last_logits(batch.input_ids, batch.attention_mask, last + 1)
+                    trainer.last_logits(batch.input_ids, batch.attention_mask, last + 1)
                     layers = range(self.shape[0])
                     yield torch.stack([torch.stack([read[n, 0], read[n, 1]], 1) for n in layers], 1)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fedapp.adapters.answers import ANSWERS, AnswerTrainer, require_language_model
+from fedapp.adapters.answers import AnswerTrainer, require_language_model
 from fedapp.adapters.demonstrations import check_demonstration, write_demonstration
 from fedapp.adapters.head import occupy, vacate
 from fedapp.models import Base
 from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, TrainConfig
-from fedapp.settings import require_choice, require_int
+from fedapp.settings import require_int
 
 _NAME = "demonstrations"
 _SEPARATOR = "\0"  # stands in no text that a tokenizer is given
@@ -22,16 +22,7 @@ _SEPARATOR = "\0"  # stands in no text that a tokenizer is given
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Nothing is trained: the base model answers each prompt by itself.
-
-    Attributes:
-        answers: See ``fedapp.adapters.answers.AnswerTrainer``.
-    """
-
-    answers: str = "auto"
-
-    def __post_init__(self) -> None:
-        require_choice("adapter.build.answers", self.answers, ANSWERS)
+    """Nothing is trained: the base model answers each prompt by itself."""
 
     def attach(self, base: Base, train: TrainConfig, *, seed: int) -> Prompted:
         """Wrap a language model.
@@ -40,7 +31,7 @@ class ZeroShot:
             ValueError: If the base is no language model.
         """
         require_language_model(base, "adapter=zero_shot")
-        return Prompted(FewShot(shots=0, answers=self.answers), base, train)
+        return Prompted(FewShot(shots=0), base, train)
 
 
 @dataclass(frozen=True)
@@ -51,19 +42,16 @@ class FewShot:
         shots: Demonstrations of each label (of all together where examples have no label); as many
             as the context has room for are used.
         context_length: Longest prompt with its demonstrations in tokens; 0 means the model's limit.
-        answers: See ``fedapp.adapters.answers.AnswerTrainer``.
         demonstration: How an example is written as a demonstration. The default is I2CL's.
     """
 
     shots: int = 5
     context_length: int = 0
-    answers: str = "auto"
     demonstration: str = "{prompt} {target}\n"
 
     def __post_init__(self) -> None:
         require_int("adapter.build.shots", self.shots, at_least=0)
         require_int("adapter.build.context_length", self.context_length, at_least=0)
-        require_choice("adapter.build.answers", self.answers, ANSWERS)
         check_demonstration(self.demonstration)
 
     def attach(self, base: Base, train: TrainConfig, *, seed: int) -> Prompted:
@@ -92,7 +80,7 @@ class Prompted:
 
     def __init__(self, adapter: FewShot, base: Base, train: TrainConfig) -> None:
         self.adapter, self.base = adapter, base
-        self.trainer = AnswerTrainer(base, train, adapter.answers)
+        self.trainer = AnswerTrainer(base, train, decayed=[])
         occupy(base, "prompting")
         self._chosen: list[str] = []
         self._active = True

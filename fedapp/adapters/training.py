@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from torch.nn import functional
 from fedapp.adapters.batching import batches_by_length, training_batches
 from fedapp.adapters.checkpointing import checkpointable_blocks, checkpointed
 from fedapp.adapters.generation import decoding, seeded
+from fedapp.adapters.label_words import label_tokens
+from fedapp.adapters.schedules import rate
 from fedapp.adapters.tokens import IGNORE, Batch, Encoder
 from fedapp.models import Base
 from fedapp.session import ClientFailure, Example, Sampling, TrainConfig
@@ -55,7 +58,8 @@ class Trainer:
         toggled: Sequence[nn.Module] = (),
     ) -> None:
         self.base, self.config = base, config
-        self.encoder = Encoder(base, config.max_length, config.max_new_tokens)
+        self.encoder = self.make_encoder()
+        self.words = label_tokens(config.answers, self.encoder, base)
         self._decayed, self._fixed = list(decayed), list(fixed)
         self._starts: list[Tensor] = []
         self._scope, self._before_step, self._after_step = scope, before_step, after_step
@@ -64,6 +68,10 @@ class Trainer:
         self._keeps_logits = "logits_to_keep" in accepted
         self._options = {"use_cache": False} if base.head == "lm" else {}
         self._checkpointed = checkpointable_blocks(base.model) if config.gradient_checkpointing else ()
+
+    def make_encoder(self) -> Encoder:
+        """What tokenises prompts and answers."""
+        return Encoder(self.base, self.config.max_length, self.config.max_new_tokens)
 
     def extend(self, decayed: Sequence[Tensor], toggled: Sequence[nn.Module]) -> None:
         """Train more with it: a classification head, and modules whose dropout is to act."""
@@ -99,7 +107,7 @@ class Trainer:
             batches = training_batches(rows, size, total, rng, grouped=self.config.length_grouped)
             for step, batch in enumerate(batches):
                 for group in optimizer.param_groups:
-                    group["lr"] = self.config.learning_rate * _rate(self.config, step, total)
+                    group["lr"] = self.config.learning_rate * rate(self.config, step, total)
                 losses += self.step(self.encoder.batch(batch), optimizer, f"step {step + 1} of {total}")
                 seen += len(batch)
         # What the last step did no loss has seen; a norm beyond the fp32 range is no adapter either.
@@ -234,9 +242,15 @@ class Trainer:
         rows = self.encoder.prompts(prompts)
         with torch.no_grad(), seeded(self.base, sampling):
             for indices, batch in batches_by_length(rows, self.config.eval_batch_size):
-                padded = self.encoder.batch(batch, left=not classifies)
+                padded = self.encoder.batch(batch, left=not classifies and self.words is None)
                 with self._scope(padded):
-                    texts = self._classify(padded) if classifies else self._complete(padded, sampling)
+                    if classifies:
+                        texts = self._classify(padded)
+                    elif self.words is not None:
+                        logits = self._logits_behind(padded)
+                        texts = self.words.likeliest(logits, [prompts[index] for index in indices])
+                    else:
+                        texts = self._complete(padded, sampling)
                 for index, text in zip(indices, texts, strict=True):
                     answers[index] = text
         return answers
@@ -244,6 +258,19 @@ class Trainer:
     def _classify(self, batch: Batch) -> list[str]:
         logits = self.base.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         return [self.base.labels[index] for index in logits.argmax(-1).tolist()]
+
+    def _logits_behind(self, batch: Batch) -> Tensor:
+        lengths = torch.from_numpy(batch.prompt_lengths).to(batch.input_ids.device)
+        return self.last_logits(batch.input_ids, batch.attention_mask, lengths)
+
+    def last_logits(self, ids: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
+        """Logits at the last prompt token of right-padded rows, [batch, vocabulary]."""
+        rows = torch.arange(len(ids), device=ids.device)
+        options: dict[str, Any] = dict(self._options)
+        columns = lengths - 1
+        if self._keeps_logits:
+            options["logits_to_keep"], columns = torch.unique(columns, return_inverse=True)
+        return self.base.model(input_ids=ids, attention_mask=mask, **options).logits[rows, columns]
 
     def _complete(self, batch: Batch, sampling: Sampling | None) -> list[str]:
         settings = decoding(self.base, self.config.max_new_tokens, sampling)
@@ -265,15 +292,3 @@ class Trainer:
             finally:
                 for module in self._toggled:
                     module.eval()
-
-
-def _rate(config: TrainConfig, step: int, total: int) -> float:
-    """Share of the peak step size at a step (from 0): linear warm-up, then the schedule."""
-    warmup = math.ceil(config.warmup_ratio * total)
-    if config.schedule == "cosine":  # Source: I2CL's code, which multiplies both factors
-        return min((step + 1) / max(warmup, 1), 1.0) * (1 + math.cos(math.pi * step / total)) / 2
-    if step < warmup:
-        return (step + 1) / warmup
-    if config.schedule == "linear":
-        return (total - step) / max(total - warmup, 1)
-    return 1.0

@@ -11,11 +11,13 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from fedapp.adapters.answers import AnswerTrainer
 from fedapp.adapters.context import Context
+from fedapp.adapters.lora import Lora
 from fedapp.adapters.prompting import FewShot, ZeroShot
+from fedapp.adapters.reft import Reft
 from fedapp.models import make_base
 from fedapp.session import ClientFailure, Example, TrainConfig
 
-TRAIN = TrainConfig(batch_size=4, max_length=24, max_new_tokens=4, eval_batch_size=3)
+TRAIN = TrainConfig(batch_size=4, max_length=24, max_new_tokens=4, eval_batch_size=3, answers="auto")
 LABELS = ("w1", "w2", "w3")
 
 
@@ -36,7 +38,7 @@ def bytes_base(labels):
 
 def test_label_words_take_the_blank_that_the_tokenizer_wants():
     base = bytes_base(["positive", "negative"])
-    words = AnswerTrainer(base, TRAIN, "auto").words
+    words = AnswerTrainer(base, TRAIN, decayed=[]).words
     names = base.tokenizer.convert_ids_to_tokens(words.of("Review: fine\nSentiment:"))
     assert [name[0] for name in names] == ["Ġ", "Ġ"]
     bare = base.tokenizer.convert_ids_to_tokens(words.of("Review: fine\nSentiment:\n"))
@@ -53,11 +55,13 @@ def test_labels_that_begin_alike_are_named():
     ) as caught:
         ZeroShot().attach(base, TRAIN, seed=0)
     assert "\n" not in str(caught.value)
-    ZeroShot(answers="text").attach(base, TRAIN, seed=0)
+    ZeroShot().attach(base, replace(TRAIN, answers="text"), seed=0)
     with pytest.raises(ValueError, match=r"benchmark\.labels=\['one'\] must hold at least 2"):
         ZeroShot().attach(bytes_base(["one"]), TRAIN, seed=0)
     with pytest.raises(ValueError, match=r"benchmark\.labels=\[\] must hold at least 2"):
-        ZeroShot(answers="labels").attach(bytes_base([]), TRAIN, seed=0)
+        ZeroShot().attach(bytes_base([]), replace(TRAIN, answers="labels"), seed=0)
+    with pytest.raises(ValueError, match=r"train\.answers='yes' must be one of: auto, labels, text"):
+        TrainConfig(answers="yes")
 
 
 def test_label_words_that_the_tokenizer_does_not_know_are_named():
@@ -103,6 +107,33 @@ def test_zero_shot_chooses_the_likeliest_label_after_the_bare_prompt():
     with_context = injected(where, TRAIN, seed=0)
     assert with_context.generate([demo.prompt for demo in demos]) == expected
     assert with_context.loss(demos) == pytest.approx(adapted.loss(demos), abs=1e-6)
+
+
+@pytest.mark.parametrize("adapter", [Lora(rank=2), Reft("loreft", rank=2)], ids=["lora", "loreft"])
+def test_what_is_trained_may_choose_among_label_words_too(adapter):
+    where, demos = base(), examples(24)
+    ids = [tiny_models.tokenizer()(label)["input_ids"][0] for label in LABELS]
+    adapted = adapter.attach(where, replace(TRAIN, learning_rate=0.05, max_steps=4), seed=0)
+    adapted.train(demos, np.random.default_rng(0))
+    before = adapted.loss(demos)
+    expected = []
+    for demo in demos:
+        encoded = [adapted.trainer.encoder.prompts([demo.prompt])[0]]
+        batch = adapted.trainer.encoder.batch(encoded)
+        with torch.no_grad(), adapted.trainer._scope(batch):
+            logits = where.model(batch.input_ids).logits[0, -1]
+        expected.append(LABELS[int(logits[ids].argmax())])
+    assert adapted.generate([demo.prompt for demo in demos]) == expected
+    assert len(set(expected)) > 1
+    assert set(expected) <= set(LABELS)
+    adapted.detach()
+    plain = adapter.attach(where, replace(TRAIN, answers="text", learning_rate=0.05, max_steps=4), seed=0)
+    plain.train(demos, np.random.default_rng(0))
+    # How it answers changes nothing of what it learns.
+    assert plain.loss(demos) == before
+    texts = plain.generate([demo.prompt for demo in demos])
+    assert texts != expected
+    assert not set(texts) <= set(LABELS)
 
 
 def test_few_shot_puts_its_demonstrations_in_front():

@@ -7,8 +7,8 @@ import torch
 
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.reft import Reft
+from fedapp.adapters.schedules import rate
 from fedapp.adapters.tokens import IGNORE, Encoder
-from fedapp.adapters.training import _rate
 from fedapp.session import ClientFailure, Example, TrainConfig
 
 TRAIN = {"batch_size": 4, "max_length": 48, "max_new_tokens": 4, "learning_rate": 1e-2}
@@ -154,10 +154,10 @@ def test_max_steps_caps_a_round(monkeypatch):
 
 def test_the_step_size_warms_up_and_falls_to_zero_after_the_last_step():
     linear = TrainConfig(warmup_ratio=0.2, schedule="linear")
-    assert [_rate(linear, step, 10) for step in range(10)] == pytest.approx(
+    assert [rate(linear, step, 10) for step in range(10)] == pytest.approx(
         [0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
     )
-    assert [_rate(TrainConfig(), step, 3) for step in range(3)] == [1.0, 1.0, 1.0]
+    assert [rate(TrainConfig(), step, 3) for step in range(3)] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
