@@ -42,6 +42,14 @@ def test_what_only_the_base_model_shows():
         preflight.check(config, with_model=True)
 
 
+@pytest.mark.parametrize("adapter", ["lora", "lora_sb", "loreft", "context", "few_shot", "black_box"])
+def test_adapters_of_real_models_are_told_that_the_toy_has_no_weights(adapter):
+    config = load_config([*(word for word in TOY if "adapter" not in word), f"adapter={adapter}"])
+    with pytest.raises(ConfigError, match=r"^model=toy has no weights: it goes with adapter=toy, ") as caught:
+        preflight.check(config, with_model=True)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_base_model_is_left_as_it_was():
     config = load_config([])
     preflight.check(config, with_model=True)

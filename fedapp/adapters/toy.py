@@ -34,6 +34,16 @@ class ToyBase:
     def set_num_threads(self, count: int) -> None:
         """There is nothing to compute with."""
 
+    def __getattr__(self, name: str) -> Any:
+        """Tell an adapter of real models that there is none here.
+
+        Raises:
+            ValueError: For what every real base has.
+        """
+        if name in ("model", "head", "tokenizer"):
+            raise ValueError("model=toy has no weights: it goes with adapter=toy, toy_context or toy_lora")
+        raise AttributeError(name)
+
 
 @dataclass(frozen=True)
 class Toy:
