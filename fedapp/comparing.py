@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fedapp.run_results import RunResult, finished
-from fedapp.summary import name_clients, size
+from fedapp.summary import NOT_METRICS, name_clients, size
 
 # What may differ between runs that are repetitions of one another.
 NOT_COMPARED = {
@@ -39,11 +39,13 @@ def compare(
         metric: What to compare by; None for each benchmark's first metric.
 
     Raises:
-        ValueError: If a folder does not exist or there is no finished run with that metric.
+        ValueError: If a folder does not exist, there is no finished run with that metric, or it is none.
     """
     for root in roots:
         if not root.exists():
             raise ValueError(f"{root} does not exist")
+    if metric in NOT_METRICS:
+        raise ValueError(f"--metric {metric} is no score between 0 and 1; e.g. accuracy, macro-f1")
     results = [result for root in roots for result in finished(root, warn, metric)]
     if not results:
         scored = f" with {metric} scores" if metric else ""

@@ -43,6 +43,7 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
             build(own["adapter"]["build"], "adapter.build")
         if strategy.equal_shapes:
             require_one_rank(config, alike)
+        require_same_settings(config, alike, strategy.same_settings)
         for client_id in range(place.settings.num_clients):
             place.data(client_id)
         if with_model:
@@ -66,6 +67,23 @@ def require_one_rank(config: Mapping[str, Any], alike: Sequence[Mapping[str, Any
             f"by_client gives adapter.build.rank={named}, but method={config['method']['name']} needs one "
             f"rank on all clients; methods that take different ranks: {', '.join(_mixed_rank_methods())}"
         )
+
+
+def require_same_settings(
+    config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> None:
+    """Refuse settings of the adapter that differ between clients and give uploads another meaning.
+
+    Raises:
+        ConfigError: If they do.
+    """
+    for name in names:
+        values = sorted({str(own["adapter"]["build"].get(name)) for own in alike})
+        if len(values) > 1:
+            raise ConfigError(
+                f"by_client gives adapter.build.{name}={', '.join(map(repr, values))}, but "
+                f"method={config['method']['name']} combines what clients send and needs one value on all"
+            )
 
 
 def _mixed_rank_methods() -> list[str]:

@@ -111,27 +111,39 @@ class ReplyReader:
             )
         return kept
 
-    def keep_near(self, replies: Sequence[Reply], server_round: int) -> list[Reply]:
-        """Keep the replies whose norm, all arrays as one vector, is within ``max_norm_ratio`` medians.
+    def keep_near(
+        self, replies: Sequence[Reply], server_round: int, kinds: Callable[[Arrays], dict[str, Arrays]]
+    ) -> list[Reply]:
+        """Keep the replies whose norm is within ``max_norm_ratio`` medians, for each kind of arrays.
 
-        Where at least half of the uploads are 0 there is no scale to measure by, and all are kept.
-        The limit and its unit are ours.
+        Where at least half of the uploads of a kind are 0 there is no scale to measure by, and all
+        are kept. The limit and its unit are ours.
+
+        Args:
+            replies: Usable replies of one round.
+            server_round: For warnings.
+            kinds: An upload's arrays by kind; those of one kind count as one vector.
         """
-        norms = [_norm(reply.upload.arrays) for reply in replies] if self.max_norm_ratio else []
-        median = float(np.median(norms)) if norms else 0.0
-        if not median:
-            return list(replies)
-        kept = []
-        for reply, norm in zip(replies, norms, strict=True):
-            if norm <= self.max_norm_ratio * median:
-                kept.append(reply)
-                continue
-            self._leave_out(
-                server_round,
-                _senders([reply.upload.client_id]),
-                f"its norm {norm:.4g} is {norm / median:.4g} times the median {median:.4g} of the round, "
-                f"more than max_norm_ratio={self.max_norm_ratio:g}",
-            )
+        kept = list(replies)
+        if not self.max_norm_ratio:
+            return kept
+        for kind in sorted({kind for reply in replies for kind in kinds(reply.upload.arrays)}):
+            norms = {
+                reply.upload.client_id: _norm(arrays)
+                for reply in kept
+                for name, arrays in kinds(reply.upload.arrays).items()
+                if name == kind
+            }
+            median = float(np.median(list(norms.values()))) if norms else 0.0
+            far = {c: norm for c, norm in norms.items() if median and norm > self.max_norm_ratio * median}
+            kept = [reply for reply in kept if reply.upload.client_id not in far]
+            for client, norm in far.items():
+                self._leave_out(
+                    server_round,
+                    _senders([client]),
+                    f"its norm {norm:.4g} is {norm / median:.4g} times the median {median:.4g} of the round, "
+                    f"more than max_norm_ratio={self.max_norm_ratio:g}",
+                )
         return kept
 
     def _leave_out(self, server_round: int, who: str, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,19 +35,23 @@ def best_round(rows: Sequence[Mapping[str, Any]], metric: str) -> BestRound | No
         metric: By which to choose, and which to report.
 
     Returns:
-        None unless at least two rounds were evaluated on both splits. The validation mean is over
-        the clients that have one in all of these rounds, so that rounds compare.
+        None where there is no choice. To choose from are the rounds after which every client was
+        scored on the test split that was so after the last one, so that the result compares with
+        the final scores; the validation mean is over the clients that have one in all these rounds.
     """
     ends = [r for r in rows if r["model"] in EVALUATED and r["moment"] == "after" and metric in r]
     found: dict[str, dict[int, dict[int, float]]] = {"validation": {}, "test": {}}
     for row in ends:
         found[row["split"]].setdefault(row["server-round"], {})[row["client-id"]] = float(row[metric])
-    rounds = sorted(set(found["validation"]) & set(found["test"]))
-    steady = set.intersection(*(set(found["validation"][n]) for n in rounds)) if rounds else set()
+    validation, test = found["validation"], found["test"]
+    clients = set(test[max(test)]) if test else set()
+    rounds = sorted(n for n in set(validation) & set(test) if clients <= set(test[n]))
+    steady = set.intersection(*(set(validation[n]) for n in rounds)) & clients if rounds else set()
     if len(rounds) < 2 or not steady:
         return None
-    chosen = max(rounds, key=lambda n: sum(found["validation"][n][client] for client in sorted(steady)))
-    return BestRound(chosen, len(rounds), found["test"][chosen])
+    # Rounded, as equal scores summed in another order may differ in the last bit.
+    chosen = max(rounds, key=lambda n: round(math.fsum(validation[n][client] for client in steady), 9))
+    return BestRound(chosen, len(rounds), {client: test[chosen][client] for client in sorted(clients)})
 
 
 def summarise(

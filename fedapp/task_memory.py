@@ -64,12 +64,16 @@ class TaskMemory:
         require_number("temperature", temperature, "(0, inf)")
         if task is not None and (not isinstance(task, str) or not task.strip()):
             raise ValueError(f"task={shown(task)} must be a text, the task's id in the store")
+        if store_dir is None and (task is not None or on_hit != "reuse"):
+            named = f"task={task!r}" if task is not None else f"on_hit={on_hit!r}"
+            raise ValueError(f"{named} needs store_dir, the folder of the task store")
         self.store = TaskStore(Path(store_dir).expanduser()) if store_dir else None
         self.task, self.on_hit = task, on_hit
         self.threshold, self.temperature = float(threshold), float(temperature)
         self._key: TaskKey | None = None
         self._found: StoredTask | None = None
         self._looked_around = False
+        self._form = ""  # how coefficients are meant: those of another form are no start
         self._own: np.ndarray | None = None
         self._count = 0.0
 
@@ -91,7 +95,9 @@ class TaskMemory:
         version = getattr(benchmark, "template_version", benchmark.version)
         adapter = config["adapter"]["build"]
         read = [f"{name} {adapter[name]!r}" for name in _READ_BY if name in adapter]
-        template = ", ".join([f"{benchmark.name} {version}", *read])
+        rule = json.dumps(config["method"]["strategy"]["combine"], sort_keys=True)
+        template = ", ".join([f"{benchmark.name} {version}", *read, f"combined by {rule}"])
+        self._form = "".join(one for one in read if one.startswith("injection "))
         self._key = TaskKey(self.task or benchmark.name, base, template, tuple(benchmark.labels or ()))
         self.store.prepare()
         self._found = self.store.get(self._key.task)
@@ -132,7 +138,11 @@ class TaskMemory:
         self._looked_around = True
         others = self.store.tasks() if self.store.path.exists() else []
         known = [
-            t for t in others if t.key.base == self._key.base and t.coefficients.shape == coefficients.shape
+            task
+            for task in others
+            if task.key.base == self._key.base
+            and self._form in task.key.template
+            and task.coefficients.shape == coefficients.shape
         ]
         near = [(cosine(task.coefficients, coefficients), task) for task in known]
         near = [(likeness, task) for likeness, task in near if likeness > self.threshold]
@@ -147,8 +157,12 @@ class TaskMemory:
             f"calibration goes on from the coefficients of similar stored tasks (cosine): {names}",
         )
 
-    def keep(self, coefficients: np.ndarray, rounds: int) -> None:
+    def keep(self, coefficients: np.ndarray, rounds: int | None) -> None:
         """Store what this run found; its vectors join those that are in the store by now.
+
+        Args:
+            coefficients: To keep.
+            rounds: Of this run; None where it calibrated nothing and the known task's count stands.
 
         Raises:
             ValueError: If the store cannot be written.
@@ -156,6 +170,7 @@ class TaskMemory:
         if self.store is None or self._key is None or self._own is None:
             return
         key, own, count = self._key, self._own.astype(np.float64), self._count
+        rounds = rounds or (self._found.rounds if self._found else 1)
 
         def change(old: StoredTask | None) -> StoredTask:
             if self.on_hit == "extend" and old is not None and old.key == key:

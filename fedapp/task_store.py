@@ -258,20 +258,27 @@ class _Unreadable(Exception):
 
 
 def _task(row: Sequence) -> StoredTask:
-    task, base, template, labels, coefficients, shape, vectors, vectors_shape, *rest = row
+    texts, numbers = row[:4], row[-4:]
+    labels, coefficients, shape, vectors, vectors_shape = row[3:8]
+    # SQLite keeps any type in any column.
+    if not all(isinstance(text, str) for text in texts) or not all(map(_plausible, numbers)):
+        raise _Unreadable("a text, count or time is none")
     try:
         words = json.loads(labels)
-        key = TaskKey(task, base, template, tuple(words))
-        found = StoredTask(
-            key, _array(coefficients, np.float32, shape), _array(vectors, np.float64, vectors_shape), *rest
-        )
-        # TypeError too: SQLite keeps any type in any column.
-        plausible = isinstance(words, list) and found.count > 0 and found.rounds > 0
-    except (ValueError, TypeError) as error:
+        arrays = _array(coefficients, np.float32, shape), _array(vectors, np.float64, vectors_shape)
+    except (ValueError, TypeError, RecursionError) as error:
         raise _Unreadable(str(error)) from None
-    if not plausible or found.coefficients.shape[:2] != found.vectors.shape[:2]:
-        raise _Unreadable("its labels, shapes or counts contradict one another")
-    return found
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise _Unreadable("its labels are no list of texts")
+    if arrays[0].shape[:2] != arrays[1].shape[:2]:
+        raise _Unreadable("coefficients and vectors are of different layers")
+    count, rounds, created, updated = numbers
+    return StoredTask(TaskKey(*texts[:3], tuple(words)), *arrays, count, int(rounds), created, updated)
+
+
+def _plausible(number: object) -> bool:
+    """Whether this may be a count, a number of rounds or a time in seconds."""
+    return isinstance(number, (int, float)) and 0 < number < 1e12
 
 
 def _array(content: bytes, dtype: type, shape: str) -> np.ndarray:

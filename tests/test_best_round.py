@@ -47,6 +47,26 @@ def test_a_client_that_missed_an_evaluation_does_not_choose():
     assert (best.server_round, best.scores) == (2, {0: 0.6})
 
 
+def test_a_round_that_lacks_a_client_is_no_choice():
+    # Round 2 is best on validation data, but its mean on test data would be without the weak client.
+    scores = {
+        (1, 0): (0.5, 0.5),
+        (1, 1): (0.3, 0.2),
+        (2, 0): (0.9, 0.9),
+        (3, 0): (0.6, 0.6),
+        (3, 1): (0.1, 0.1),
+    }
+    best = best_round(evaluated(scores), "accuracy")
+    assert (best.server_round, best.evaluated, best.scores) == (1, 2, {0: 0.5, 1: 0.2})
+
+
+def test_rounding_breaks_no_tie():
+    first = {(1, client): (value, 0.1) for client, value in enumerate((0.3, 0.3, 0.3))}
+    other = {(2, client): (value, 0.2) for client, value in enumerate((0.1, 0.2, 0.6))}
+    assert sum((0.3, 0.3, 0.3)) < sum((0.1, 0.2, 0.6))
+    assert best_round(evaluated(first | other), "accuracy").server_round == 1
+
+
 def test_what_training_rounds_score_on_the_way_is_no_evaluation():
     rows = evaluated({(1, 0): (0.5, 0.5), (2, 0): (0.6, 0.6)})
     extra = [{**row, "model": "own", "accuracy": 1.0} for row in rows if row["server-round"] == 1]
@@ -100,3 +120,6 @@ def test_compare_by_another_metric(tmp_path, capsys):
     errors = capsys.readouterr().err
     assert f"{folder} is left out: metrics.jsonl holds no rouge on the test split" in errors
     assert "no finished run with rouge scores in" in errors
+    for name in ("loss", "client-id", "split"):
+        assert main(["compare", str(tmp_path / "runs"), "--metric", name]) == 2
+        assert f"--metric {name} is no score" in capsys.readouterr().err

@@ -233,12 +233,24 @@ def test_parts_that_do_not_say_what_they_send_are_named(monkeypatch):
         (["method=fed_sb", "adapter=lora"], "(adapter=lora_sb)"),
         (["method=fedalt", "adapter=lora"], "(adapter=lora_mixed)"),
         (["method=fedit", 'by_client=["adapter.build.rank=4","adapter.build.rank=8"]'], "one rank on all"),
+        (
+            [
+                "method=ifed_icl",
+                'by_client=["adapter.build.injection=linear","adapter.build.injection=balance"]',
+            ],
+            "by_client gives adapter.build.injection='balance', 'linear', but method=ifed_icl combines",
+        ),
     ],
 )
 def test_what_a_run_refuses_has_no_budget(words, says):
     with pytest.raises(ConfigError) as caught:
         budget_of(load_config(["model=llama-3.2-1b", *words]))
     assert says in str(caught.value)
+
+
+def test_the_toy_has_a_budget_too():
+    toy = load_config(["model=toy", "benchmark=toy", "adapter=toy_context", "method=ifed_icl"])
+    assert budget_of(toy).up_bytes
 
 
 def test_a_folder_with_a_broken_config_is_named(tmp_path):

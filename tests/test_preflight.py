@@ -25,6 +25,11 @@ TOY = ("model=toy", "adapter=toy", "benchmark=toy")
         ("num_clients=2000", r"num_clients=2000"),
         ("partitioner=distinct_task num_clients=3", r"num_clients=3, .*set num_clients="),
         ("benchmark=own", r"benchmark\.data_dir=None"),
+        (
+            "method.task=x method=ifed_icl",
+            r"strategy\.memory\.task='x' needs store_dir",
+        ),
+        ("method.strategy.memory.on_hit=extend method=ifed_icl", r"on_hit='extend' needs store_dir"),
         ("split.val_share=0", r"client 0 has \d+ training rows and no validation row.*split\.val_share=0"),
     ],
 )
@@ -48,6 +53,19 @@ def test_adapters_of_real_models_are_told_that_the_toy_has_no_weights(adapter):
     with pytest.raises(ConfigError, match=r"^model=toy has no weights: it goes with adapter=toy, ") as caught:
         preflight.check(config, with_model=True)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("injection", ("linear", "balance")), ("fusion", ("mean", "pca"))],
+)
+def test_clients_that_read_and_inject_differently_are_refused(name, values):
+    clients = ",".join(f'"adapter.build.{name}={value}"' for value in values)
+    config = load_config(["model=embedded_icl", "method=ifed_icl", f"by_client=[{clients}]"])
+    with pytest.raises(ConfigError, match=rf"by_client gives adapter\.build\.{name}=.* one value"):
+        preflight.check(config, with_model=False)
+    noise = 'by_client=["adapter.build.noise=0","adapter.build.noise=0.1"]'
+    preflight.check(load_config(["model=embedded_icl", "method=ifed_icl", noise]), with_model=False)
 
 
 def test_the_base_model_is_left_as_it_was():

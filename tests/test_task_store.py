@@ -237,9 +237,29 @@ DAMAGES = {
     "vectors_shape": "[2, 6]",
     "coefficients_shape": "[1, 4, 2]",
     "labels": "{",
-    "count": -1,
+    "count": float("inf"),
     "rounds": "many",
+    "updated": 1e30,
+    "created": "abc",
+    "base": b"\x00",
 }
+
+
+MORE_DAMAGES = [("labels", "[1, 2]"), ("vectors_shape", "[" * 3000), ("count", 0), ("task", b"one")]
+
+
+@pytest.mark.parametrize(("column", "content"), MORE_DAMAGES)
+def test_whatever_stands_in_a_record_the_list_shows_the_others(tmp_path, capsys, column, content):
+    store = TaskStore(tmp_path)
+    for name in ("one", "two"):
+        store.update(name, lambda old, name=name: task(name))
+    with sqlite3.connect(store.path) as database:
+        database.execute(f"UPDATE tasks SET {column} = ? WHERE task = 'one'", (content,))
+    database.close()
+    assert main(["tasks", "list", str(tmp_path)]) == OK
+    listed = capsys.readouterr().out
+    assert "two " in listed
+    assert "damaged: " in listed
 
 
 @pytest.mark.parametrize("column", DAMAGES)

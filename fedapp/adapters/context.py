@@ -57,7 +57,11 @@ class Context:
         require_number("adapter.build.noise", self.noise, "[0, inf)")
         listed = isinstance(self.initial, Sequence) and not isinstance(self.initial, str)
         count = INJECTIONS[self.injection]
-        if not listed or len(self.initial) < count or not all(is_number(value) for value in self.initial):
+        if (
+            not listed
+            or not count <= len(self.initial) <= 2
+            or not all(is_number(value) for value in self.initial)
+        ):
             raise ValueError(
                 f"adapter.build.initial={shown(self.initial)} must be a list of {count} numbers, "
                 f"lambda{' and beta' * (count - 1)}"

@@ -27,6 +27,9 @@ def principal_components(read: Tensor) -> Tensor:
         # The Gram matrix is [count, count]: far smaller than the covariance of all layers.
         _, vectors = torch.linalg.eigh(centred @ centred.T)
         component = vectors[:, -1] @ centred
+        # Demonstrations that are all alike differ by rounding alone: that is no direction.
+        if component.norm() <= 1e-10 * flat.norm():
+            component = torch.zeros_like(component)
         component = component / component.norm().clamp_min(1e-30)
         found.append((component * component[component.abs().argmax()].sign()).reshape(layers, width))
     return torch.stack(found, 1)

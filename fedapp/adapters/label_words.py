@@ -5,7 +5,6 @@ Source: I2CL's evaluation: the answer is the label whose first token is likelies
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from fedapp.adapters.tokens import Encoder
 from fedapp.models import Base
-from fedapp.session import Example
+from fedapp.session import Example, Sampling
 
 _PROBE = "Text: one\nLabel:"
 """Stands for a prompt where none is at hand yet, so that labels that collide are found at once."""
@@ -68,8 +67,8 @@ class LabelTokens:
         Raises:
             ValueError: If two labels begin with the same token after this prompt.
         """
-        ending = re.search(r"\S*\s*\Z", prompt)
-        key = ending.group() if ending else ""
+        text = prompt.rstrip()
+        key = "".join(text.rsplit(None, 1)[-1:]) + prompt[len(text) :]
         if key not in self._known:
             rows = self._encoder.examples([Example(prompt, label) for label in self.labels])
             tokens = [row.ids[row.prompt_length] for row in rows]
@@ -77,10 +76,18 @@ class LabelTokens:
             self._known[key] = tokens
         return self._known[key]
 
-    def likeliest(self, logits: Tensor, prompts: Sequence[str]) -> list[str]:
-        """The label word that is likeliest behind each prompt; logits [len(prompts), vocabulary]."""
+    def choose(self, logits: Tensor, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+        """The label word that is likeliest behind each prompt, or one drawn among all.
+
+        Args:
+            logits: At the prompts' last tokens, [len(prompts), vocabulary].
+            prompts: The prompts.
+            sampling: Draw with its temperature and share; torch's generator is seeded already.
+        """
         tokens = torch.tensor([self.of(prompt) for prompt in prompts], device=logits.device)
-        return [self.labels[index] for index in logits.gather(1, tokens).argmax(1).tolist()]
+        rivals = logits.gather(1, tokens).float()
+        chosen = rivals.argmax(1) if sampling is None else _drawn(rivals, sampling)
+        return [self.labels[index] for index in chosen.tolist()]
 
     def _refuse_collisions(self, tokens: Sequence[int], ending: str) -> None:
         unknown = [w for w, t in zip(self.labels, tokens, strict=True) if t == self._tokenizer.unk_token_id]
@@ -98,3 +105,10 @@ class LabelTokens:
                     f"after {ending.strip()!r}; choose label words that this model's tokenizer tells apart"
                 )
             first[token] = label
+
+
+def _drawn(logits: Tensor, sampling: Sampling) -> Tensor:
+    """A column for each row, drawn from the likeliest ones that make up ``top_p``."""
+    shares, order = (logits / sampling.temperature).softmax(1).sort(1, descending=True)
+    shares = shares.masked_fill(shares.cumsum(1) - shares >= sampling.top_p, 0.0)
+    return order.gather(1, torch.multinomial(shares, 1)).squeeze(1)

@@ -19,6 +19,10 @@ from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, Tra
 from fedapp.settings import require_int, require_number
 
 
+class NoWeights(AttributeError, ValueError):
+    """An adapter asks the toy for a model; both errors, so that ``getattr`` with a default works."""
+
+
 @dataclass(frozen=True)
 class ToyBase:
     """Stands where a base model would: no weights, only a fingerprint.
@@ -38,10 +42,10 @@ class ToyBase:
         """Tell an adapter of real models that there is none here.
 
         Raises:
-            ValueError: For what every real base has.
+            NoWeights: For what every real base has.
         """
         if name in ("model", "head", "tokenizer"):
-            raise ValueError("model=toy has no weights: it goes with adapter=toy, toy_context or toy_lora")
+            raise NoWeights("model=toy has no weights: it goes with adapter=toy, toy_context or toy_lora")
         raise AttributeError(name)
 
 

@@ -248,7 +248,7 @@ class Trainer:
                         texts = self._classify(padded)
                     elif self.words is not None:
                         logits = self._logits_behind(padded)
-                        texts = self.words.likeliest(logits, [prompts[index] for index in indices])
+                        texts = self.words.choose(logits, [prompts[index] for index in indices], sampling)
                     else:
                         texts = self._complete(padded, sampling)
                 for index, text in zip(indices, texts, strict=True):

@@ -45,9 +45,16 @@ class PayloadStrategy(Strategy):
     #: Whether all clients must send the same shapes; where not, ranks may differ (``by_client``).
     equal_shapes: ClassVar[bool] = True
 
+    #: Settings of ``adapter.build`` that no client may have differently (``by_client``).
+    same_settings: ClassVar[tuple[str, ...]] = ()
+
     def comparable(self, arrays: Arrays) -> Any:
         """What of an upload's arrays must agree among clients: triples of name, dtype and shape."""
         return spec(arrays)
+
+    def kinds(self, arrays: Arrays) -> dict[str, Arrays]:
+        """An upload's arrays in groups whose norms are measured apart (``max_norm_ratio``)."""
+        return {"": arrays}
 
     @abstractmethod
     def download(self, client_id: int) -> Payload:
@@ -90,7 +97,7 @@ class PayloadStrategy(Strategy):
         """
         received = self.plan.reader.read("train", server_round, self.plan.asked("train"), replies)
         received = self.usable(received, server_round)
-        received = self.plan.reader.keep_near(received, server_round)
+        received = self.plan.reader.keep_near(received, server_round, self.kinds)
         uploads = self._take(received, "train", server_round)
         self.aggregate(uploads)
         return None, _weighted_metrics(uploads)

@@ -111,9 +111,9 @@ class Stale:
         """Send the remembered upload; the first one is as trained."""
         if self.upload == "initial":
             return sent.initial
-        if not memory:
-            memory.update(sent.trained)
-        return dict(memory)
+        for name, values in sent.trained.items():
+            memory.setdefault(name, values)
+        return {name: memory[name] for name in sent.trained}
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,9 @@ class HostileRoutine:
         """
         memory = _take_memory(session.state)
         initial = session.model.parameters()  # a session opens with the run's initial parameters
+        # What the model holds and does not train, as context vectors, starts from nothing.
+        frozen = getattr(session.model, "frozen_shapes", dict)()
+        initial = {name: np.zeros(shape, np.float32) for name, shape in frozen.items()} | initial
         payload, metrics = self.routine.train(download, session)
         if payload.texts and not payload.arrays:
             raise ClientFailure("hostile.clients can only be set for methods that send arrays, not texts")

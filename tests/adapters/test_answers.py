@@ -1,5 +1,6 @@
 """Label words as a tokenizer sees them after a prompt; zero-shot and few-shot prompts."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,13 +10,13 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from fedapp.adapters.answers import AnswerTrainer
+from fedapp.adapters.answers import AnswerTrainer, FirstTokenEncoder
 from fedapp.adapters.context import Context
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.prompting import FewShot, ZeroShot
 from fedapp.adapters.reft import Reft
 from fedapp.models import make_base
-from fedapp.session import ClientFailure, Example, TrainConfig
+from fedapp.session import ClientFailure, Example, Sampling, TrainConfig
 
 TRAIN = TrainConfig(batch_size=4, max_length=24, max_new_tokens=4, eval_batch_size=3, answers="auto")
 LABELS = ("w1", "w2", "w3")
@@ -134,6 +135,43 @@ def test_what_is_trained_may_choose_among_label_words_too(adapter):
     texts = plain.generate([demo.prompt for demo in demos])
     assert texts != expected
     assert not set(texts) <= set(LABELS)
+
+
+def test_label_words_are_drawn_as_often_as_their_shares_say():
+    adapted = ZeroShot().attach(base(), TRAIN, seed=0)
+    prompt, words = "w5 w9", [tiny_models.tokenizer()(label)["input_ids"][0] for label in LABELS]
+    logits = first_token_logits(adapted.base.model, prompt)[words]
+
+    def drawn(temperature, top_p, seed=1):
+        answers = adapted.generate([prompt] * 3000, Sampling(temperature, top_p, seed))
+        return np.array([answers.count(label) for label in LABELS]) / 3000
+
+    for temperature in (3.0, 20.0):
+        expected = (logits / temperature).softmax(-1).numpy()
+        np.testing.assert_allclose(drawn(temperature, 1.0), expected, atol=0.04)
+    np.testing.assert_array_equal(drawn(20.0, 1.0), drawn(20.0, 1.0))
+    assert (drawn(20.0, 1.0) != drawn(20.0, 1.0, seed=2)).any()
+    # The likeliest word alone holds more than a hundredth.
+    assert drawn(20.0, 0.01).max() == 1.0
+    least = (logits / 20).softmax(-1).numpy()
+    kept = drawn(20.0, 1 - least.min() - 0.01)
+    assert (kept > 0).sum() == 2
+    assert kept[least.argmin()] == 0
+
+
+def test_the_ending_of_a_prompt_is_found_in_no_time():
+    words = AnswerTrainer(base(), TRAIN, decayed=[]).words
+    asked = []
+    words._encoder.examples = lambda examples: (
+        asked.extend(examples) or FirstTokenEncoder.examples(words._encoder, examples)
+    )
+    for prompt in ("w1 w2", "w7 w2", "w1 w2\n", "w2", " " * 5, ""):
+        words.of(prompt)
+    assert len(asked) == 4 * len(LABELS)  # "w2", "w2\n", blanks, nothing
+    started = time.perf_counter()
+    words.of("漢" * 200_000)
+    words.of(" " * 200_000)
+    assert time.perf_counter() - started < 5  # quadratic work would take minutes
 
 
 def test_few_shot_puts_its_demonstrations_in_front():

@@ -300,6 +300,8 @@ def test_pca_adds_the_unit_component_of_all_layers_to_the_mean():
         component = right[0] * np.sign(right[0][np.abs(right[0]).argmax()])
         np.testing.assert_allclose((both - mean)[:, part].ravel(), component, atol=1e-4)
     np.testing.assert_array_equal(attach(fusion="pca").encode(demos[:1]), one.encode(demos[:1]))
+    # Five times the same text: the rest is rounding, no direction.
+    np.testing.assert_allclose(attach(fusion="pca").encode(demos[:1] * 5), one.encode(demos[:1]), atol=1e-6)
 
 
 def test_without_vectors_or_disabled_the_base_answers_and_detach_leaves_it_as_it_was():
@@ -360,6 +362,7 @@ def test_what_does_not_fit_is_named():
             {"initial": [0.1]},
             r"adapter\.build\.initial=\[0\.1\] must be a list of 2 numbers, lambda and beta",
         ),
+        ({"initial": [0.1, 1.0, 5.0]}, r"adapter\.build\.initial=\[0\.1, 1\.0, 5\.0\] must be a list of 2"),
         ({"demonstration": "{prompt}"}, r"adapter\.build\.demonstration='\{prompt\}' must be a text with"),
         ({"demonstration": "{target} {prompt}"}, r"\{prompt\} and then \{target\}"),
     ],

@@ -11,7 +11,8 @@ from fedapp.adapters.toy_context import ToyContext
 from fedapp.aggregation import Mean
 from fedapp.config import load_config
 from fedapp.engines.local import Network
-from fedapp.methods.ifed_icl import ContextAggregation, ContextSharing
+from fedapp.methods.context_sharing import ContextSharing
+from fedapp.methods.ifed_icl import ContextAggregation
 from fedapp.nodes import FederationError
 from fedapp.session import ClientFailure, ClientSession, Example, TrainConfig
 from fedapp.task_memory import TaskMemory
@@ -224,11 +225,57 @@ def test_one_round_calibrates_nothing_and_says_so(tmp_path):
     store = f"method.store_dir={tmp_path / 'store'}"
     toy = run(tmp_path / "run", "num_rounds=1", store)
     (warning,) = toy.warnings()
-    assert warning.startswith("num_rounds=1 gathers context vectors and calibrates and stores nothing")
+    assert warning.startswith("num_rounds=1 calibrates nothing")
     assert TaskStore(tmp_path / "store").tasks() == []
     run(tmp_path / "two", "num_rounds=2", store)
     (hit,) = run(tmp_path / "again", "num_rounds=1", store).warnings()
     assert "is in the store" in hit
+    extend = "method.strategy.memory.on_hit=extend"
+    said = run(tmp_path / "more", "num_rounds=1", store, extend, "seed=4").warnings()
+    assert any(text.startswith("num_rounds=1 calibrates nothing") for text in said)
+    kept = TaskStore(tmp_path / "store").get("toy")
+    assert (kept.rounds, kept.count) == (2, 8)  # its coefficients are those of the two rounds
+
+
+def test_means_over_clients_and_over_examples_are_not_joined(tmp_path):
+    store = [f"method.store_dir={tmp_path / 'store'}", "method.strategy.memory.on_hit=extend", "num_rounds=2"]
+    run(tmp_path / "a", *store)
+    with pytest.raises(FederationError, match="is another one: this run has template .*examples"):
+        run(tmp_path / "b", *store, "method.strategy.combine.weighting=examples")
+    assert TaskStore(tmp_path / "store").get("toy").count == 4
+
+
+def test_a_wrapped_rule_counts_as_the_rule_inside(tmp_path):
+    wrapped = [
+        "~method.strategy.combine.weighting",
+        "method.strategy.combine._target_=fedapp.aggregation.CenteredClip",
+        "+method.strategy.combine.rule._target_=fedapp.aggregation.Mean",
+        "+method.strategy.combine.rule.weighting=examples",
+    ]
+    store = f"method.store_dir={tmp_path / 'store'}"
+    toy = run(tmp_path / "run", "num_rounds=2", store, *wrapped)
+    trained = sum(row[2] for row in toy.json("summary")["rows"] if row[2])
+    assert TaskStore(tmp_path / "store").get("toy").count == trained > 4
+
+
+def test_late_vectors_are_measured_against_vectors(tmp_path):
+    words = ["num_rounds=6", "num_clients=6", "clients_per_round=5", "adapter.build.size=400"]
+    late = [*words, "method.strategy.late_vectors=true", "max_norm_ratio=3"]
+    toy = run(tmp_path / "run", *late, num_nodes=6)
+    assert not [text for text in toy.warnings() if "norm" in text]
+    # Vectors, coefficients, and both at once.
+    assert set(sent(toy, "up").values()) == {4800, 48, 4848}
+
+
+@pytest.mark.parametrize("kind", ["noise", "sign_flip", "stale"])
+def test_hostile_clients_corrupt_vectors_and_coefficients(tmp_path, kind):
+    toy = run(tmp_path / "run", "num_rounds=3", f"hostile={kind}", "hostile.clients=[1]")
+    assert not [text for text in toy.warnings() if "left out" in text]
+    honest = load(run(tmp_path / "honest", "num_rounds=3").adapters()["shared"])
+    shared = load(toy.adapters()["shared"])
+    assert not np.allclose(shared["coefficients"], honest["coefficients"], atol=1e-6)
+    if kind != "stale":  # which sends its first upload, the vectors, as it is
+        assert not np.allclose(shared["context-vectors"], honest["context-vectors"], rtol=1e-2)
 
 
 def test_the_same_task_again_costs_no_training(tmp_path):
@@ -264,6 +311,17 @@ def test_a_task_calibrated_for_another_injection_is_refused(tmp_path):
     for other in ("injection=balance", "fusion=pca", "demonstration='{prompt} {target}'"):
         with pytest.raises(FederationError, match="is another one: this run has template"):
             memory(f"adapter.build.{other}")[1]()
+
+
+def test_a_task_of_another_injection_is_no_start(tmp_path):
+    ones = np.ones((2, 2, 2), np.float32)
+    for task, injection, near in (("a", "linear", False), ("b", "balance", False), ("c", "linear", True)):
+        words = ["method=ifed_icl", "benchmark=embedded_text_classification"]
+        memory = TaskMemory(str(tmp_path), task)
+        memory.recall(json.dumps(load_config([*words, f"adapter.build.injection={injection}"])), "base")
+        memory.extend(np.ones((2, 2, 3), np.float32), 4)
+        assert (memory.warm_start(ones) is not None) == near
+        memory.keep(ones, 3)
 
 
 def test_without_a_store_nothing_is_kept(tmp_path):
