@@ -34,7 +34,7 @@ from fedapp.benchmarks.embedded_text import vocabulary as known_words
 ROW_TOKENS = 288
 MAX_POSITIONS = 512
 DOCUMENT_TOKENS = 96
-DOCUMENTS, PAIRS = 0.2, 0.15
+DOCUMENTS, PAIRS = 0.2, 0.2
 """Shares of rows with documents and with pairs after the first steps; the rest are episodes."""
 DOCUMENT_WEIGHT = 0.1
 """Weight of a document's tokens in the loss; an episode's label words weigh 1, its text 0."""

@@ -1,8 +1,8 @@
 """Embedded text classification: several classes, label words to be learnt from labelled texts.
 
 The texts are about the embedded models' world. Neither the frames of the texts nor the pairs of field
-and cue occur in the pre-training text of ``embedded_icl``, and none of the label words ever labels an
-episode there; ``code`` even labels with words that have nothing to do with the classes. So a model
+and cue occur in the pre-training text of ``embedded_icl``, and none of the label words ever labels a
+text there; ``code`` even labels with words that have nothing to do with the classes. So a model
 has to be shown what the labels are: by an adapter, by examples in its prompt, by a context vector.
 All of it is ours.
 """

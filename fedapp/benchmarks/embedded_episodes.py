@@ -12,8 +12,8 @@ Most episodes draw their label words at random, so the labels can only be read f
 (in-context learning); the others use words that fit the classes, so that the labels tell which task
 it is. ``pairs`` is the simplest episode: words and their labels, no text, no cue; from these a model
 learns to look up what stood behind a word before, which longer episodes need. Some label words and
-some pairs of field and cue never occur here: the benchmark ``embedded_text_classification`` and the
-measurements use those. All of it is ours.
+some pairs of field and cue never label a text here: the benchmark ``embedded_text_classification`` and
+the measurements use those. All of it is ours.
 """
 
 # ruff: noqa: SIM905 (word lists read best as plain text)
@@ -97,6 +97,8 @@ def same(rng: random.Random, wanted: str) -> dict[str, str]:
 
 
 CHANGES = {"up": ("got", "bought", "finds", "picked"), "down": ("lost", "sold", "spend", "gave away")}
+FEELINGS = ("happy", "sad", "unsure")
+"""Words for tones that never label a text in an episode."""
 HELD_OUT_KINDS = ("vehicle", "drink", "garment", "body")
 """Categories whose names are never labels in an episode; their words do occur in texts."""
 
@@ -164,17 +166,19 @@ TEMPLATES = tuple((f, c) for f in FIELDS for c in CUES if (f, c) not in HELD_OUT
 def _label_words() -> tuple[tuple[str, ...], tuple[str, ...]]:
     words = {*world.ITEMS, *world.THINGS, *world.GOOD, *world.BAD, *world.USES}
     words |= {word for group in (*world.NAMES.values(), *world.CATEGORIES.values()) for word in group}
-    feelings = {"happy", "sad", "unsure"}
-    words |= {word for pair in world.OPPOSITES for word in pair} - feelings
+    words |= {word for pair in world.OPPOSITES for word in pair} - {*FEELINGS}
     held = {word for word in words if zlib.crc32(word.encode()) % 5 == 0}
     fitting = {word for family in FAMILIES.values() for labels in family.labels for word in labels}
     # The more words are labels here, the better a model copies those that never are.
     known = {word for word in embedded_text.vocabulary() if word.isalnum()}
-    return tuple(sorted(known - held - feelings - {*HELD_OUT_KINDS})), tuple(sorted(held - fitting))
+    return tuple(sorted(known - held - {*FEELINGS, *HELD_OUT_KINDS})), tuple(sorted(held - fitting))
 
 
 LABEL_WORDS, HELD_OUT_LABELS = _label_words()
 """Words that episodes use as labels at random, and those that they never use."""
+
+PAIR_WORDS = (*LABEL_WORDS, *HELD_OUT_KINDS, *FEELINGS)
+"""Words of pairs: a model that has never written a word cannot answer with it, whatever it has read."""
 
 NATURAL_SHARE = 0.3
 """Share of episodes whose label words fit the classes, of the families that have such words."""
@@ -240,9 +244,9 @@ def episode(rng: random.Random, shots: int) -> tuple[list[tuple[str, str]], bool
 def pairs(rng: random.Random, shots: int) -> tuple[list[tuple[str, str]], bool]:
     """Draw two to eight words with a label each, and show so many of these, in any order."""
     count = rng.randint(2, 8)
-    known = rng.sample([word for words in world.CATEGORIES.values() for word in words], count)
+    words = rng.sample(PAIR_WORDS, 2 * count)
     sign = rng.choice(("", " :"))
-    shown = list(zip([f"{word}{sign}" for word in known], rng.sample(LABEL_WORDS, count), strict=True))
+    shown = [(f"{word}{sign}", label) for word, label in zip(words[:count], words[count:], strict=True)]
     return [rng.choice(shown) for _ in range(shots)], False
 
 
