@@ -91,20 +91,22 @@ def summarise(
     means = [_shown(_mean([scores[client][column] for client in whole])) for column in range(3)]
     total = [size(_bytes(traffic, way)) for way in ("up", "down")]
     table.append(["mean", "", None, None, *means, *total])
-    finals = [values[2] for values in scores.values() if values[2] is not None]
-    worst = f"; worst client {_shown(min(finals))}" if finals else ""
-    footer = (
-        f"{metric or 'score'} on each client's own test set, in %{worst}; bytes are payload of all rounds"
-    )
-    notes = [*_hostile_note(hostile), *_means_note(scores, whole), *_left_out(traffic)]
-    notes += _best_note([row for row in rows if row["client-id"] not in hostile], metric)
+    notes = [_about_scores(metric, scores), *_hostile_note(hostile), *_means_note(scores, whole)]
+    honest = [row for row in rows if row["client-id"] not in hostile]
+    notes += [*_left_out(traffic), *_best_note(honest, metric)]
     trained = {client: facts["parameters"] for client, facts in about.items() if "parameters" in facts}
     return {
         "columns": columns,
         "rows": table,
-        "footer": "\n".join([footer, *notes]),
+        "footer": "\n".join(notes),
         "parameters": dict(sorted(trained.items())),
     }
+
+
+def _about_scores(metric: str | None, scores: Mapping[int, Sequence[float | None]]) -> str:
+    finals = [values[2] for values in scores.values() if values[2] is not None]
+    worst = f"; worst client {_shown(min(finals))}" if finals else ""
+    return f"{metric or 'score'} on each client's own test set, in %{worst}; bytes are payload of all rounds"
 
 
 def hostile_clients(config: Mapping[str, Any]) -> list[int]:

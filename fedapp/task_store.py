@@ -172,8 +172,10 @@ class TaskStore:
             return database.execute("DELETE FROM tasks WHERE task = ?", (task,)).rowcount > 0
 
     def _known(self, row: Sequence | None) -> StoredTask | None:
+        if row is None:
+            return None
         try:
-            return None if row is None else _task(row)
+            return _task(row)
         except _Unreadable as error:
             raise ValueError(
                 f"task {row[0]!r} in {self.path} is damaged ({error}); to forget it: "
@@ -273,7 +275,9 @@ def _task(row: Sequence) -> StoredTask:
     if arrays[0].shape[:2] != arrays[1].shape[:2]:
         raise _Unreadable("coefficients and vectors are of different layers")
     count, rounds, created, updated = numbers
-    return StoredTask(TaskKey(*texts[:3], tuple(words)), *arrays, count, int(rounds), created, updated)
+    task, base, template, _ = texts
+    key = TaskKey(task, base, template, tuple(words))
+    return StoredTask(key, *arrays, count, int(rounds), created, updated)
 
 
 def _plausible(number: object) -> bool:

@@ -22,12 +22,12 @@ from fedapp.adapters.head import checked, occupy, vacate
 from fedapp.adapters.injection import INJECTIONS, Injected, SiteHooks, prepare
 from fedapp.adapters.residual_sites import residual_sites
 from fedapp.adapters.tokens import Batch
+from fedapp.context_exchange import COEFFICIENTS, VECTORS
 from fedapp.model_parts import hidden_size
 from fedapp.models import Base
 from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, TrainConfig
 from fedapp.settings import is_number, require_choice, require_number, shown
 
-COEFFICIENTS, VECTORS = "coefficients", "context-vectors"
 FUSIONS = ("mean", "pca")
 
 

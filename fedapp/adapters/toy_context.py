@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from fedapp.adapters.toy import Toy, ToyModel
+from fedapp.context_exchange import COEFFICIENTS, VECTORS
 from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, TrainConfig
 from fedapp.settings import require_int
-
-_COEFFICIENTS, _VECTORS = "coefficients", "context-vectors"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class ToyContextModel(ToyModel):
         super().__init__(Toy(roles=()), train, 0)
         self.shape = (settings.num_layers, 2, settings.size)
         self.labels = labels
-        self.initial = {_COEFFICIENTS: np.full((settings.num_layers, 2, 2), [0.1, 1.0], np.float32)}
+        self.initial = {COEFFICIENTS: np.full((settings.num_layers, 2, 2), [0.1, 1.0], np.float32)}
         self.reset()
 
     def reset(self) -> None:
@@ -53,12 +52,12 @@ class ToyContextModel(ToyModel):
 
     def frozen_shapes(self) -> Shapes:
         """Shape of the vectors, loaded or not."""
-        return {_VECTORS: self.shape}
+        return {VECTORS: self.shape}
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite by name; vectors must have the settings' shape."""
-        if _VECTORS in parameters:
-            self.values.setdefault(_VECTORS, np.zeros(self.shape, np.float32))
+        if VECTORS in parameters:
+            self.values.setdefault(VECTORS, np.zeros(self.shape, np.float32))
         super().load(parameters)
 
     def encode(self, examples: Sequence[Example]) -> np.ndarray:
@@ -68,11 +67,11 @@ class ToyContextModel(ToyModel):
 
     def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
         """Train the coefficients, counting the rounds as the only moment."""
-        vectors = self.values.pop(_VECTORS, None)
+        vectors = self.values.pop(VECTORS, None)
         if vectors is None:
             raise ClientFailure("there are no context vectors to calibrate")
         loss = super().train(examples, rng)
-        self.values[_VECTORS] = vectors
+        self.values[VECTORS] = vectors
         self._moments = {"0.step": self._moments.get("0.step", np.zeros(1, np.float32)) + 1}
         return loss
 
@@ -87,8 +86,8 @@ class ToyContextModel(ToyModel):
     def loss(self, examples: Sequence[Example]) -> float:
         """Mean squared distance of the coefficients to the mean label."""
         goal = np.mean([example.label or 0 for example in examples]) if examples else 0.0
-        return float(np.mean((self.values[_COEFFICIENTS] - goal) ** 2))
+        return float(np.mean((self.values[COEFFICIENTS] - goal) ** 2))
 
     def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
         """The first coefficient, rounded, for every prompt."""
-        return [str(round(float(self.values[_COEFFICIENTS][0, 0, 0])))] * len(prompts)
+        return [str(round(float(self.values[COEFFICIENTS][0, 0, 0])))] * len(prompts)

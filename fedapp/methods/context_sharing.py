@@ -12,14 +12,11 @@ from typing import cast
 
 import numpy as np
 
+from fedapp.context_exchange import COEFFICIENTS, MISSING, VECTORS, WANTED, WIRE_DTYPES
 from fedapp.session import Arrays, ClientFailure, ClientSession, ContextModel, Metrics, Shapes
 from fedapp.settings import require_bool, require_choice
 from fedapp.wire import DTYPES, Payload
 
-COEFFICIENTS, VECTORS = "coefficients", "context-vectors"
-WANTED = "wanted"
-MISSING = "labels-without-examples"
-WIRE_DTYPES = ("float16", "bfloat16", "float32")
 _MOMENTS = "moments/"
 
 

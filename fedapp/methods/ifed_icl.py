@@ -15,8 +15,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedapp.aggregation import Combine
+from fedapp.context_exchange import COEFFICIENTS, MISSING, VECTORS, WANTED, WIRE_DTYPES
 from fedapp.methods.base import PayloadStrategy
-from fedapp.methods.context_sharing import COEFFICIENTS, MISSING, VECTORS, WANTED, WIRE_DTYPES
 from fedapp.replies import Reply
 from fedapp.run_plan import RunPlan
 from fedapp.session import Arrays, Shapes

@@ -1,0 +1,9 @@
+"""What clients and server of IFed-ICL call what they send each other."""
+
+COEFFICIENTS, VECTORS = "coefficients", "context-vectors"
+WANTED = "wanted"
+"""In a download: names of arrays that the client is to send along."""
+MISSING = "labels-without-examples"
+"""A metric: how many labels of the benchmark the client has no example of."""
+WIRE_DTYPES = ("float16", "bfloat16", "float32")
+"""Types that vectors may have on the wire."""
