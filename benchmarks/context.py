@@ -96,7 +96,7 @@ def inference(base: Base, repeats: int, size: int = 8, width: int = 40, shots: i
 
         def step() -> object:
             with torch.no_grad(), trainer._scope(batch):
-                return trainer._last_logits(batch.input_ids, batch.attention_mask, lengths).argmax(1)
+                return trainer.last_logits(batch.input_ids, batch.attention_mask, lengths).argmax(1)
 
         return step
 
