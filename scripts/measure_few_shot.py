@@ -4,7 +4,9 @@
 
 Every task is drawn anew with a template that the episodes of pre-training never use. ``arbitrary``
 tasks label their classes with words that are never labels there; ``fitting`` tasks use the held-out
-words that fit the classes. Per class there are as many labelled texts as ``--shots`` says, shuffled.
+words that fit the classes; the others are the tasks of ``embedded_text_classification``, shots from
+its train split and questions from its test split. Per class there are as many labelled texts as
+``--shots`` says, shuffled.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fedapp.benchmarks.embedded_classification import TASKS, EmbeddedClassification
 from fedapp.benchmarks.embedded_episodes import (
     FAMILIES,
     HELD_OUT_KINDS,
@@ -47,7 +50,26 @@ def fitting(rng: random.Random) -> Task:
     return Task(FAMILIES["kind"], labels, *rng.choice(HELD_OUT_TEMPLATES), FAMILIES["kind"].frames)
 
 
-def prompt_of(task: Task, shots: int, rng: random.Random) -> tuple[str, str]:
+class Rows:
+    """A task of the benchmark: draws its train rows where a class is wanted, else its test rows."""
+
+    def __init__(self, name: str) -> None:
+        """Generate both splits."""
+        self.benchmark = EmbeddedClassification(name)
+        self.labels = dict(enumerate(self.benchmark.labels))
+        self.test = list(self.benchmark.load("test"))
+        self.train = {
+            c: [row for row in self.benchmark.load("train") if row["label"] == c] for c in self.labels
+        }
+
+    def draw(self, rng: random.Random, wanted: int | None = None) -> tuple[str, str]:
+        """Draw a prompt and its label word."""
+        row = rng.choice(self.test if wanted is None else self.train[wanted])
+        example = self.benchmark.template(row)
+        return example.prompt, example.target
+
+
+def prompt_of(task: Task | Rows, shots: int, rng: random.Random) -> tuple[str, str]:
     """A prompt with labelled texts, and the label word that is right."""
     wanted = [c for c in task.labels for _ in range(shots)]
     rng.shuffle(wanted)
@@ -87,10 +109,13 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     print("labels     shots-per-class  accuracy  among-labels  chance")
-    for draw in (arbitrary, fitting):
+    rows = {name: Rows(name) for name in TASKS}
+    draws = {"arbitrary": arbitrary, "fitting": fitting}
+    draws |= {name: lambda rng, task=task: task for name, task in rows.items()}
+    for name, draw in draws.items():
         for shots in args.shots:
             values = accuracy(model, tokenizer, draw, shots, args.count, args.seed)
-            print(f"{draw.__name__:9}  {shots:15d}  " + "  ".join(f"{value:.3f}" for value in values))
+            print(f"{name:9}  {shots:15d}  " + "  ".join(f"{value:.3f}" for value in values))
 
 
 if __name__ == "__main__":
