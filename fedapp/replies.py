@@ -137,12 +137,13 @@ class ReplyReader:
             median = float(np.median(list(norms.values()))) if norms else 0.0
             far = {c: norm for c, norm in norms.items() if median and norm > self.max_norm_ratio * median}
             kept = [reply for reply in kept if reply.upload.client_id not in far]
+            named = f" of {kind}" if kind else ""
             for client, norm in far.items():
                 self._leave_out(
                     server_round,
                     _senders([client]),
-                    f"its norm {norm:.4g} is {norm / median:.4g} times the median {median:.4g} of the round, "
-                    f"more than max_norm_ratio={self.max_norm_ratio:g}",
+                    f"its norm {norm:.4g}{named} is {norm / median:.4g} times the median {median:.4g} of the "
+                    f"round, more than max_norm_ratio={self.max_norm_ratio:g}",
                 )
         return kept
 

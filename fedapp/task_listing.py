@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TextIO
@@ -37,7 +38,8 @@ def manage(action: str, folder: Path, task: str | None, stream: TextIO) -> None:
             raise ValueError(f"tasks list takes a folder only, not {task!r} as well")
         _print_all(list(tasks.values()), stream)
         for name in damaged:
-            print(f"damaged: {name}; to forget it: fedapp tasks remove {folder} {name}", file=stream)
+            command = shlex.join(["fedapp", "tasks", "remove", str(folder), name])
+            print(f"damaged: {name}; to forget it: {command}", file=stream)
         return
     if task is None:
         raise ValueError(f"tasks {action} needs the task's id behind the folder")

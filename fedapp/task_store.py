@@ -8,6 +8,7 @@ does not work over network file systems.
 from __future__ import annotations
 
 import json
+import shlex
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ import numpy as np
 FILE = "tasks.sqlite"
 WAIT_SECONDS = 30.0
 """How long one writer waits for another."""
+LATEST = 1e11
+"""Seconds since 1970 after which no task was stored: the year 5138."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
@@ -177,9 +180,9 @@ class TaskStore:
         try:
             return _task(row)
         except _Unreadable as error:
+            command = shlex.join(["fedapp", "tasks", "remove", str(self.path.parent), str(row[0])])
             raise ValueError(
-                f"task {row[0]!r} in {self.path} is damaged ({error}); to forget it: "
-                f"fedapp tasks remove {self.path.parent} {row[0]}"
+                f"task {row[0]!r} in {self.path} is damaged ({error}); to forget it: {command}"
             ) from None
 
     @contextmanager
@@ -275,6 +278,8 @@ def _task(row: Sequence) -> StoredTask:
     if arrays[0].shape[:2] != arrays[1].shape[:2]:
         raise _Unreadable("coefficients and vectors are of different layers")
     count, rounds, created, updated = numbers
+    if rounds != int(rounds) or max(created, updated) > LATEST:
+        raise _Unreadable("its rounds are no whole number, or its times are far away")
     task, base, template, _ = texts
     key = TaskKey(task, base, template, tuple(words))
     return StoredTask(key, *arrays, count, int(rounds), created, updated)
@@ -287,7 +292,8 @@ def _plausible(number: object) -> bool:
 
 def _array(content: bytes, dtype: type, shape: str) -> np.ndarray:
     """A stored array; of three dimensions and finite, or a ValueError."""
-    array = np.frombuffer(content, dtype).reshape(json.loads(shape))
-    if array.ndim != 3 or not np.isfinite(array).all():
+    sizes = json.loads(shape)
+    array = np.frombuffer(content, dtype).reshape(sizes)
+    if list(array.shape) != sizes or array.ndim != 3 or not np.isfinite(array).all():
         raise ValueError(f"an array of shape {list(array.shape)} that is not finite or has not 3 dimensions")
     return array

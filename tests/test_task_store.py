@@ -245,7 +245,15 @@ DAMAGES = {
 }
 
 
-MORE_DAMAGES = [("labels", "[1, 2]"), ("vectors_shape", "[" * 3000), ("count", 0), ("task", b"one")]
+MORE_DAMAGES = [
+    ("coefficients_shape", "[-1, 2, 2]"),
+    ("rounds", 1.5),
+    ("updated", 9e11),
+    ("labels", "[1, 2]"),
+    ("vectors_shape", "[" * 3000),
+    ("count", 0),
+    ("task", b"one"),
+]
 
 
 @pytest.mark.parametrize(("column", "content"), MORE_DAMAGES)

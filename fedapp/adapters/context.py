@@ -159,7 +159,7 @@ class ContextAdapted:
                 kept.append(read.cpu())
         mean = total.cpu() / len(texts)
         if kept and len(texts) > 1:
-            mean = mean + principal_components(torch.cat(kept).double())
+            mean = mean + principal_components(torch.cat(kept).double(), torch.finfo(kept[0].dtype).eps)
         return mean.float().numpy()
 
     def _read(self, texts: Sequence[str]) -> Iterator[Tensor]:

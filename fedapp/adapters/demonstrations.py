@@ -11,11 +11,12 @@ from fedapp.session import Example
 from fedapp.settings import shown
 
 
-def principal_components(read: Tensor) -> Tensor:
+def principal_components(read: Tensor, eps: float) -> Tensor:
     """Unit first principal component per module over all layers, [num_layers, 2, hidden_size].
 
     Args:
-        read: [num_demonstrations, num_layers, 2, hidden_size].
+        read: [num_demonstrations, num_layers, 2, hidden_size], fp64.
+        eps: Relative rounding error of the type that the model computed them in.
 
     Source: I2CL's code (mean plus component); its sign, the largest entry positive, is ours.
     """
@@ -28,7 +29,7 @@ def principal_components(read: Tensor) -> Tensor:
         _, vectors = torch.linalg.eigh(centred @ centred.T)
         component = vectors[:, -1] @ centred
         # Demonstrations that are all alike differ by rounding alone: that is no direction.
-        if component.norm() <= 1e-10 * flat.norm():
+        if component.norm() <= eps * flat.norm():
             component = torch.zeros_like(component)
         component = component / component.norm().clamp_min(1e-30)
         found.append((component * component[component.abs().argmax()].sign()).reshape(layers, width))

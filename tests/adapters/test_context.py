@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from fedapp.adapters.context import Context
+from fedapp.adapters.demonstrations import principal_components
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.residual_sites import residual_sites
 from fedapp.models import fingerprint_of, make_base
@@ -300,8 +301,16 @@ def test_pca_adds_the_unit_component_of_all_layers_to_the_mean():
         component = right[0] * np.sign(right[0][np.abs(right[0]).argmax()])
         np.testing.assert_allclose((both - mean)[:, part].ravel(), component, atol=1e-4)
     np.testing.assert_array_equal(attach(fusion="pca").encode(demos[:1]), one.encode(demos[:1]))
-    # Five times the same text: the rest is rounding, no direction.
-    np.testing.assert_allclose(attach(fusion="pca").encode(demos[:1] * 5), one.encode(demos[:1]), atol=1e-6)
+    # Demonstrations that are alike up to rounding have no direction; a real difference has one.
+    read = torch.rand(1, 3, 2, 8, dtype=torch.float32).repeat(5, 1, 1, 1)
+    rounded = torch.nextafter(read, read + torch.randint(-1, 2, read.shape))
+    for dtype in (torch.float32, torch.bfloat16):
+        alike = (rounded if dtype is torch.float32 else read).to(dtype).double()
+        assert principal_components(alike, torch.finfo(dtype).eps).abs().max() == 0
+    apart = read + 1e-5 * torch.randn(read.shape)
+    assert principal_components(apart.double(), torch.finfo(torch.float32).eps).norm() == pytest.approx(
+        2**0.5
+    )
 
 
 def test_without_vectors_or_disabled_the_base_answers_and_detach_leaves_it_as_it_was():

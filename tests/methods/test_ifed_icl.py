@@ -1,6 +1,4 @@
-"""IFed-ICL on toy federations: what travels when, exact bytes, lost and late clients, the task store."""
-
-import json
+"""IFed-ICL on toy federations: what travels when, exact bytes, lost and late clients."""
 
 import numpy as np
 import pytest
@@ -15,8 +13,6 @@ from fedapp.methods.context_sharing import ContextSharing
 from fedapp.methods.ifed_icl import ContextAggregation
 from fedapp.nodes import FederationError
 from fedapp.session import ClientFailure, ClientSession, Example, TrainConfig
-from fedapp.task_memory import TaskMemory
-from fedapp.task_store import TaskStore
 from fedapp.wire import Payload, Upload
 from tests import federation
 from tests.federation import run_toy
@@ -221,43 +217,6 @@ def test_labels_without_examples_are_a_warning_not_an_end(tmp_path):
     assert toy.json("run")["status"] == "completed"
 
 
-def test_one_round_calibrates_nothing_and_says_so(tmp_path):
-    store = f"method.store_dir={tmp_path / 'store'}"
-    toy = run(tmp_path / "run", "num_rounds=1", store)
-    (warning,) = toy.warnings()
-    assert warning.startswith("num_rounds=1 calibrates nothing")
-    assert TaskStore(tmp_path / "store").tasks() == []
-    run(tmp_path / "two", "num_rounds=2", store)
-    (hit,) = run(tmp_path / "again", "num_rounds=1", store).warnings()
-    assert "is in the store" in hit
-    extend = "method.strategy.memory.on_hit=extend"
-    said = run(tmp_path / "more", "num_rounds=1", store, extend, "seed=4").warnings()
-    assert any(text.startswith("num_rounds=1 calibrates nothing") for text in said)
-    kept = TaskStore(tmp_path / "store").get("toy")
-    assert (kept.rounds, kept.count) == (2, 8)  # its coefficients are those of the two rounds
-
-
-def test_means_over_clients_and_over_examples_are_not_joined(tmp_path):
-    store = [f"method.store_dir={tmp_path / 'store'}", "method.strategy.memory.on_hit=extend", "num_rounds=2"]
-    run(tmp_path / "a", *store)
-    with pytest.raises(FederationError, match="is another one: this run has template .*examples"):
-        run(tmp_path / "b", *store, "method.strategy.combine.weighting=examples")
-    assert TaskStore(tmp_path / "store").get("toy").count == 4
-
-
-def test_a_wrapped_rule_counts_as_the_rule_inside(tmp_path):
-    wrapped = [
-        "~method.strategy.combine.weighting",
-        "method.strategy.combine._target_=fedapp.aggregation.CenteredClip",
-        "+method.strategy.combine.rule._target_=fedapp.aggregation.Mean",
-        "+method.strategy.combine.rule.weighting=examples",
-    ]
-    store = f"method.store_dir={tmp_path / 'store'}"
-    toy = run(tmp_path / "run", "num_rounds=2", store, *wrapped)
-    trained = sum(row[2] for row in toy.json("summary")["rows"] if row[2])
-    assert TaskStore(tmp_path / "store").get("toy").count == trained > 4
-
-
 def test_late_vectors_are_measured_against_vectors(tmp_path):
     words = ["num_rounds=6", "num_clients=6", "clients_per_round=5", "adapter.build.size=400"]
     late = [*words, "method.strategy.late_vectors=true", "max_norm_ratio=3"]
@@ -278,101 +237,6 @@ def test_hostile_clients_corrupt_vectors_and_coefficients(tmp_path, kind):
         assert not np.allclose(shared["context-vectors"], honest["context-vectors"], rtol=1e-2)
 
 
-def test_the_same_task_again_costs_no_training(tmp_path):
-    store = f"method.store_dir={tmp_path / 'store'}"
-    first = run(tmp_path / "a", "num_rounds=3", store)
-    again = run(tmp_path / "b", "num_rounds=3", store)
-    assert not [r for r in again.rows("traffic") if r["phase"] == "train"]
-    assert not [r for r in again.rows("metrics") if r["split"] == "train"]
-    (warning,) = again.warnings()
-    assert "task 'toy' is in the store (3 rounds, mean over 4)" in warning
-    assert "nothing is calibrated" in warning
-    scores = [
-        [(r["client-id"], r["accuracy"]) for r in t.rows("metrics") if r["model"] == "final"]
-        for t in (first, again)
-    ]
-    assert scores[0] == scores[1] != []
-    assert first.adapters()["shared"] == again.adapters()["shared"]
-    (kept,) = TaskStore(tmp_path / "store").tasks()
-    assert kept.key.base == "toy"
-
-
-def test_a_task_calibrated_for_another_injection_is_refused(tmp_path):
-    def memory(*words):
-        config = load_config(["method=ifed_icl", "benchmark=embedded_text_classification", *words])
-        made = TaskMemory(str(tmp_path))
-        return made, lambda: made.recall(json.dumps(config), "base")
-
-    kept, recall = memory()
-    assert recall() is None
-    kept.extend(np.ones((2, 2, 3), np.float32), 4)
-    kept.keep(np.ones((2, 2, 2), np.float32), 3)
-    assert memory()[1]().rounds == 3
-    for other in ("injection=balance", "fusion=pca", "demonstration='{prompt} {target}'"):
-        with pytest.raises(FederationError, match="is another one: this run has template"):
-            memory(f"adapter.build.{other}")[1]()
-
-
-def test_a_task_of_another_injection_is_no_start(tmp_path):
-    ones = np.ones((2, 2, 2), np.float32)
-    for task, injection, near in (("a", "linear", False), ("b", "balance", False), ("c", "linear", True)):
-        words = ["method=ifed_icl", "benchmark=embedded_text_classification"]
-        memory = TaskMemory(str(tmp_path), task)
-        memory.recall(json.dumps(load_config([*words, f"adapter.build.injection={injection}"])), "base")
-        memory.extend(np.ones((2, 2, 3), np.float32), 4)
-        assert (memory.warm_start(ones) is not None) == near
-        memory.keep(ones, 3)
-
-
-def test_without_a_store_nothing_is_kept(tmp_path):
-    toy = run(tmp_path / "run", "num_rounds=2")
-    assert toy.warnings() == []
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
-
-
-def test_a_task_of_another_base_model_is_refused(tmp_path):
-    store = f"method.store_dir={tmp_path / 'store'}"
-    run(tmp_path / "a", "num_rounds=2", store)
-    with pytest.raises(
-        FederationError, match=r"task 'toy' .* has base model other instead of toy\. Set method\.task"
-    ) as caught:
-        run(tmp_path / "b", "num_rounds=2", store, "model.build.fingerprint=other")
-    assert "\n" not in str(caught.value)
-    run(tmp_path / "c", "num_rounds=2", store, "model.build.fingerprint=other", "method.task=toy-other")
-    assert [t.key.task for t in TaskStore(tmp_path / "store").tasks()] == ["toy", "toy-other"]
-
-
-def test_more_data_extend_the_stored_mean_exactly(tmp_path):
-    store = [f"method.store_dir={tmp_path / 'store'}", "method.strategy.memory.on_hit=extend", "num_rounds=2"]
-    run(tmp_path / "a", *store, "num_clients=4")
-    one = TaskStore(tmp_path / "store").get("toy")
-    toy = run(tmp_path / "b", *store, "num_clients=2", "seed=5", num_nodes=2)
-    assert any("vectors are extended" in text for text in toy.warnings())
-    both = TaskStore(tmp_path / "store").get("toy")
-    alone = run(tmp_path / "c", "num_clients=2", "num_rounds=2", "seed=5", num_nodes=2)
-    fresh = load(alone.adapters()["shared"])["context-vectors"].astype(np.float64)
-    assert (one.count, both.count) == (4, 6)
-    np.testing.assert_allclose(both.vectors, (4 * one.vectors + 2 * fresh) / 6, rtol=1e-12)
-    start = load(toy.adapters()["shared"])["context-vectors"]
-    np.testing.assert_allclose(start, both.vectors, rtol=1e-6)
-
-
-def test_a_similar_task_gives_the_coefficients_to_go_on_from(tmp_path):
-    store = [f"method.store_dir={tmp_path / 'store'}", "num_rounds=3"]
-    run(tmp_path / "a", *store, "method.task=one")
-    known = TaskStore(tmp_path / "store").get("one").coefficients
-    toy = run(tmp_path / "b", *store, "method.task=two", "num_rounds=2")
-    assert not any("similar" in text for text in toy.warnings())  # nothing comes after the last round
-    near = run(tmp_path / "c", *store, "method.task=three", "train.learning_rate=1e-9")
-    (warning,) = near.warnings()
-    assert "similar stored tasks (cosine): 'one' (" in warning
-    ends = load(near.adapters()["shared"])["coefficients"]
-    two = TaskStore(tmp_path / "store").get("two").coefficients
-    assert ((ends - 5e-3 <= np.maximum(known, two)) & (ends + 5e-3 >= np.minimum(known, two))).all()
-    off = run(tmp_path / "d", *store, "method.task=four", "method.strategy.memory.threshold=1")
-    assert off.warnings() == []
-
-
 @pytest.mark.parametrize(
     ("override", "said"),
     [
@@ -388,7 +252,7 @@ def test_a_similar_task_gives_the_coefficients_to_go_on_from(tmp_path):
 )
 def test_a_setting_that_cannot_be_used(override, said):
     from fedapp import preflight
-    from fedapp.config import ConfigError, load_config
+    from fedapp.config import ConfigError
 
     with pytest.raises(ConfigError, match=said):
         preflight.check(load_config([*federation.TOY[:3], *METHOD, override]), with_model=False)
