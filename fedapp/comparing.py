@@ -107,7 +107,7 @@ def _best(runs: Sequence[RunResult]) -> str:
     if len(chosen) < len(runs):
         return "–"
     means = [statistics.fmean(best.scores.values()) for best in chosen]
-    return f"{_over_seeds(means)} @ {' '.join(str(best.server_round) for best in chosen)}"
+    return f"{_over_seeds(means)}\n@ {' '.join(str(best.server_round) for best in chosen)}"
 
 
 def _trained(runs: Sequence[RunResult]) -> str:
@@ -143,13 +143,24 @@ def _grouped(results: Sequence[RunResult]) -> list[tuple[str, list[RunResult]]]:
     for tree, runs in zip(trees, groups.values(), strict=True):
         own = [tree.get(name) for name in sorted(names)]
         twins = [other for other in trees if [other.get(name) for name in sorted(names)] == own]
-        set_by_hand = sorted(key for key in tree if any(other.get(key) != tree[key] for other in twins))
+        differing = sorted(key for key in tree if any(other.get(key) != tree[key] for other in twins))
+        set_by_hand = [key for key in differing if not _repeats(key, differing, trees)]
         label = " ".join(f"{group}={tree.get(f'{group}.name')}" for group in NAMED if _varies(trees, group))
         extra = " ".join(f"{key}={tree[key]}" for key in set_by_hand)
         labelled.append((" ".join(filter(None, (label, extra))) or str(tree.get("method.name")), runs))
     return [
         (label, sorted(runs, key=lambda run: run.seed)) for label, runs in sorted(labelled, key=_by_label)
     ]
+
+
+def _repeats(key: str, keys: Sequence[str], trees: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a key only passes on what a shorter one of the same name says, as build.task does task."""
+    return any(
+        len(other) < len(key)
+        and other.rpartition(".")[2] == key.rpartition(".")[2]
+        and all(tree.get(other) == tree.get(key) for tree in trees)
+        for other in keys
+    )
 
 
 def _by_label(item: tuple[str, list[RunResult]]) -> str:

@@ -93,3 +93,21 @@ def test_a_base_column_over_fewer_clients_says_so(tmp_path, capsys):
     output = capsys.readouterr().out
     assert "10.0*" in output
     assert f"* without client 1 of {folder}, not scored there on the base" in output
+
+
+def test_a_setting_that_is_passed_on_is_named_once(tmp_path, capsys):
+    for number, task in enumerate(("code", "topic")):
+        folder = make_run(tmp_path / "runs" / task, 1, (0.5,), (0.1,))
+        build = {"task": task, "size": number}
+        config = {
+            "seed": 1,
+            "method": {"name": "m"},
+            "benchmark": {"name": "b", "task": task, "build": build},
+        }
+        (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["compare", str(tmp_path / "runs")]) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    for number, task in enumerate(("code", "topic")):
+        assert f"benchmark.task={task}" in output
+        assert f"benchmark.build.size={number}" in output
+    assert "build.task" not in output
