@@ -30,7 +30,12 @@ class Toy:
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         command = [sys.executable, str(TOY_CLI), str(self.folder), "run", "engine=flwr", *words]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        # Whoever starts the tests in the background may have them ignore SIGINT, and children inherit that.
+        heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        finally:
+            signal.signal(signal.SIGINT, heeded)
 
     def run(self, *words: str) -> tuple[int, str, str]:
         process = self.start(*words)
