@@ -95,6 +95,8 @@ def budget_of(config: Mapping[str, Any], answers: Answers | None = None) -> Budg
         if getattr(strategy, "equal_shapes", False):
             require_one_rank(config, alike)
         require_same_settings(config, alike, getattr(strategy, "same_settings", ()))
+        if hasattr(strategy, "check"):
+            strategy.check(settings.num_clients, routine)
         found = {variant(config, k): _trained(client_config(config, k)) for k in one_of_each(config)}
         each = [found[variant(config, client)] for client in range(settings.num_clients)]
         warnings = tuple(dict.fromkeys(warning for _, warning in found.values() if warning))

@@ -44,6 +44,7 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
         if strategy.equal_shapes:
             require_one_rank(config, alike)
         require_same_settings(config, alike, strategy.same_settings)
+        strategy.check(place.settings.num_clients, place.routine)
         for client_id in range(place.settings.num_clients):
             place.data(client_id)
         if with_model:

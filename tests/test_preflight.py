@@ -25,6 +25,11 @@ TOY = ("model=toy", "adapter=toy", "benchmark=toy")
         ("num_clients=2000", r"num_clients=2000"),
         ("partitioner=distinct_task num_clients=3", r"num_clients=3, .*set num_clients="),
         ("benchmark=own", r"benchmark\.data_dir=None"),
+        ("method=fedct method.strategy.vote.min_votes=5", r"vote\.min_votes=5 is more than num_clients=4"),
+        (
+            "method=semantic_consensus method.strategy.vote.representative=likelihood",
+            r"representative='likelihood' needs clients that rate .* method\.routine\.likelihoods=true",
+        ),
         (
             "method.task=x method=ifed_icl",
             r"strategy\.memory\.task='x' needs store_dir",

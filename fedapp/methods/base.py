@@ -78,6 +78,17 @@ class PayloadStrategy(Strategy):
     def summary(self) -> None:
         """Flower's hook for logging settings; the run folder's config.yaml holds them all."""
 
+    def check(self, num_clients: int, routine: Any) -> None:
+        """Refuse own settings that the run's other settings leave without effect; here there are none.
+
+        Args:
+            num_clients: Clients of the run.
+            routine: What each client does.
+
+        Raises:
+            ValueError: In one line that begins with the setting.
+        """
+
     def prepare(self, plan: RunPlan) -> None:
         """Attach the strategy to a run, before it starts."""
         self.plan = plan

@@ -74,6 +74,21 @@ class SemanticConsensus(PayloadStrategy):
         self._saved = 0
         self._warned: set[tuple[int, str]] = set()
 
+    def check(self, num_clients: int, routine: Any) -> None:
+        """As in the base class: votes that nobody can win, ratings that nobody sends."""
+        needed = getattr(self.vote, "min_votes", 0)
+        if needed > num_clients:
+            raise ValueError(
+                f"method.strategy.vote.min_votes={needed} is more than num_clients={num_clients}: "
+                "no answer could ever win"
+            )
+        rated = getattr(self.vote, "representative", "") == "likelihood"
+        if rated and not getattr(routine, "likelihoods", True):
+            raise ValueError(
+                "method.strategy.vote.representative='likelihood' needs clients that rate their answers: "
+                "set method.routine.likelihoods=true"
+            )
+
     def prepare(self, plan: RunPlan) -> None:
         """As in the base class; loads the encoder."""
         super().prepare(plan)
