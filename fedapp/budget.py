@@ -19,7 +19,7 @@ from fedapp.config import RunSettings, run_settings
 from fedapp.consensus_cost import Answers, ExpectedBytes
 from fedapp.errors import one_line
 from fedapp.exchange_spec import ITEM_BYTES, Exchange, Wire, count
-from fedapp.preflight import require_one_rank, require_same_settings
+from fedapp.preflight import require_fitting
 from fedapp.sampling import sample
 from fedapp.session import ClientFailure, Shapes
 
@@ -87,16 +87,15 @@ def budget_of(config: Mapping[str, Any], answers: Answers | None = None) -> Budg
     Raises:
         ConfigError: If a setting cannot be used, or the method or adapter does not say what it sends.
     """
+    from fedapp.methods.base import PayloadStrategy
+
     try:
         settings = run_settings(config)
         routine = build(config["method"]["routine"], "method.routine")
         strategy = build(config["method"]["strategy"], "method.strategy")
         alike = [client_config(config, client_id) for client_id in one_of_each(config)]
-        if getattr(strategy, "equal_shapes", False):
-            require_one_rank(config, alike)
-        require_same_settings(config, alike, getattr(strategy, "same_settings", ()))
-        if hasattr(strategy, "check"):
-            strategy.check(settings.num_clients, routine)
+        if isinstance(strategy, PayloadStrategy):
+            require_fitting(config, alike, strategy, routine)
         found = {variant(config, k): _trained(client_config(config, k)) for k in one_of_each(config)}
         each = [found[variant(config, client)] for client in range(settings.num_clients)]
         warnings = tuple(dict.fromkeys(warning for _, warning in found.values() if warning))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -12,6 +12,9 @@ from fedapp.client_configs import client_config, one_of_each
 from fedapp.config import CONF, ConfigError, build, groups
 from fedapp.errors import one_line
 from fedapp.session import ClientFailure
+
+if TYPE_CHECKING:
+    from fedapp.methods.base import PayloadStrategy
 
 
 def check(config: Mapping[str, Any], *, with_model: bool) -> None:
@@ -41,10 +44,7 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
             raise ConfigError(f"method.strategy._target_={target!r} is no strategy (fedapp.methods)")
         for own in alike:
             build(own["adapter"]["build"], "adapter.build")
-        if strategy.equal_shapes:
-            require_one_rank(config, alike)
-        require_same_settings(config, alike, strategy.same_settings)
-        strategy.check(place.settings.num_clients, place.routine)
+        require_fitting(config, alike, strategy, place.routine)
         for client_id in range(place.settings.num_clients):
             place.data(client_id)
         if with_model:
@@ -53,6 +53,26 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
                 worker.Workplace(own, place).model.detach()
     except (ClientFailure, ValueError, ImportError, OSError) as error:
         raise ConfigError(one_line(error)) from None
+
+
+def require_fitting(
+    config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], strategy: PayloadStrategy, routine: Any
+) -> None:
+    """Refuse clients, and settings of the run, that the strategy cannot do with.
+
+    Args:
+        config: The composed tree.
+        alike: The configs of clients that differ.
+        strategy: What the server does.
+        routine: What each client does.
+
+    Raises:
+        ConfigError, ValueError: In one line that begins with the setting.
+    """
+    if strategy.equal_shapes:
+        require_one_rank(config, alike)
+    require_same_settings(config, alike, strategy.same_settings)
+    strategy.check(config["num_clients"], routine)
 
 
 def require_one_rank(config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> None:

@@ -127,13 +127,10 @@ class ReplyReader:
         kept = list(replies)
         if not self.max_norm_ratio:
             return kept
-        for kind in sorted({kind for reply in replies for kind in kinds(reply.upload.arrays)}):
-            norms = {
-                reply.upload.client_id: _norm(arrays)
-                for reply in kept
-                for name, arrays in kinds(reply.upload.arrays).items()
-                if name == kind
-            }
+        grouped = {reply.upload.client_id: kinds(reply.upload.arrays) for reply in replies}
+        for kind in sorted(set().union(*grouped.values())):
+            senders = [reply.upload.client_id for reply in kept if kind in grouped[reply.upload.client_id]]
+            norms = {client: _norm(grouped[client][kind]) for client in senders}
             median = float(np.median(list(norms.values()))) if norms else 0.0
             far = {c: norm for c, norm in norms.items() if median and norm > self.max_norm_ratio * median}
             kept = [reply for reply in kept if reply.upload.client_id not in far]

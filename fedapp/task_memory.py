@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from fedapp.building import build
+from fedapp.context_exchange import READ_BY
 from fedapp.nodes import FederationError
 from fedapp.settings import require_choice, require_number, shown
 from fedapp.task_store import StoredTask, TaskKey, TaskStore, cosine, merge_means
@@ -26,10 +27,6 @@ class WarmStart:
 
     coefficients: np.ndarray
     message: str
-
-
-# Settings of the adapter without which vectors and coefficients mean something else.
-_READ_BY = ("injection", "fusion", "demonstration")
 
 
 class TaskMemory:
@@ -94,7 +91,7 @@ class TaskMemory:
         benchmark = build(config["benchmark"]["build"], "benchmark.build")
         version = getattr(benchmark, "template_version", benchmark.version)
         adapter = config["adapter"]["build"]
-        read = [f"{name} {adapter[name]!r}" for name in _READ_BY if name in adapter]
+        read = [f"{name} {adapter[name]!r}" for name in READ_BY if name in adapter]
         rule = json.dumps(config["method"]["strategy"]["combine"], sort_keys=True)
         template = ", ".join([f"{benchmark.name} {version}", *read, f"combined by {rule}"])
         self._form = "".join(one for one in read if one.startswith("injection "))

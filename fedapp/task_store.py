@@ -22,7 +22,7 @@ FILE = "tasks.sqlite"
 WAIT_SECONDS = 30.0
 """How long one writer waits for another."""
 LATEST = 1e11
-"""Seconds since 1970 after which no task was stored: the year 5138."""
+"""Seconds since 1970 after which no task was stored (the year 5138), and more clients than there are."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS tasks (
@@ -278,8 +278,8 @@ def _task(row: Sequence) -> StoredTask:
     if arrays[0].shape[:2] != arrays[1].shape[:2]:
         raise _Unreadable("coefficients and vectors are of different layers")
     count, rounds, created, updated = numbers
-    if rounds != int(rounds) or max(created, updated) > LATEST:
-        raise _Unreadable("its rounds are no whole number, or its times are far away")
+    if rounds != int(rounds):
+        raise _Unreadable("its rounds are no whole number")
     task, base, template, _ = texts
     key = TaskKey(task, base, template, tuple(words))
     return StoredTask(key, *arrays, count, int(rounds), created, updated)
@@ -287,7 +287,7 @@ def _task(row: Sequence) -> StoredTask:
 
 def _plausible(number: object) -> bool:
     """Whether this may be a count, a number of rounds or a time in seconds."""
-    return isinstance(number, (int, float)) and 0 < number < 1e12
+    return isinstance(number, (int, float)) and 0 < number <= LATEST
 
 
 def _array(content: bytes, dtype: type, shape: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedapp.aggregation import Combine
-from fedapp.context_exchange import COEFFICIENTS, MISSING, VECTORS, WANTED, WIRE_DTYPES
+from fedapp.context_exchange import COEFFICIENTS, MISSING, READ_BY, VECTORS, WANTED, WIRE_DTYPES
 from fedapp.methods.base import PayloadStrategy
 from fedapp.replies import Reply
 from fedapp.run_plan import RunPlan
@@ -34,8 +34,7 @@ class ContextAggregation(PayloadStrategy):
     gets the new combination.
     """
 
-    # Coefficients and vectors mean the same only where they are read and injected the same way.
-    same_settings: ClassVar[tuple[str, ...]] = ("injection", "fusion", "demonstration")
+    same_settings: ClassVar[tuple[str, ...]] = READ_BY
 
     def __init__(
         self,
