@@ -10,9 +10,10 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedapp import worker
-from fedapp.errors import one_line
-from fedapp.session import ClientFailure
-from fedapp.wire import Envelope, Payload, WireError, pack, unpack
+from fedapp.core.errors import one_line
+from fedapp.core.payload import Payload
+from fedapp.core.types import ClientFailure
+from fedapp.wire import Envelope, WireError, pack, unpack
 
 app = ClientApp()
 

@@ -9,12 +9,13 @@ import sys
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedapp.building import build
 from fedapp.client_configs import client_config, variant
-from fedapp.config import build, load_config, run_settings
+from fedapp.config import load_config, run_settings
+from fedapp.core.public_set import PublicSet
 from fedapp.methods.base import PayloadStrategy
 from fedapp.nodes import ClientDirectory
 from fedapp.progress import show_summary
-from fedapp.public_set import PublicSet
 from fedapp.replies import ReplyReader
 from fedapp.run_plan import RunPlan
 from fedapp.runs import RunFolder

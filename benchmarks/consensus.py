@@ -21,11 +21,11 @@ import numpy as np  # noqa: E402
 
 from fedapp.benchmarks.toy import Toy  # noqa: E402
 from fedapp.clustering import KINDS, Clustering  # noqa: E402
+from fedapp.core.payload import Upload  # noqa: E402
+from fedapp.core.public_set import PublicSet  # noqa: E402
 from fedapp.embedders import load_embedder  # noqa: E402
 from fedapp.methods.semantic_consensus import SemanticConsensus  # noqa: E402
-from fedapp.public_set import PublicSet  # noqa: E402
 from fedapp.votes import SemanticVote  # noqa: E402
-from fedapp.wire import Upload  # noqa: E402
 
 VOCABULARY = """
 the answer is a small red house near river because water keeps cold ground soft while people walk along

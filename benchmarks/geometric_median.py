@@ -21,7 +21,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import numpy as np  # noqa: E402
 
 from fedapp.aggregation import GeometricMedian, Mean  # noqa: E402
-from fedapp.session import Arrays  # noqa: E402
+from fedapp.core.types import Arrays  # noqa: E402
 
 
 def make_uploads(num_clients: int, size: int, num_arrays: int, seed: int) -> list[Arrays]:

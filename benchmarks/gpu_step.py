@@ -31,8 +31,8 @@ from tokenizers.models import WordLevel
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.reft import Reft
 from fedapp.adapters.tokens import Batch
+from fedapp.core.train_config import TrainConfig
 from fedapp.models import Base
-from fedapp.session import TrainConfig
 
 Step = Callable[[], object]
 _LLAMA = {"vocab_size": 128_256, "num_key_value_heads": 8, "intermediate_size": 8192, "rope_theta": 500_000.0}

@@ -16,8 +16,8 @@ import time
 
 from fedapp import worker
 from fedapp.config import load_config
-from fedapp.session import Arrays
-from fedapp.wire import Payload
+from fedapp.core.payload import Payload
+from fedapp.core.types import Arrays
 
 GOAL = 0.15
 

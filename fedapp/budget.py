@@ -17,11 +17,11 @@ from fedapp.building import ConfigError, build
 from fedapp.client_configs import client_config, one_of_each, variant
 from fedapp.config import RunSettings, run_settings
 from fedapp.consensus_cost import Answers, ExpectedBytes
-from fedapp.errors import one_line
-from fedapp.exchange_spec import ITEM_BYTES, Exchange, Wire, count
+from fedapp.core.errors import one_line
+from fedapp.core.sampling import sample
+from fedapp.core.types import ClientFailure, Shapes, count
+from fedapp.exchange_spec import ITEM_BYTES, Exchange, Wire
 from fedapp.preflight import require_fitting
-from fedapp.sampling import sample
-from fedapp.session import ClientFailure, Shapes
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def _attached(
     """The same from the parts that decide it: methods with one adapter attach it once."""
     base, frozen, warning = _base(model, labels)
     made = build(json.loads(adapter)["build"], "adapter.build")
-    settings = build({"_target_": "fedapp.session.TrainConfig", **json.loads(train)}, "train")
+    settings = build({"_target_": "fedapp.core.train_config.TrainConfig", **json.loads(train)}, "train")
     adapted = made.attach(base, settings, seed=seed)
     try:
         return _shapes(adapted, frozen), warning

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from fedapp.budget import Budget, budget_of
+from fedapp.building import ConfigError
 from fedapp.cli import OK, USAGE, complain, warn
-from fedapp.config import ConfigError, load_config
+from fedapp.config import load_config
 from fedapp.consensus_cost import Answers
 
 # Heading and key of each column; `up` and `down` are bytes.

@@ -10,8 +10,8 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from fedapp.errors import one_line
-from fedapp.settings import is_number, shown
+from fedapp.core.checks import is_number, shown
+from fedapp.core.errors import one_line
 
 # A node receives its configuration over the network: it may only name classes of these packages.
 BUILDABLE = ("fedapp.", "flwr_datasets.partitioner.")

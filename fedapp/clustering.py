@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedapp.settings import require_choice, require_int, require_number
+from fedapp.core.checks import require_choice, require_int, require_number
 
 SLACK = 1e-9  # far below the six decimals that similarities have, far above the rounding of their sums
 KINDS = ("agglomerative", "components", "dbscan", "none")

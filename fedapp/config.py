@@ -21,10 +21,10 @@ from omegaconf.errors import OmegaConfBaseException
 from fedapp.building import ConfigError, nearest
 from fedapp.building import build as build  # who composes a config also builds from it
 from fedapp.client_configs import MAY_DIFFER
-from fedapp.errors import malformed, one_line
-from fedapp.settings import require_int, require_number, shown
+from fedapp.core import files
+from fedapp.core.checks import require_int, require_number, shown
+from fedapp.core.errors import malformed, one_line
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
 # Keys of a group's file without which no run can be put together.
 INDISPENSABLE = ("name", "build", "routine", "strategy", "_target_")
 
@@ -110,7 +110,7 @@ def load_config(overrides: Sequence[str]) -> dict[str, Any]:
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     # The loader behind hydra.compose, without its process-wide singleton: it also works inside
     # @hydra.main (sweeps) and from several threads.
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    loader = ConfigLoaderImpl(create_config_search_path(str(files.CONF)))
     try:
         tree = loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
         with open_dict(tree):
@@ -175,7 +175,7 @@ def groups() -> dict[str, list[str]]:
     """The choices of every config group: ``{"method": ["fedavg", …]}``."""
     return {
         folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
-        for folder in sorted(CONF.iterdir())
+        for folder in sorted(files.CONF.iterdir())
         if folder.is_dir()
     }
 
@@ -240,7 +240,7 @@ def _refuse_deletions(overrides: Sequence[str]) -> None:
 def _known_keys(overrides: Sequence[str]) -> frozenset[str]:
     """Every key of the tree that the group choices among these overrides make."""
     choices = [o for o in overrides if o.partition("=")[0] in groups()]
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    loader = ConfigLoaderImpl(create_config_search_path(str(files.CONF)))
     tree = loader.load_configuration("config", choices, run_mode=RunMode.RUN)
     return frozenset(_paths(OmegaConf.to_container(tree, resolve=False), ""))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedapp.settings import require_int, require_number
+from fedapp.core.checks import require_int, require_number
 
 DIGEST_BYTES = 8
 """With every upload: by which the server sees that the client answers the same public prompts."""

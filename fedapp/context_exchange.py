@@ -1,6 +1,5 @@
 """What clients and server of IFed-ICL call what they send each other."""
 
-COEFFICIENTS, VECTORS = "coefficients", "context-vectors"
 WANTED = "wanted"
 """In a download: names of arrays that the client is to send along."""
 MISSING = "labels-without-examples"

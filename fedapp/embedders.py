@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fedapp.core.checks import require_int, shown
 from fedapp.model_files import resolve_path
 from fedapp.model_loading import placed, quiet_transformers
-from fedapp.settings import require_int, shown
 
 CACHED_TEXTS = 50_000
 """Vectors kept by text; at 384 numbers each about 80 MB."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedapp.answers import Texts, num_bytes, prompt_ids
-from fedapp.session import Arrays
+from fedapp.core.types import Arrays
 
 MEMORY = "exchange:memory"
 """Name under which a client's state holds what it exchanged, beside its parameters."""

@@ -14,13 +14,12 @@ A method says it with hooks, all of names and shapes:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from fedapp.building import ConfigError
-from fedapp.session import Shapes
+from fedapp.core.types import Shapes, count
 
 ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -35,11 +34,6 @@ class Known(Protocol):
     @property
     def frozen(self) -> Shapes:
         """Of those that the adapter holds beside them."""
-
-
-def count(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Number of entries of all arrays."""
-    return sum(math.prod(shape) for shape in shapes.values())
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedapp.config import build
+from fedapp.building import build
 from fedapp.runs import read_adapter
 from fedapp.worker import labelled
 
@@ -35,7 +35,7 @@ def export(source: Path, target: Path) -> None:
             f"{source} belongs to the base model {about['base-fingerprint'][:16]}, "
             f"the one found here is {base.fingerprint[:16]}"
         )
-    train = build({"_target_": "fedapp.session.TrainConfig"}, "train")
+    train = build({"_target_": "fedapp.core.train_config.TrainConfig"}, "train")
     model = build(about["adapter"]["build"], "adapter.build").attach(base, train, seed=about["seed"])
     try:
         model.load(arrays)

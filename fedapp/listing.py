@@ -9,7 +9,7 @@ from typing import TextIO
 
 import yaml
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+from fedapp.core.files import CONF
 
 
 def choices(conf: Path = CONF) -> dict[str, dict[str, str]]:

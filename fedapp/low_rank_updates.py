@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 
 from fedapp.aggregation.low_rank import A, B, layers
-from fedapp.session import Arrays
-from fedapp.wire import spec
+from fedapp.core.payload import spec
+from fedapp.core.types import Arrays
 
 FREE = -1
 """Stands for a rank in a spec in which ranks may differ."""
@@ -62,7 +62,7 @@ def split(arrays: Arrays) -> tuple[dict[int, Arrays], Arrays]:
 
 
 def free_spec(arrays: Arrays) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-    """Names, dtypes and shapes as ``fedapp.wire.spec``, but for ranks.
+    """Names, dtypes and shapes as ``fedapp.core.payload.spec``, but for ranks.
 
     A rank becomes ``FREE`` where the two factors of a layer agree on it; elsewhere it stays what
     it is, so that an upload whose factors do not fit each other is like no other. Nor is one of more

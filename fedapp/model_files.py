@@ -10,7 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fedapp.settings import shown
+from fedapp.core.checks import shown
+from fedapp.core.files import ROOT
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -51,7 +52,7 @@ def asset_dir(name: str) -> Path:
         ValueError: If neither the cache nor any ``fedapp`` on ``sys.path`` has the weights.
     """
     cache = Path(os.environ.get("FEDAPP_CACHE") or Path.home() / ".cache" / "fedapp").resolve()
-    for entry in [*sys.path, str(Path(__file__).resolve().parent.parent)]:
+    for entry in [*sys.path, str(ROOT)]:
         source = Path(entry or ".").resolve() / "fedapp" / "assets" / name
         if (source / WEIGHTS_FILE).is_file():
             digest = hashlib.sha256((source / WEIGHTS_FILE).read_bytes()).hexdigest()

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedapp.core.checks import require_choice
 from fedapp.model_loading import QUANTIZATIONS, placed, read_model
 from fedapp.model_parts import pool_by_mean
-from fedapp.settings import require_choice
 
 if TYPE_CHECKING:
     from torch import nn

@@ -13,15 +13,11 @@ from typing import Any
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from fedapp.errors import one_line
+from fedapp.core.errors import FederationError, one_line
 from fedapp.wire import Envelope, WireError, pack, unpack
 
 POLL_SECONDS = 0.1
 Notify = Callable[[str], None]
-
-
-class FederationError(RuntimeError):
-    """The federation cannot go on; the text is one line for the user."""
 
 
 class ClientDirectory:

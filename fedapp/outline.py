@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedapp.core.checks import shown
+from fedapp.core.files import ASSETS
 from fedapp.model_files import resolve_path
 from fedapp.models import Base, check_settings, head_names
-from fedapp.settings import shown
 
-ARCHITECTURES = Path(__file__).resolve().parent / "assets" / "configs"
+ARCHITECTURES = ASSETS / "configs"
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from flwr_datasets.partitioner import Partitioner
 
 from fedapp.apportion import largest_remainder, subsample
 from fedapp.benchmarks.base import Benchmark
+from fedapp.core.checks import require_bool, require_choice, require_int, require_number
+from fedapp.core.types import Example
 from fedapp.partitioners import Partitioning
-from fedapp.session import Example
-from fedapp.settings import require_bool, require_choice, require_int, require_number
 
 ROW = "row-of-the-split"
 """Column that carries row numbers through a partitioner."""

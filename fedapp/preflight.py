@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fedapp.building import named_class
+from fedapp.building import ConfigError, build, named_class
 from fedapp.client_configs import client_config, one_of_each
-from fedapp.config import CONF, ConfigError, build, groups
-from fedapp.errors import one_line
-from fedapp.session import ClientFailure
+from fedapp.config import groups
+from fedapp.core import files
+from fedapp.core.errors import one_line
+from fedapp.core.types import ClientFailure
 
 if TYPE_CHECKING:
     from fedapp.methods.base import PayloadStrategy
@@ -111,7 +112,7 @@ def _mixed_rank_methods() -> list[str]:
     """The files of conf/method whose strategy says that clients' shapes may differ."""
     found = []
     for name in groups()["method"]:
-        tree = yaml.safe_load((CONF / "method" / f"{name}.yaml").read_text(encoding="utf-8"))
+        tree = yaml.safe_load((files.CONF / "method" / f"{name}.yaml").read_text(encoding="utf-8"))
         if not getattr(named_class(tree["strategy"]["_target_"]), "equal_shapes", True):
             found.append(name)
     return found

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from fedapp.core.errors import one_line
 from fedapp.engines import Event
-from fedapp.errors import one_line
 
 METRICS_SHOWN = 4
 # A file or a pipe has no width of its own: let tables be as wide as they need.

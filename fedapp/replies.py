@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from flwr.app import Message
 
-from fedapp.errors import one_line
-from fedapp.wire import Arrays, Upload, WireError, spec, unpack, wire_bytes
+from fedapp.core.errors import one_line
+from fedapp.core.payload import Upload, spec
+from fedapp.core.types import Arrays
+from fedapp.wire import WireError, unpack, wire_bytes
 
 MAX_ROWS = 1000
 
@@ -91,7 +93,7 @@ class ReplyReader:
         Args:
             replies: Usable replies of one round.
             server_round: For warnings.
-            spec_of: What must agree, as triples like ``fedapp.wire.spec``'s; a negative size
+            spec_of: What must agree, as triples like ``fedapp.core.payload.spec``'s; a negative size
                 stands for one that is free.
         """
         specs = [spec_of(reply.upload.arrays) for reply in replies]

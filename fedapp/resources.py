@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from fedapp.config import ConfigError, RunSettings
+from fedapp.building import ConfigError
+from fedapp.config import RunSettings
 
 
 def check_resources(settings: RunSettings) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 
 from flwr.app import Metadata
 
+from fedapp.core.public_set import PublicSet
 from fedapp.nodes import ClientDirectory
-from fedapp.public_set import PublicSet
 from fedapp.replies import Reply, ReplyReader
 
 

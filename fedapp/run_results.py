@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fedapp.errors import one_line
+from fedapp.core.errors import one_line
 from fedapp.summary import BestRound, best_round, hostile_clients, main_metric
 
 

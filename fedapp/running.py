@@ -16,8 +16,10 @@ from types import FrameType
 from typing import Any
 
 from fedapp import preflight
+from fedapp.building import ConfigError, nearest
 from fedapp.cli import FAILED, OK, USAGE, complain
-from fedapp.config import ConfigError, folder_setting, load_config, nearest, run_settings
+from fedapp.config import folder_setting, load_config, run_settings
+from fedapp.core.files import ROOT
 from fedapp.engines import Job, OnEvent, RunFailed
 from fedapp.progress import make_display, show_summary
 from fedapp.resources import check_resources
@@ -128,11 +130,10 @@ def find_app() -> Path:
     Raises:
         ConfigError: If the package was installed without them.
     """
-    root = Path(__file__).resolve().parent.parent
     for name in ("pyproject.toml", "server_app.py", "client_app.py"):
-        if not (root / name).exists():
-            raise ConfigError(f"{root / name} is missing: install fedapp from a checkout with pip install -e")
-    return root
+        if not (ROOT / name).exists():
+            raise ConfigError(f"{ROOT / name} is missing: install fedapp from a checkout with pip install -e")
+    return ROOT
 
 
 def absolute_paths(config: Mapping[str, Any]) -> dict[str, str]:

@@ -30,12 +30,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fedapp import __version__
-from fedapp.config import CONF, folder_setting
-from fedapp.engines.closing import reason_of
-from fedapp.errors import one_line
+from fedapp.config import folder_setting
+from fedapp.core.errors import one_line, reason_of
+from fedapp.core.files import ROOT, write_atomically
+from fedapp.core.types import Arrays
 from fedapp.nodes import ClientDirectory
 from fedapp.replies import Reply
-from fedapp.session import Arrays
 from fedapp.summary import hostile_clients, name_clients, summarise
 
 PACKAGES = ("flwr", "torch", "transformers", "peft", "pyreft", "pyvene", "datasets", "flwr-datasets", "numpy")
@@ -76,7 +76,7 @@ class RunFolder:
             raise ValueError(f"run_dir={path} already holds a run; name another folder")
         path.mkdir(parents=True, exist_ok=True)
         config["run_dir"] = str(path)
-        _write_atomically(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_atomically(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         folder = cls(path, config)
         folder._describe("running")
         return folder
@@ -118,7 +118,7 @@ class RunFolder:
         if shared and self.config["save_adapters"]:
             write_adapter(self.path / "adapters" / "shared", shared, self.config, fingerprint)
         table = summarise(self._rows, self._about, self._traffic, hostile_clients(self.config))
-        _write_atomically(self.path / "summary.json", json.dumps(table, indent=1))
+        write_atomically(self.path / "summary.json", json.dumps(table, indent=1))
 
     def event(self, event: str, **facts: Any) -> None:
         """Append to events.jsonl."""
@@ -186,7 +186,7 @@ class RunFolder:
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
             "versions": {"fedapp": __version__} | {name: _version(name) for name in PACKAGES},
         }
-        _write_atomically(self.path / "run.json", json.dumps(facts, indent=1))
+        write_atomically(self.path / "run.json", json.dumps(facts, indent=1))
 
 
 def write_adapter(folder: Path, arrays: Arrays, config: Mapping[str, Any], fingerprint: str) -> None:
@@ -201,7 +201,7 @@ def write_adapter(folder: Path, arrays: Arrays, config: Mapping[str, Any], finge
         "seed": config["seed"],
         "base-fingerprint": fingerprint,
     }
-    _write_atomically(folder / "adapter.json", json.dumps(about, indent=1))
+    write_atomically(folder / "adapter.json", json.dumps(about, indent=1))
     os.replace(partial, folder / "adapter.safetensors")
 
 
@@ -239,15 +239,9 @@ def _mean_of_last(rows: Sequence[Mapping[str, Any]], server_round: int) -> dict[
     return {f"test-{name}": sum(row[name] for row in newest.values()) / len(newest) for name in numbers}
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 def _git_sha() -> str | None:
     # Under Flower the app runs from a bundle; the engine says which checkout it was made of.
-    source = os.environ.get("FEDAPP_SOURCE") or str(CONF.parent)
+    source = os.environ.get("FEDAPP_SOURCE") or str(ROOT)
     command = ["git", "-C", source, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

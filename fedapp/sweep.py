@@ -22,10 +22,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from fedapp import config as settings
 from fedapp import running
+from fedapp.building import ConfigError
 from fedapp.cli import FAILED, OK, USAGE, complain
-from fedapp.config import ConfigError, explain_syntax, folder_setting, load_config
+from fedapp.config import explain_syntax, folder_setting, load_config
+from fedapp.core import files
 from fedapp.running import quote, run
 
 # Quiet, and without a log of Hydra's own.
@@ -92,7 +93,7 @@ def _launch(job: object, overrides: Sequence[str]) -> None:
     # Else Hydra prints errors its own way and ends the process.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        hydra.main(version_base="1.3", config_path=str(settings.CONF), config_name="config")(job)()  # type: ignore[arg-type]
+        hydra.main(version_base="1.3", config_path=str(files.CONF), config_name="config")(job)()  # type: ignore[arg-type]
     finally:
         sys.argv = arguments
         if full_error is None:
@@ -127,7 +128,7 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
     for override in overrides:
         if complaint := explain_syntax(override, may_sweep=True):
             raise ConfigError(complaint)
-    loader = ConfigLoaderImpl(create_config_search_path(str(settings.CONF)))
+    loader = ConfigLoaderImpl(create_config_search_path(str(files.CONF)))
     return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
 
 
@@ -145,7 +146,7 @@ def _of_experiment(overrides: Sequence[str]) -> list[str]:
             f"{chosen[-1]}: every experiment sweeps settings of its own; run one after the other"
         )
     load_config(chosen[-1:])  # explains what is wrong with the choice
-    loader = ConfigLoaderImpl(create_config_search_path(str(settings.CONF)))
+    loader = ConfigLoaderImpl(create_config_search_path(str(files.CONF)))
     tree = loader.load_configuration("config", chosen[-1:], run_mode=RunMode.MULTIRUN)
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
     swept = tree.hydra.sweeper.get("params") or {}

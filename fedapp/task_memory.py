@@ -14,8 +14,8 @@ import numpy as np
 
 from fedapp.building import build
 from fedapp.context_exchange import READ_BY
-from fedapp.nodes import FederationError
-from fedapp.settings import require_choice, require_number, shown
+from fedapp.core.checks import require_choice, require_number, shown
+from fedapp.core.errors import FederationError
 from fedapp.task_store import StoredTask, TaskKey, TaskStore, cosine, merge_means
 
 ON_HIT = ("reuse", "extend")

@@ -16,7 +16,7 @@ from fedapp.aggregation.consensus import (
     similarities,
 )
 from fedapp.clustering import Clustering
-from fedapp.settings import require_choice, require_int, require_number
+from fedapp.core.checks import require_choice, require_int, require_number
 
 SLACK = 1e-9  # a share that equals the quorum reaches it, however it was rounded
 REPRESENTATIVES = ("medoid", "centroid", "likelihood")

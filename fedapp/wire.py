@@ -10,20 +10,16 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
-Arrays = dict[str, np.ndarray]
-DTYPES = {
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    **{name: np.dtype(name) for name in ("float16", "float32", "float64", "int64", "int32", "uint8")},
-}
+from fedapp.core.payload import DTYPES, Payload
+from fedapp.core.types import Arrays
+
 MAX_ARRAYS = 100_000
 DEFAULT_MAX_BYTES = 2**31
 ALIGNMENT = 8
@@ -32,30 +28,6 @@ _BLOB = "blob"
 
 class WireError(ValueError):
     """A message does not follow the format; it is left out, and the text says why."""
-
-
-@dataclass(frozen=True)
-class Payload:
-    """What one party sends: named arrays and named lists of text."""
-
-    arrays: Arrays = field(default_factory=dict)
-    texts: dict[str, list[str]] = field(default_factory=dict)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the values themselves (arrays as stored, texts as UTF-8), without containers."""
-        arrays = sum(array.nbytes for array in self.arrays.values())
-        texts = sum(len(text.encode("utf-8", "surrogatepass")) for v in self.texts.values() for text in v)
-        return arrays + texts
-
-
-@dataclass(frozen=True)
-class Upload(Payload):
-    """A client's payload together with who sent it and what it measured."""
-
-    client_id: int = -1
-    num_examples: int = 0
-    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -112,11 +84,6 @@ def unpack_facts(records: RecordDict, max_bytes: int = DEFAULT_MAX_BYTES) -> dic
 def wire_bytes(records: RecordDict) -> int:
     """Exact bytes of the records as Flower serialises them, before HTTP and TLS framing."""
     return sum(len(part.deflate()) for part in get_all_nested_objects(records).values())
-
-
-def spec(arrays: Arrays) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-    """Names, dtypes and shapes, sorted: equal for arrays that may be combined element by element."""
-    return tuple((name, str(arrays[name].dtype), arrays[name].shape) for name in sorted(arrays))
 
 
 def _pack_arrays(arrays: Arrays) -> tuple[list[list[Any]], np.ndarray]:

@@ -15,14 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from fedapp.building import build
 from fedapp.client_configs import client_config, variant
-from fedapp.config import build, run_settings
-from fedapp.exchange_spec import count
+from fedapp.config import run_settings
+from fedapp.core.checks import shown
+from fedapp.core.model import AdaptedModel
+from fedapp.core.public_set import PublicSet
+from fedapp.core.session import ClientSession
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, ClientFailure, Example, count
 from fedapp.methods.hostile import Hostility
-from fedapp.partition import ClientData, Partitioning, SplitConfig, client_data
-from fedapp.public_set import PublicSet
-from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, TrainConfig
-from fedapp.settings import shown
+from fedapp.partition import ClientData, SplitConfig, client_data
+from fedapp.partitioners import Partitioning
 
 SPLITS = ("validation", "test")
 

@@ -18,7 +18,7 @@ from fedapp.aggregation import (
     interpolate,
     weighted_mean,
 )
-from fedapp.session import Arrays
+from fedapp.core.types import Arrays
 
 EXACT = GeometricMedian(tolerance=0.0, max_iterations=5000, smoothing=1e-12)
 RULES = [Mean(), GeometricMedian(), GeometricMedian(per_array=True)]

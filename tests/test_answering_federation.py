@@ -8,11 +8,15 @@ import pytest
 
 from fedapp import preflight, worker
 from fedapp.adapters.black_box import BlackBox
-from fedapp.config import ConfigError, load_config
+from fedapp.building import ConfigError
+from fedapp.config import load_config
+from fedapp.core.payload import Payload
+from fedapp.core.session import ClientSession
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import ClientFailure
 from fedapp.engines.local import Network
 from fedapp.methods.parameter_sharing import ParameterSharing
-from fedapp.session import ClientFailure, ClientSession, TrainConfig
-from fedapp.wire import Envelope, Payload, pack, unpack
+from fedapp.wire import Envelope, pack, unpack
 from tests import federation
 from tests.federation import TOY, run_toy
 

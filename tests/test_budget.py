@@ -10,14 +10,16 @@ import server_app
 from fedapp import outline, worker
 from fedapp.aggregation import Mean
 from fedapp.budget import Trained, budget_of, clear_cache, over_the_run
+from fedapp.building import ConfigError
 from fedapp.cli import main
-from fedapp.config import CONF, ConfigError, RunSettings, load_config
+from fedapp.config import RunSettings, load_config
+from fedapp.core.files import CONF
+from fedapp.core.payload import DTYPES
+from fedapp.core.types import ClientFailure, count
 from fedapp.engines.local import run_local
-from fedapp.exchange_spec import ITEM_BYTES, Wire, count
+from fedapp.exchange_spec import ITEM_BYTES, Wire
 from fedapp.methods.parameter_sharing import AllButMe, Average, LocalOnly, ParameterSharing
 from fedapp.outline import ARCHITECTURES
-from fedapp.session import ClientFailure
-from fedapp.wire import DTYPES
 from tests.federation import ToyRun, run_toy
 from tests.test_method_contract import METHODS, ROLES
 

@@ -3,7 +3,8 @@
 import pytest
 
 from fedapp.building import ConfigError, build
-from fedapp.config import CONF, load_config
+from fedapp.config import load_config
+from fedapp.core.files import CONF
 
 METHODS = "fedapp.methods.parameter_sharing"
 MEAN = {"_target_": "fedapp.aggregation.Mean"}
@@ -68,7 +69,11 @@ def test_a_setting_that_is_missing_is_named():
             {"_target_": "fedapp.aggregation.GeometricMedian", "tolerance": "abc"},
             "method.strategy.combine.tolerance='abc' must be a number",
         ),
-        ("train", {"_target_": "fedapp.session.TrainConfig", "batch_size": 0}, "train.batch_size=0 must be"),
+        (
+            "train",
+            {"_target_": "fedapp.core.train_config.TrainConfig", "batch_size": 0},
+            "train.batch_size=0 must be",
+        ),
         ("split", {"_target_": "fedapp.partition.SplitConfig", "max_val": -1}, "split.max_val=-1 must be"),
         ("adapter", {"_target_": "fedapp.adapters.reft.Reft", "rank": 0}, "adapter.build.rank=0 must be"),
         ("adapter", {"_target_": "fedapp.adapters.lora.Lora", "rank": 0}, "adapter.build.rank=0 must be"),

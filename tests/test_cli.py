@@ -18,6 +18,7 @@ from engines.toy_cli import use_toy_app
 from rich.console import Console
 
 import fedapp.config
+import fedapp.core.files
 import fedapp.running
 from fedapp import __version__
 from fedapp.cli import main
@@ -32,7 +33,7 @@ TOY_CLI = Path(__file__).parent / "engines" / "toy_cli.py"
 @pytest.fixture
 def toy(monkeypatch, tmp_path):
     """``fedapp run`` runs the toy app in process; yields the folder of the runs."""
-    monkeypatch.setattr(fedapp.config, "CONF", fedapp.config.CONF)
+    monkeypatch.setattr(fedapp.core.files, "CONF", fedapp.core.files.CONF)
     monkeypatch.setattr(fedapp.running, "look_ahead", fedapp.running.look_ahead)
     monkeypatch.setattr(fedapp.running, "find_app", fedapp.running.find_app)
     apps = {name: sys.modules.get(name) for name in ("server_app", "client_app")}

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from fedapp.config import CONF, ConfigError, build, folder_setting, groups, load_config, run_settings
+from fedapp.building import ConfigError, build
+from fedapp.config import folder_setting, groups, load_config, run_settings
+from fedapp.core.files import CONF
 
 CHOICES = [(group, name) for group, names in groups().items() for name in names]
 

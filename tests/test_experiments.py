@@ -7,7 +7,9 @@ import shlex
 import pytest
 
 from fedapp import sweep
-from fedapp.config import CONF, ConfigError, groups, load_config
+from fedapp.building import ConfigError
+from fedapp.config import groups, load_config
+from fedapp.core.files import CONF
 from fedapp.preflight import check
 from tests import federation
 from tests.federation import run_toy

@@ -11,10 +11,12 @@ from flwr.clientapp import ClientApp
 
 import client_app
 from fedapp import worker
+from fedapp.core.errors import FederationError
+from fedapp.core.payload import Payload
 from fedapp.engines.local import InProcessGrid, Network, server_identity
 from fedapp.methods.base import _given_away
-from fedapp.nodes import FederationError, exchange
-from fedapp.wire import Envelope, Payload, pack, unpack
+from fedapp.nodes import exchange
+from fedapp.wire import Envelope, pack, unpack
 from tests.federation import TOY, run_toy
 
 

@@ -11,7 +11,7 @@ LEARN = ("sklearn", "scipy", "fedapp.clustering", "fedapp.embedders")
 FORBIDDEN = {
     # Clustering by scikit-learn is fedapp/clustering.py's: the rules themselves need numpy alone.
     "aggregation": (*TORCH, *LEARN, "flwr", "hydra", "omegaconf", "fedapp.methods", "fedapp.adapters"),
-    "session.py": (*TORCH, "flwr", "hydra", "omegaconf"),
+    "core": (*TORCH, "flwr", "hydra", "omegaconf"),
     "wire.py": (*TORCH, "hydra", "omegaconf"),
     "methods": (
         *TORCH,

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from fedapp import worker
-from fedapp.config import build, groups, load_config
+from fedapp.building import build
+from fedapp.config import groups, load_config
+from fedapp.core.payload import Payload, Upload
 from fedapp.methods.parameter_sharing import AllButMe
-from fedapp.wire import Payload, Upload
 
 # Clients that send answers use the model they trained: what they promise is in test_semantic_consensus.py.
 ANSWERS = {"semantic_consensus", "fedct"}

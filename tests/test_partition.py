@@ -9,9 +9,9 @@ from datasets import Dataset
 
 from fedapp import partition
 from fedapp.apportion import largest_remainder, subsample
+from fedapp.core.types import Example
 from fedapp.partition import SplitConfig, client_data
 from fedapp.partitioners import Partitioning
-from fedapp.session import Example
 
 PACKAGE = "flwr_datasets.partitioner"
 IID = {"_target_": f"{PACKAGE}.IidPartitioner"}

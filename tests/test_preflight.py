@@ -3,8 +3,9 @@
 import pytest
 
 from fedapp import preflight
+from fedapp.building import ConfigError
 from fedapp.cli import USAGE, main
-from fedapp.config import ConfigError, load_config
+from fedapp.config import load_config
 from fedapp.models import load_base
 
 TOY = ("model=toy", "adapter=toy", "benchmark=toy")

@@ -15,8 +15,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from fedapp import models
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.reft import Reft
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Example
 from fedapp.models import fingerprint_of, load_base
-from fedapp.session import Example, TrainConfig
 
 SIZE = {
     "vocab_size": 16,

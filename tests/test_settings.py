@@ -5,10 +5,11 @@ import os
 import pytest
 import torch
 
-from fedapp.config import ConfigError, RunSettings, load_config
+from fedapp.building import ConfigError
+from fedapp.config import RunSettings, load_config
+from fedapp.core.checks import require_choice, require_number
+from fedapp.core.train_config import TrainConfig
 from fedapp.resources import check_resources
-from fedapp.session import TrainConfig
-from fedapp.settings import require_choice, require_number
 
 
 @pytest.mark.parametrize(

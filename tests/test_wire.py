@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from fedapp.core.payload import Payload, spec
 from fedapp.engines.local import over_the_wire
-from fedapp.wire import Envelope, Payload, WireError, pack, spec, unpack, unpack_facts, wire_bytes
+from fedapp.wire import Envelope, WireError, pack, unpack, unpack_facts, wire_bytes
 
 
 def sample() -> Payload:

@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from fedapp.adapters.tokens import Batch, Encoded, Encoder
 from fedapp.adapters.training import Trainer
+from fedapp.core.types import Example
 from fedapp.models import Base
-from fedapp.session import Example
 
 
 class FirstTokenEncoder(Encoder):

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fedapp.session import Arrays, Example, Sampling, Shapes, TrainConfig
-from fedapp.settings import shown
+from fedapp.core.checks import shown
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, Example, Sampling, Shapes
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class BlackBox:
 
 
 class BlackBoxModel:
-    """Implements ``fedapp.session.AdaptedModel`` without a trainable part."""
+    """Implements ``fedapp.core.model.AdaptedModel`` without a trainable part."""
 
     def __init__(self, base: Any, train: TrainConfig) -> None:
         """Note how to ask the base."""

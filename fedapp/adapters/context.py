@@ -22,11 +22,12 @@ from fedapp.adapters.head import checked, occupy, vacate
 from fedapp.adapters.injection import INJECTIONS, Injected, SiteHooks, prepare
 from fedapp.adapters.residual_sites import residual_sites
 from fedapp.adapters.tokens import Batch
-from fedapp.context_exchange import COEFFICIENTS, VECTORS
+from fedapp.core.checks import is_number, require_choice, require_number, shown
+from fedapp.core.model import COEFFICIENTS, VECTORS
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, ClientFailure, Example, Sampling, Shapes
 from fedapp.model_parts import hidden_size
 from fedapp.models import Base
-from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, TrainConfig
-from fedapp.settings import is_number, require_choice, require_number, shown
 
 FUSIONS = ("mean", "pca")
 
@@ -78,7 +79,7 @@ class Context:
 
 
 class ContextAdapted:
-    """A base model with context vectors; implements ``fedapp.session.ContextModel``.
+    """A base model with context vectors; implements ``fedapp.core.model.ContextModel``.
 
     Without vectors it answers as the base does. Calibration runs in fp32 coefficients over a base
     in any dtype; its loss, and ``loss``, is that of the answer's first token.

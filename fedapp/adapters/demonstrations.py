@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedapp.session import Example
-from fedapp.settings import shown
+from fedapp.core.checks import shown
+from fedapp.core.types import Example
 
 
 def principal_components(read: Tensor, eps: float) -> Tensor:

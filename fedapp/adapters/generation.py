@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from fedapp.core.types import Sampling
 from fedapp.models import Base
-from fedapp.session import Sampling
 
 
 def decoding(base: Base, max_new_tokens: int, sampling: Sampling | None) -> Any:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedapp.core.types import Arrays
 from fedapp.models import Base
-from fedapp.session import Arrays
 
 _MARK = "_fedapp_adapter"
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from fedapp.adapters.tokens import Encoder
+from fedapp.core.types import Example, Sampling
 from fedapp.models import Base
-from fedapp.session import Example, Sampling
 
 _PROBE = "Text: one\nLabel:"
 """Stands for a prompt where none is at hand yet, so that labels that collide are found at once."""

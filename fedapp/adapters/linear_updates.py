@@ -15,12 +15,13 @@ from fedapp.adapters.head import Head, checked, occupy, vacate
 from fedapp.adapters.targets import Target
 from fedapp.adapters.trained import Trained
 from fedapp.adapters.training import Trainer
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, Shapes
 from fedapp.models import Base
-from fedapp.session import Arrays, Shapes, TrainConfig
 
 
 class LinearUpdates(Trained, ABC):
-    """A base model whose target layers add an update; implements ``fedapp.session.AdaptedModel``.
+    """A base model whose target layers add an update; implements ``fedapp.core.model.AdaptedModel``.
 
     Parameters are of two kinds. *Trained* ones always belong to ``parameters()``. *Frozen* ones are
     only ever loaded (another party decides them); they belong to ``parameters()`` once they are, so

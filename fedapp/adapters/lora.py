@@ -18,11 +18,12 @@ from fedapp.adapters.head import Head, checked, occupy, vacate
 from fedapp.adapters.lora_merge import LowRankLayers
 from fedapp.adapters.trained import Trained
 from fedapp.adapters.training import Trainer
-from fedapp.errors import one_line
+from fedapp.core.checks import require_bool, require_int, require_number, shown
+from fedapp.core.errors import one_line
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, Shapes
 from fedapp.model_parts import block_list
 from fedapp.models import Base
-from fedapp.session import Arrays, Shapes, TrainConfig
-from fedapp.settings import require_bool, require_int, require_number, shown
 
 _ADAPTER = "default"  # peft's name for the only adapter of a model
 
@@ -68,7 +69,7 @@ class Lora:
 
 
 class LoraAdapted(Trained):
-    """A base model with LoRA; implements ``fedapp.session.LowRankModel``.
+    """A base model with LoRA; implements ``fedapp.core.model.LowRankModel``.
 
     Names are ``layer.3.self_attn.q_proj.lora_A`` whatever the model calls its blocks; an update
     that is merged into the frozen weights is ``layer.3.self_attn.q_proj.merged``.

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedapp.session import Arrays
+from fedapp.core.types import Arrays
 
 # Singular values below this share of the largest are the rounding of fp32 sums, no rank (ours).
 _ROUNDING = 1e-6

@@ -13,9 +13,9 @@ from torch.nn import functional
 
 from fedapp.adapters.linear_updates import LinearUpdates
 from fedapp.adapters.targets import Target, linear_targets, require_targets, uniform
+from fedapp.core.checks import require_int, require_number
+from fedapp.core.train_config import TrainConfig
 from fedapp.models import Base
-from fedapp.session import TrainConfig
-from fedapp.settings import require_int, require_number
 
 _OTHERS, _OWN = 0, 1  # rows of the mixer
 

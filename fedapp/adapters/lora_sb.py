@@ -15,9 +15,10 @@ from torch.nn import functional
 from fedapp.adapters.linear_updates import LinearUpdates
 from fedapp.adapters.lora_export import write_peft
 from fedapp.adapters.targets import Target, linear_targets, require_rank, require_targets
+from fedapp.core.checks import require_choice, require_int, require_number
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, ClientFailure, Example, Shapes
 from fedapp.models import Base
-from fedapp.session import Arrays, ClientFailure, Example, Shapes, TrainConfig
-from fedapp.settings import require_choice, require_int, require_number
 
 _EXACT = 1024  # ours: up to this width a full SVD is quick enough
 _OVERSAMPLING, _POWER_STEPS = 16, 10  # of the randomised one; steps as in the reference code

@@ -12,9 +12,10 @@ import numpy as np
 from fedapp.adapters.answers import AnswerTrainer, require_language_model
 from fedapp.adapters.demonstrations import check_demonstration, write_demonstration
 from fedapp.adapters.head import occupy, vacate
+from fedapp.core.checks import require_int
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, ClientFailure, Example, Sampling, Shapes
 from fedapp.models import Base
-from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, TrainConfig
-from fedapp.settings import require_int
 
 _NAME = "demonstrations"
 _SEPARATOR = "\0"  # stands in no text that a tokenizer is given
@@ -72,7 +73,7 @@ class FewShot:
 
 
 class Prompted:
-    """A frozen base model behind prompts; implements ``fedapp.session.AdaptedModel``.
+    """A frozen base model behind prompts; implements ``fedapp.core.model.AdaptedModel``.
 
     What ``train`` chooses is its only parameter: ``demonstrations``, UTF-8 text as uint8, so that a
     client's memory and its kept adapter hold it. No method here sends it anywhere.

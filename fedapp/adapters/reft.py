@@ -18,10 +18,11 @@ from fedapp.adapters.positions import Positions
 from fedapp.adapters.tokens import Batch
 from fedapp.adapters.trained import Trained
 from fedapp.adapters.training import Trainer
+from fedapp.core.checks import require_bool, require_choice, require_int, require_number
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, Shapes
 from fedapp.model_parts import block_list, hidden_size
 from fedapp.models import Base
-from fedapp.session import Arrays, Shapes, TrainConfig
-from fedapp.settings import require_bool, require_choice, require_int, require_number
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Reft:
 
 
 class ReftAdapted(Trained):
-    """A base model with interventions; implements ``fedapp.session.AdaptedModel``.
+    """A base model with interventions; implements ``fedapp.core.model.AdaptedModel``.
 
     Interventions act while the prompt is read, not on what is generated after it.
 

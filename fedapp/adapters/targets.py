@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fedapp.core.checks import shown
 from fedapp.model_parts import block_list
 from fedapp.models import Base
-from fedapp.settings import shown
 
 SETTING = "adapter.build.target_modules"
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedapp.core.types import Example
 from fedapp.models import Base
-from fedapp.session import Example
 
 IGNORE = -100  # torch's cross entropy skips this target
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, TrainConfig
-from fedapp.settings import require_int, require_number
+from fedapp.core.checks import require_int, require_number
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, ClientFailure, Example, Sampling, Shapes
 
 
 class NoWeights(AttributeError, ValueError):

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from fedapp.adapters.toy import Toy, ToyModel
-from fedapp.context_exchange import COEFFICIENTS, VECTORS
-from fedapp.session import Arrays, ClientFailure, Example, Sampling, Shapes, TrainConfig
-from fedapp.settings import require_int
+from fedapp.core.checks import require_int
+from fedapp.core.model import COEFFICIENTS, VECTORS
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, ClientFailure, Example, Sampling, Shapes
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from fedapp.session import Arrays, Example, Sampling, Shapes, TrainConfig
-from fedapp.settings import require_int, require_number
+from fedapp.core.checks import require_int, require_number
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, Example, Sampling, Shapes
 
 _LAYER = "layer.0.prefix"
 _A, _B, _BIAS, _MERGED = (f"{_LAYER}.{part}" for part in ("lora_A", "lora_B", "bias", "merged"))
@@ -48,7 +49,7 @@ class ToyLora:
 class ToyLowRankModel:
     """Its loss is the mean squared distance of weight and vector to each example's label.
 
-    Implements ``fedapp.session.LowRankModel``; the frozen weight is what has been merged into it.
+    Implements ``fedapp.core.model.LowRankModel``; the frozen weight is what has been merged into it.
     """
 
     def __init__(self, settings: ToyLora, train: TrainConfig, seed: int) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from fedapp.adapters.toy import Toy, ToyModel
-from fedapp.session import Arrays, ClientFailure, Example, Shapes, TrainConfig
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, ClientFailure, Example, Shapes
 
 _LEFT, _RIGHT = "layer.0.subspace.sb_B", "layer.0.subspace.sb_A"
 _CORE = "layer.0.subspace.sb_R"

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedapp.adapters.training import Trainer
-from fedapp.session import Example, Sampling
+from fedapp.core.types import Example, Sampling
 
 
 class Trained:
-    """The part of ``fedapp.session.AdaptedModel`` that is the trainer's."""
+    """The part of ``fedapp.core.model.AdaptedModel`` that is the trainer's."""
 
     trainer: Trainer
 

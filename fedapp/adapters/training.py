@@ -17,10 +17,10 @@ from fedapp.adapters.batching import batches_by_length, training_batches
 from fedapp.adapters.checkpointing import checkpointable_blocks, checkpointed
 from fedapp.adapters.generation import decoding, seeded
 from fedapp.adapters.label_words import label_tokens
-from fedapp.adapters.schedules import rate
 from fedapp.adapters.tokens import IGNORE, Batch, Encoder
+from fedapp.core.train_config import TrainConfig, rate
+from fedapp.core.types import ClientFailure, Example, Sampling
 from fedapp.models import Base
-from fedapp.session import ClientFailure, Example, Sampling, TrainConfig
 
 
 def _nothing() -> None:

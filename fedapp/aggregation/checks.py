@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fedapp.session import Arrays
+from fedapp.core.types import Arrays
 
 _FP32_MAX = float(np.finfo(np.float32).max)
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from fedapp.aggregation.checks import check_alike, require_finite
 from fedapp.aggregation.rules import Combine
-from fedapp.session import Arrays
-from fedapp.settings import require_number, shown
+from fedapp.core.checks import require_number, shown
+from fedapp.core.types import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)

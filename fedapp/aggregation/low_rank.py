@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from fedapp.session import Arrays
+from fedapp.core.types import Arrays
 
 T = TypeVar("T")
 

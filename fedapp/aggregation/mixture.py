@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedapp.aggregation.checks import require_finite
-from fedapp.session import Arrays
+from fedapp.core.types import Arrays
 
 # Values per client in flight at once: 10 clients then fit a 1 MiB cache. A power of two would put
 # the same column of all clients into the same few lines of that cache.

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedapp.aggregation.checks import UploadError, by_client, check_alike
 from fedapp.aggregation.mixture import Mixture, inner_products
-from fedapp.session import Arrays
+from fedapp.core.types import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)

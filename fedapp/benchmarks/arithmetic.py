@@ -20,7 +20,7 @@ from datasets import Dataset
 from fedapp.benchmarks import llm_adapters
 from fedapp.benchmarks.base import check_split, with_columns
 from fedapp.benchmarks.scoring import accuracy, same_number
-from fedapp.session import Example
+from fedapp.core.types import Example
 
 FOLDERS = {
     "aqua": "AQuA",

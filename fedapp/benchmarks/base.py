@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from datasets import Dataset, load_dataset
 
-from fedapp.session import Example
+from fedapp.core.types import Example
 
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jsonl", ".json", ".parquet")

@@ -15,7 +15,7 @@ from datasets import Dataset
 from fedapp.benchmarks import llm_adapters
 from fedapp.benchmarks.base import check_split
 from fedapp.benchmarks.scoring import accuracy
-from fedapp.session import Example
+from fedapp.core.types import Example
 
 FOLDERS = {
     "boolq": "boolq",

@@ -17,7 +17,7 @@ from typing import Any
 from datasets import Dataset
 
 from fedapp.benchmarks import embedded_world as world
-from fedapp.session import Example
+from fedapp.core.types import Example
 
 Format = tuple[world.Sampler, str, str]
 """A sampler, the prompt pattern, and the part (or pattern of parts) that is the answer."""

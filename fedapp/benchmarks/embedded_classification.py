@@ -21,8 +21,8 @@ from fedapp.benchmarks import embedded_world as world
 from fedapp.benchmarks.embedded import split_of
 from fedapp.benchmarks.embedded_episodes import HELD_OUT_KINDS, of_kind, tone
 from fedapp.benchmarks.scoring import accuracy, first_label, macro_f1
-from fedapp.session import Example
-from fedapp.settings import require_choice, require_int
+from fedapp.core.checks import require_choice, require_int
+from fedapp.core.types import Example
 
 TEST_WORDS = frozenset(word for kind in HELD_OUT_KINDS for word in world.CATEGORIES[kind][::4])
 """Words that texts of the test split are about: three of the twelve of each kind."""

@@ -17,8 +17,8 @@ from datasets import Dataset
 
 from fedapp.benchmarks.embedded import FORMATS, answer_in, check_tasks, split_of
 from fedapp.benchmarks.scoring import exact_match, rouge_l
-from fedapp.session import Example
-from fedapp.settings import require_choice, require_int
+from fedapp.core.checks import require_choice, require_int
+from fedapp.core.types import Example
 
 PUBLIC = "public"
 PUBLIC_SHARE = 4

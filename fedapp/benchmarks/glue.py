@@ -22,8 +22,8 @@ from datasets import Dataset
 
 from fedapp.benchmarks.base import check_split, find_rows, read_file, read_folder, read_remote, with_columns
 from fedapp.benchmarks.scoring import metric
-from fedapp.session import Example
-from fedapp.settings import require_int
+from fedapp.core.checks import require_int
+from fedapp.core.types import Example
 
 HIDDEN = -1
 """The label of a row whose label is kept secret, on the hub."""

@@ -17,8 +17,8 @@ from datasets import Dataset
 
 from fedapp.benchmarks.base import check_split, read_folder, read_remote
 from fedapp.benchmarks.scoring import metric
-from fedapp.session import Example
-from fedapp.settings import require_int
+from fedapp.core.checks import require_int
+from fedapp.core.types import Example
 
 ROLES = ("instruction", "input", "output", "task")
 

@@ -11,7 +11,7 @@ from datasets import Dataset, concatenate_datasets
 
 from fedapp.benchmarks.base import check_split, read_file, read_folder, with_columns
 from fedapp.benchmarks.scoring import metric
-from fedapp.session import Example
+from fedapp.core.types import Example
 
 COLUMNS = ("prompt", "target")
 

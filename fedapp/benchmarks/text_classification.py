@@ -18,8 +18,8 @@ from datasets import Dataset
 
 from fedapp.benchmarks.base import check_split, read_folder, read_remote
 from fedapp.benchmarks.scoring import first_label, metric
-from fedapp.session import Example
-from fedapp.settings import require_bool, require_choice, require_int
+from fedapp.core.checks import require_bool, require_choice, require_int
+from fedapp.core.types import Example
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from fedapp.session import Example
+from fedapp.core.types import Example
 
 
 @dataclass(frozen=True)

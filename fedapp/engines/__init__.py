@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedapp.errors import one_line
+from fedapp.core.errors import one_line
 
 Event = Mapping[str, Any]
 """One line of the server's ``events.jsonl``."""

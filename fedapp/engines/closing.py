@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from fedapp.engines import Job
-from fedapp.errors import one_line
-
-
-def reason_of(error: BaseException) -> str:
-    """One line on what ended a run; for an interruption the signal's name."""
-    if not isinstance(error, KeyboardInterrupt):
-        return one_line(error)
-    # The command line gives the exit code that is due: 128 plus the signal's number.
-    number = error.args[0] - 128 if error.args and isinstance(error.args[0], int) else signal.SIGINT
-    with suppress(ValueError):
-        return f"interrupted by {signal.Signals(number).name}"
-    return "interrupted"
 
 
 def is_closed(job: Job) -> bool:

@@ -14,13 +14,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from fedapp.core.errors import one_line, reason_of
 from fedapp.engines import Job, OnEvent, RunFailed, check_outcome
-from fedapp.engines.closing import close_run, is_closed, reason_of
+from fedapp.engines.closing import close_run, is_closed
 from fedapp.engines.events import POLL_SECONDS, EventTail
 from fedapp.engines.home import flower_home
 from fedapp.engines.processes import ProcessTree
 from fedapp.engines.superlink import SuperLink, environment
-from fedapp.errors import one_line
 
 STATUS_SECONDS = 30.0
 # Ray allows its node 30 s to start, a hard-coded limit that a busy machine can miss.

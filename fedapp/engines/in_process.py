@@ -12,10 +12,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TextIO
 
+from fedapp.core.errors import one_line, reason_of
 from fedapp.engines import Job, OnEvent, RunFailed, check_outcome
-from fedapp.engines.closing import close_run, reason_of
+from fedapp.engines.closing import close_run
 from fedapp.engines.events import EventTail, FollowEvents
-from fedapp.errors import one_line
 
 
 def run_in_process(job: Job, on_event: OnEvent) -> None:

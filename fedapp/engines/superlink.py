@@ -16,10 +16,10 @@ from typing import Any
 
 import psutil
 
+from fedapp.core.errors import one_line
 from fedapp.engines import Job, RunFailed
 from fedapp.engines.events import POLL_SECONDS
 from fedapp.engines.processes import ProcessTree, find_program, listens
-from fedapp.errors import one_line
 
 CONNECTION = "fedapp"
 COMMAND_TIMEOUT = 120.0

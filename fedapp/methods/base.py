@@ -9,31 +9,20 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedapp.nodes import FederationError, exchange
+from fedapp.core.errors import FederationError
+from fedapp.core.payload import Payload, Upload, spec
+from fedapp.core.sampling import sample
+from fedapp.core.types import Arrays, Shapes
+from fedapp.nodes import exchange
 from fedapp.replies import Reply
 from fedapp.run_plan import RunPlan
-from fedapp.sampling import sample
-from fedapp.session import Arrays, ClientSession, Metrics, Shapes
-from fedapp.wire import Envelope, Payload, Upload, WireError, pack, spec, unpack_facts, wire_bytes
-
-
-class ClientRoutine(Protocol):
-    """The client half of a method; it holds settings only, its memory is ``session.state``."""
-
-    def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
-        """Take in what came, train, and return what to send back."""
-
-    def evaluate(self, download: Payload, session: ClientSession) -> None:
-        """Bring ``session.model`` to the state in which this client would use it."""
-
-    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
-        """What a client with these parameters sends in a round (``fedapp.exchange_spec``)."""
+from fedapp.wire import Envelope, WireError, pack, unpack_facts, wire_bytes
 
 
 class PayloadStrategy(Strategy):

@@ -16,11 +16,12 @@ import numpy as np
 
 from fedapp.answers import num_bytes
 from fedapp.consensus_cost import Answers, ExpectedBytes, expected_bytes
+from fedapp.core.checks import require_bool, require_int, require_number
+from fedapp.core.payload import Payload
+from fedapp.core.public_set import PublicSet
+from fedapp.core.session import ClientSession
+from fedapp.core.types import ClientFailure, Example, Metrics, Sampling
 from fedapp.exchange import MEMORY, ClientMemory, as_texts
-from fedapp.public_set import PublicSet
-from fedapp.session import ClientFailure, ClientSession, Example, Metrics, Sampling
-from fedapp.settings import require_bool, require_int, require_number
-from fedapp.wire import Payload
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from typing import cast
 
 import numpy as np
 
-from fedapp.context_exchange import COEFFICIENTS, MISSING, VECTORS, WANTED, WIRE_DTYPES
-from fedapp.session import Arrays, ClientFailure, ClientSession, ContextModel, Metrics, Shapes
-from fedapp.settings import require_bool, require_choice
-from fedapp.wire import DTYPES, Payload
+from fedapp.context_exchange import MISSING, WANTED, WIRE_DTYPES
+from fedapp.core.checks import require_bool, require_choice
+from fedapp.core.model import COEFFICIENTS, VECTORS, ContextModel
+from fedapp.core.payload import DTYPES, Payload
+from fedapp.core.session import ClientSession
+from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
 
 _MOMENTS = "moments/"
 

@@ -12,11 +12,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
 from fedapp.aggregation import joint_subspace
+from fedapp.core.checks import require_choice, require_number, shown
+from fedapp.core.model import AdaptedModel
+from fedapp.core.payload import DTYPES, Payload, Upload
+from fedapp.core.session import ClientSession
+from fedapp.core.types import Arrays, ClientFailure, Example, Metrics, Shapes
 from fedapp.methods.base import PayloadStrategy
 from fedapp.replies import ReplyReader
-from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Example, Metrics, Shapes
-from fedapp.settings import require_choice, require_number, shown
-from fedapp.wire import DTYPES, Payload, Upload
 
 AGREEMENT = 0
 """The exchange before round 1 in which the clients send their estimates of the subspace."""

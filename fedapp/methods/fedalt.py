@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, Metrics, Shapes
-from fedapp.settings import require_choice
-from fedapp.wire import DTYPES, Payload
+from fedapp.core.checks import require_choice
+from fedapp.core.model import AdaptedModel
+from fedapp.core.payload import DTYPES, Payload
+from fedapp.core.session import ClientSession
+from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
 
 _OWN = re.compile(r"\.lora_([AB])$")
 

@@ -12,10 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fedapp.methods.base import ClientRoutine
-from fedapp.session import Arrays, ClientFailure, ClientSession, Metrics, Shapes
-from fedapp.settings import require_choice, require_number, shown
-from fedapp.wire import Payload
+from fedapp.core.checks import require_choice, require_number, shown
+from fedapp.core.method import ClientRoutine
+from fedapp.core.payload import Payload
+from fedapp.core.session import ClientSession
+from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
 
 # What a generator is for, after (seed, client, round): 0 trains, 1 evaluates, this one corrupts.
 _PURPOSE = 2

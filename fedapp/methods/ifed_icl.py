@@ -15,14 +15,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedapp.aggregation import Combine
-from fedapp.context_exchange import COEFFICIENTS, MISSING, READ_BY, VECTORS, WANTED, WIRE_DTYPES
+from fedapp.context_exchange import MISSING, READ_BY, WANTED, WIRE_DTYPES
+from fedapp.core.checks import require_bool, require_choice
+from fedapp.core.model import COEFFICIENTS, VECTORS
+from fedapp.core.payload import DTYPES, Payload, Upload
+from fedapp.core.types import Arrays, Shapes
 from fedapp.methods.base import PayloadStrategy
 from fedapp.replies import Reply
 from fedapp.run_plan import RunPlan
-from fedapp.session import Arrays, Shapes
-from fedapp.settings import require_bool, require_choice
 from fedapp.task_memory import TaskMemory
-from fedapp.wire import DTYPES, Payload, Upload
 
 
 class ContextAggregation(PayloadStrategy):

@@ -16,10 +16,12 @@ import numpy as np
 
 from fedapp.aggregation import low_rank as rules
 from fedapp.aggregation import weighted_mean
+from fedapp.core.model import AdaptedModel, LowRankModel
+from fedapp.core.payload import Payload, Upload
+from fedapp.core.session import ClientSession
+from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
 from fedapp.low_rank_updates import UpdateLog, free_spec, number_name, split
 from fedapp.methods.base import PayloadStrategy
-from fedapp.session import AdaptedModel, Arrays, ClientFailure, ClientSession, LowRankModel, Metrics, Shapes
-from fedapp.wire import Payload, Upload
 
 _LAST = "last-update"  # in a client's memory: the number of the last update that it has merged
 

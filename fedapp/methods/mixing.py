@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from fedapp.aggregation import interpolate
-from fedapp.session import Arrays, ClientFailure, ClientSession
-from fedapp.settings import is_number, require_choice, require_int, require_number, shown
+from fedapp.core.checks import is_number, require_choice, require_int, require_number, shown
+from fedapp.core.session import ClientSession
+from fedapp.core.types import Arrays, ClientFailure
 
 CRITERIA = ("loss", "score")
 """Mean cross entropy of the validation rows, or the benchmark's main metric on them."""

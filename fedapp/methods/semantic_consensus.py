@@ -19,13 +19,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
 from fedapp.answers import Answers, described, read_answers
+from fedapp.core.checks import require_bool, require_choice, require_int, shown
+from fedapp.core.payload import Payload, Upload
+from fedapp.core.public_set import PublicSet
 from fedapp.exchange import ServerMemory, as_texts
 from fedapp.methods.base import PayloadStrategy
-from fedapp.public_set import PublicSet
 from fedapp.run_plan import RunPlan
-from fedapp.settings import require_bool, require_choice, require_int, shown
 from fedapp.votes import Ballot, Verdict, Vote
-from fedapp.wire import Payload, Upload
 
 
 class SemanticConsensus(PayloadStrategy):

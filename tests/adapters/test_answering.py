@@ -10,7 +10,8 @@ import torch
 from fedapp.adapters.black_box import AnswerFile, BlackBox
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.reft import Reft
-from fedapp.session import Example, Sampling, TrainConfig
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Example, Sampling
 
 CONFIG = TrainConfig(batch_size=4, max_length=48, max_new_tokens=6, eval_batch_size=4)
 PROMPTS = [" ".join(tiny_models.WORDS[i : i + 2 + i % 5]) for i in range(12)]

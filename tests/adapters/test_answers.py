@@ -15,8 +15,9 @@ from fedapp.adapters.context import Context
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.prompting import FewShot, ZeroShot
 from fedapp.adapters.reft import Reft
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import ClientFailure, Example, Sampling
 from fedapp.models import make_base
-from fedapp.session import ClientFailure, Example, Sampling, TrainConfig
 
 TRAIN = TrainConfig(batch_size=4, max_length=24, max_new_tokens=4, eval_batch_size=3, answers="auto")
 LABELS = ("w1", "w2", "w3")

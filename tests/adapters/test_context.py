@@ -13,8 +13,9 @@ from fedapp.adapters.context import Context
 from fedapp.adapters.demonstrations import principal_components
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.residual_sites import residual_sites
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import ClientFailure, Example
 from fedapp.models import fingerprint_of, make_base
-from fedapp.session import ClientFailure, Example, TrainConfig
 
 TRAIN = TrainConfig(
     batch_size=4,

@@ -11,8 +11,9 @@ from fedapp.adapters.batching import training_batches
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.reft import Reft
 from fedapp.adapters.tokens import Encoded
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import ClientFailure, Example
 from fedapp.model_parts import block_list
-from fedapp.session import ClientFailure, Example, TrainConfig
 
 TRAIN = {
     "batch_size": 8,

@@ -6,10 +6,10 @@ import yaml
 
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.reft import Reft
-from fedapp.config import CONF
+from fedapp.core.files import CONF
+from fedapp.core.train_config import TrainConfig
 from fedapp.models import load_base
 from fedapp.outline import ARCHITECTURES, find_config, frozen_parameters, outline_base
-from fedapp.session import TrainConfig
 
 ADAPTERS = [
     *(Reft(intervention=name, rank=2) for name in ("loreft", "direft", "consreft", "lobireft")),

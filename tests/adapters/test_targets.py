@@ -3,7 +3,7 @@ import tiny_models
 
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.targets import linear_targets
-from fedapp.session import TrainConfig
+from fedapp.core.train_config import TrainConfig
 
 TRAIN = TrainConfig(max_length=48, max_new_tokens=4)
 

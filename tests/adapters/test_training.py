@@ -7,9 +7,9 @@ import torch
 
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.reft import Reft
-from fedapp.adapters.schedules import rate
 from fedapp.adapters.tokens import IGNORE, Encoder
-from fedapp.session import ClientFailure, Example, TrainConfig
+from fedapp.core.train_config import TrainConfig, rate
+from fedapp.core.types import ClientFailure, Example
 
 TRAIN = {"batch_size": 4, "max_length": 48, "max_new_tokens": 4, "learning_rate": 1e-2}
 ADAPTERS = {

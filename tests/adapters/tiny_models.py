@@ -10,8 +10,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
+from fedapp.core.types import Example
 from fedapp.models import Base, make_base
-from fedapp.session import Example
 
 WORDS = [f"w{index}" for index in range(60)]
 _SIZE = {

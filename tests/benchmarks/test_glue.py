@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from fedapp.benchmarks import glue
 from fedapp.benchmarks.glue import Glue
-from fedapp.session import Example
+from fedapp.core.types import Example
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "glue"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data is not there: {DATA}")

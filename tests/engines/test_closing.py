@@ -8,8 +8,9 @@ import time
 
 import pytest
 
+from fedapp.core.errors import reason_of
 from fedapp.engines import Job, RunFailed, in_process
-from fedapp.engines.closing import close_run, reason_of
+from fedapp.engines.closing import close_run
 
 
 def test_a_signal_is_called_by_its_name():

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fedapp.core.errors import one_line
 from fedapp.engines import RunFailed, check_outcome
 from fedapp.engines.events import EventTail, FollowEvents
-from fedapp.errors import one_line
 
 
 def test_a_line_is_reported_once_and_only_when_it_is_complete(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 import fedapp.config
+import fedapp.core.files
 import fedapp.running
 from fedapp.cli import main
 from fedapp.config import RunSettings
@@ -38,7 +39,7 @@ def use_toy_app(folder: Path) -> Path:
             (conf / group / "toy.yaml").write_text(f"description: a toy {group}\nname: toy\n")
         (conf / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
-    fedapp.config.CONF = conf
+    fedapp.core.files.CONF = conf
     fedapp.running.find_app = lambda: app
     fedapp.running.look_ahead = lambda config, **_: None  # the toy app has neither data nor model
     return app

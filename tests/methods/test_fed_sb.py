@@ -8,10 +8,11 @@ import client_app
 import server_app
 from fedapp import worker
 from fedapp.aggregation import Mean
+from fedapp.core.errors import FederationError
+from fedapp.core.payload import Upload
 from fedapp.engines.local import Network, run_local
 from fedapp.methods.fed_sb import SharedSubspace, SubspaceSharing
-from fedapp.nodes import FederationError
-from fedapp.wire import Envelope, Upload, pack
+from fedapp.wire import Envelope, pack
 
 SMALL = [
     "method=fed_sb",

@@ -9,10 +9,11 @@ from safetensors.numpy import load_file
 import client_app
 import server_app
 from fedapp import worker
+from fedapp.core.payload import Payload
+from fedapp.core.session import ClientSession
+from fedapp.core.types import ClientFailure
 from fedapp.engines.local import run_local
 from fedapp.methods.fedalt import RestOfWorld
-from fedapp.session import ClientFailure, ClientSession
-from fedapp.wire import Payload
 
 SMALL = [
     "method=fedalt",

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 
 from fedapp.adapters.toy import Toy
+from fedapp.building import ConfigError
 from fedapp.comparing import compare
-from fedapp.config import ConfigError, load_config
+from fedapp.config import load_config
+from fedapp.core.payload import Payload
+from fedapp.core.session import ClientSession
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import ClientFailure, Example
 from fedapp.methods.hostile import HostileRoutine, Hostility, Noise, SignFlip, Stale
 from fedapp.methods.parameter_sharing import ParameterSharing
 from fedapp.preflight import check
-from fedapp.session import ClientFailure, ClientSession, Example, TrainConfig
-from fedapp.wire import Payload
 from tests.federation import TOY, run_toy
 
 NAMES = [f"layer.0.prefix.{role}" for role in ("rotate", "weight", "bias")]

@@ -8,12 +8,14 @@ from fedapp.adapters.toy import ToyBase
 from fedapp.adapters.toy_context import ToyContext
 from fedapp.aggregation import Mean
 from fedapp.config import load_config
+from fedapp.core.errors import FederationError
+from fedapp.core.payload import Payload, Upload
+from fedapp.core.session import ClientSession
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import ClientFailure, Example
 from fedapp.engines.local import Network
 from fedapp.methods.context_sharing import ContextSharing
 from fedapp.methods.ifed_icl import ContextAggregation
-from fedapp.nodes import FederationError
-from fedapp.session import ClientFailure, ClientSession, Example, TrainConfig
-from fedapp.wire import Payload, Upload
 from tests import federation
 from tests.federation import run_toy
 
@@ -252,7 +254,7 @@ def test_hostile_clients_corrupt_vectors_and_coefficients(tmp_path, kind):
 )
 def test_a_setting_that_cannot_be_used(override, said):
     from fedapp import preflight
-    from fedapp.config import ConfigError
+    from fedapp.building import ConfigError
 
     with pytest.raises(ConfigError, match=said):
         preflight.check(load_config([*federation.TOY[:3], *METHOD, override]), with_model=False)

@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load
 
 from fedapp.config import load_config
-from fedapp.nodes import FederationError
+from fedapp.core.errors import FederationError
 from fedapp.task_memory import TaskMemory
 from fedapp.task_store import TaskStore
 from tests.federation import run_toy

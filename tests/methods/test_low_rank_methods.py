@@ -6,12 +6,15 @@ import pytest
 from fedapp import preflight
 from fedapp.adapters.lora import Lora
 from fedapp.adapters.toy_low_rank import ToyLora
-from fedapp.config import ConfigError, load_config
+from fedapp.building import ConfigError
+from fedapp.config import load_config
+from fedapp.core.payload import Payload, Upload
+from fedapp.core.session import ClientSession
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import ClientFailure, Example
 from fedapp.engines.local import Network
 from fedapp.low_rank_updates import free_spec
 from fedapp.methods.low_rank import ExactAverage, LowRankSharing, Redistribute, Stack
-from fedapp.session import ClientFailure, ClientSession, Example, TrainConfig
-from fedapp.wire import Payload, Upload
 from tests.adapters import tiny_models
 from tests.federation import run_toy
 

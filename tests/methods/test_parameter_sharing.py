@@ -5,6 +5,10 @@ import pytest
 
 from fedapp.adapters.toy import Toy
 from fedapp.aggregation import GeometricMedian, Mean
+from fedapp.core.payload import Payload, Upload
+from fedapp.core.session import ClientSession
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import ClientFailure, Example
 from fedapp.methods.mixing import AdaptiveMixing, FixedMixing
 from fedapp.methods.parameter_sharing import (
     AllButMe,
@@ -12,8 +16,6 @@ from fedapp.methods.parameter_sharing import (
     LocalOnly,
     ParameterSharing,
 )
-from fedapp.session import ClientFailure, ClientSession, Example, TrainConfig
-from fedapp.wire import Payload, Upload
 
 NAMES = [f"layer.0.prefix.{role}" for role in ("rotate", "weight", "bias")]
 

@@ -7,14 +7,15 @@ import pytest
 
 from fedapp.benchmarks.toy import Toy
 from fedapp.clustering import Clustering
+from fedapp.core.payload import Payload, Upload
+from fedapp.core.public_set import PublicSet
+from fedapp.core.session import ClientSession
+from fedapp.core.types import ClientFailure, Example
 from fedapp.embedders import TfIdfEmbedder
 from fedapp.exchange import MEMORY
 from fedapp.methods.behaviour_sharing import BehaviourSharing, mix
 from fedapp.methods.semantic_consensus import SemanticConsensus, statistics
-from fedapp.public_set import PublicSet
-from fedapp.session import ClientFailure, ClientSession, Example
 from fedapp.votes import MajorityVote, SemanticVote, Verdict
-from fedapp.wire import Payload, Upload
 
 PUBLIC = PublicSet.of(Toy(num_public=4))
 PRIVATE = [Example(f"private {i}", "0", "task-0", 0) for i in range(6)]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from fedapp.session import Example
+from fedapp.core.types import Example
 
 
 @dataclass(frozen=True)

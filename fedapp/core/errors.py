@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import signal
+from contextlib import suppress
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _RAISED = re.compile(r"<class '[\w.()]+'>:<'(.*?)'>", re.DOTALL)
@@ -36,3 +38,18 @@ def malformed(override: str) -> str:
     ):
         fault = "a bracket or a quotation mark is not closed"
     return f"{override!r} cannot be read: {fault}"
+
+
+class FederationError(RuntimeError):
+    """The federation cannot go on; the text is one line for the user."""
+
+
+def reason_of(error: BaseException) -> str:
+    """One line on what ended a run; for an interruption the signal's name."""
+    if not isinstance(error, KeyboardInterrupt):
+        return one_line(error)
+    # The command line gives the exit code that is due: 128 plus the signal's number.
+    number = error.args[0] - 128 if error.args and isinstance(error.args[0], int) else signal.SIGINT
+    with suppress(ValueError):
+        return f"interrupted by {signal.Signals(number).name}"
+    return "interrupted"

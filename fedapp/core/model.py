@@ -1,0 +1,118 @@
+"""What an adapted model can do; everything that needs torch stands behind these protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Arrays, Example, Sampling, Shapes
+
+COEFFICIENTS, VECTORS = "coefficients", "context-vectors"
+
+
+class AdaptedModel(Protocol):
+    """A frozen base model with its small trainable part."""
+
+    def parameters(self) -> Arrays:
+        """Copy the trainable part, in fp32, under stable names."""
+
+    def shapes(self) -> Shapes:
+        """Shapes of ``parameters()``; without values, so it works on the meta device too.
+
+        An adapter that also holds named arrays which it does not train says them with a method
+        ``frozen_shapes``.
+        """
+
+    def load(self, parameters: Arrays) -> None:
+        """Overwrite the named parameters; names not given keep their value.
+
+        Raises:
+            ValueError: If a name is unknown or a shape differs; the message says which.
+        """
+
+    def reset(self) -> None:
+        """Go back to the values that every client starts from (drawn from the run's seed)."""
+
+    def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
+        """Train for one round; return the mean loss in nats per example.
+
+        Raises:
+            ClientFailure: If the loss is not finite.
+        """
+
+    def loss(self, examples: Sequence[Example]) -> float:
+        """Mean loss over examples in nats per example, forward only, no dropout."""
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+        """Answer each prompt, greedily unless told how to sample: a text, or the label of a classifier."""
+
+    def export(self, folder: Path) -> None:
+        """Write the adapter in its own library's format (pyreft, peft)."""
+
+    def disabled(self) -> AbstractContextManager[None]:
+        """While open, the model answers as the base alone does."""
+
+    def detach(self) -> None:
+        """Leave the base model as it was before ``attach``."""
+
+
+@runtime_checkable
+class LowRankModel(AdaptedModel, Protocol):
+    """An adapted model whose adapter adds a product B A to weights of the base.
+
+    Factors are named ``<layer>.lora_A`` ``[rank, in]`` and ``<layer>.lora_B`` ``[out, rank]``; the
+    adapter's scale is part of B, so B A is what is added. ``parameters`` and ``load`` also know the
+    merged updates, fp32 ``[out, in]`` under ``<layer>.merged``; ``reset`` takes them out.
+    """
+
+    def factors(self) -> Arrays:
+        """Copy both factors of every update."""
+
+    def load_factors(self, factors: Arrays) -> None:
+        """Overwrite the named layers' factors; their ranks are the adapter's.
+
+        Raises:
+            ValueError: If a layer is unknown or a shape differs.
+        """
+
+    def merge(self, factors: Arrays) -> None:
+        """Add B A, of any rank, to the frozen weights.
+
+        Raises:
+            ValueError: If a layer is unknown or a size differs.
+        """
+
+    def redraw(self, rng: np.random.Generator) -> None:
+        """Start a fresh update: A drawn, B zero."""
+
+
+class ContextModel(AdaptedModel, Protocol):
+    """A frozen base model that reads demonstrations into vectors and is steered by them.
+
+    Its parameters are ``coefficients`` [num_layers, 2, 2 or 1] and, once loaded, ``context-vectors``
+    [num_layers, 2, hidden_size]; the vectors are never trained.
+    """
+
+    def encode(self, examples: Sequence[Example]) -> np.ndarray:
+        """What the model makes of the examples as demonstrations, [num_layers, 2, hidden_size], fp32."""
+
+    def moments(self) -> Arrays:
+        """What the optimiser of the last ``train`` remembers; empty before any."""
+
+    def resume(self, moments: Arrays) -> None:
+        """Let the next ``train`` start from these moments; empty ones are a fresh optimiser's."""
+
+
+class Adapter(Protocol):
+    """The ``adapter:`` node of a method: how to make a base model trainable."""
+
+    def attach(self, base: Any, train: TrainConfig, *, seed: int) -> AdaptedModel:
+        """Add the trainable part to a base model (``fedapp.models.Base``).
+
+        The same seed gives the same initial parameters on every client.
+        """

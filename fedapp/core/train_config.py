@@ -1,0 +1,87 @@
+"""How an adapter is trained on one client in one round."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fedapp.core.checks import require_bool, require_choice, require_int, require_number
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How an adapter is trained on one client in one round.
+
+    Attributes:
+        learning_rate: Peak step size of AdamW.
+        batch_size: Examples per optimiser step.
+        num_epochs: Passes over the client's training set per round.
+        max_steps: Cap on optimiser steps per round; 0 means no cap.
+        weight_decay: Decoupled weight decay of AdamW.
+        warmup_ratio: Share of the round's steps over which the step size rises linearly.
+        schedule: ``constant``, ``linear`` (down to zero at the round's last step) or ``cosine`` (half
+            a period, which the warm-up multiplies).
+        max_grad_norm: Global gradient-norm clip; 0 means none.
+        proximal: Weight mu of FedProx's term mu / 2 * |w - w_start|^2, w_start being what the round's
+            training starts from; 0 means none.
+        gradient_checkpointing: Keep only the blocks' inputs for the backward pass and compute the
+            rest again: less memory for one more forward pass, the same gradients.
+        accumulation_steps: Parts in which a batch passes through the model; the optimiser still
+            steps once per batch, with the gradient of the whole batch.
+        length_grouped: Make batches of examples of similar length, which saves padding.
+        max_length: Longest tokenised example, prompt and answer together.
+        max_new_tokens: Longest generated answer in tokens.
+        eval_batch_size: Examples per forward pass when scoring or generating.
+        answers: How a language model answers: ``text`` generates, ``labels`` chooses the benchmark's
+            likeliest label word, ``auto`` chooses where there are label words. A classification head
+            always chooses.
+    """
+
+    learning_rate: float = 4e-3
+    batch_size: int = 16
+    num_epochs: int = 1
+    max_steps: int = 0
+    weight_decay: float = 0.0
+    warmup_ratio: float = 0.0
+    schedule: str = "constant"
+    max_grad_norm: float = 1.0
+    proximal: float = 0.0
+    gradient_checkpointing: bool = False
+    accumulation_steps: int = 1
+    length_grouped: bool = False
+    max_length: int = 256
+    max_new_tokens: int = 16
+    eval_batch_size: int = 64
+    answers: str = "text"
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "num_epochs", "max_length", "max_new_tokens", "eval_batch_size"):
+            require_int(f"train.{name}", getattr(self, name), at_least=1)
+        require_int("train.max_steps", self.max_steps, at_least=0)
+        require_int("train.accumulation_steps", self.accumulation_steps, at_least=1)
+        if self.accumulation_steps > self.batch_size:
+            raise ValueError(
+                f"train.accumulation_steps={self.accumulation_steps} must not exceed "
+                f"train.batch_size={self.batch_size}: a batch is cut into that many parts"
+            )
+        for name in ("gradient_checkpointing", "length_grouped"):
+            require_bool(f"train.{name}", getattr(self, name))
+        require_number("train.learning_rate", self.learning_rate, "(0, inf)")
+        require_number("train.weight_decay", self.weight_decay, "[0, inf)")
+        require_number("train.max_grad_norm", self.max_grad_norm, "[0, inf)")
+        require_number("train.proximal", self.proximal, "[0, inf)")
+        require_number("train.warmup_ratio", self.warmup_ratio, "[0, 1]")
+        require_choice("train.schedule", self.schedule, ("constant", "linear", "cosine"))
+        require_choice("train.answers", self.answers, ("auto", "labels", "text"))
+
+
+def rate(config: TrainConfig, step: int, total: int) -> float:
+    """Share of the peak step size at a step (from 0): linear warm-up, then the schedule."""
+    warmup = math.ceil(config.warmup_ratio * total)
+    if config.schedule == "cosine":  # Source: I2CL's code, which multiplies both factors
+        return min((step + 1) / max(warmup, 1), 1.0) * (1 + math.cos(math.pi * step / total)) / 2
+    if step < warmup:
+        return (step + 1) / warmup
+    if config.schedule == "linear":
+        return (total - step) / max(total - warmup, 1)
+    return 1.0

@@ -1,0 +1,59 @@
+"""Named arrays, examples, and how answers are drawn: the values that everybody hands on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+"""Named arrays; a name means the same thing in every round and on every client."""
+
+Shapes = dict[str, tuple[int, ...]]
+"""Shapes of named arrays: what is known of them without their values."""
+
+Metrics = dict[str, float]
+"""Metric names in kebab-case, as Flower's (``train-loss``)."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its answer.
+
+    Attributes:
+        prompt: What the model reads, template included; interventions act on these tokens only.
+        target: The answer that the model should give, without surrounding blanks.
+        task: The task family the example belongs to (``sentiment``), for task partitions.
+        label: Index into the benchmark's labels where the task is classification.
+    """
+
+    prompt: str
+    target: str
+    task: str = ""
+    label: int | None = None
+
+
+class ClientFailure(RuntimeError):
+    """A client cannot take part in this round; the message is shown to the user by the server."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn.
+
+    Attributes:
+        temperature: Divides the logits, above 0.
+        top_p: Share of the probability that tokens are drawn from, in (0, 1].
+        seed: The same seed and the same prompts in the same batches give the same answers.
+    """
+
+    temperature: float
+    top_p: float
+    seed: int
+
+
+def count(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Number of entries of all arrays."""
+    return sum(math.prod(shape) for shape in shapes.values())
