@@ -21,10 +21,10 @@ import torch
 import transformers
 from step_time import HIDDEN, LAYERS, RANK, TRAIN, VOCABULARY, base_model, random_batch
 
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.reft import Reft
-from fedapp.adapters.tokens import Batch
-from fedapp.models import Base, make_base
+from fedapp.adapters.lora.adapter import Lora
+from fedapp.adapters.reft.adapter import Reft
+from fedapp.models.base import Base, make_base
+from fedapp.training.tokens import Batch
 
 Step = Callable[[], object]
 SIZES = {"num_hidden_layers": LAYERS, "hidden_size": HIDDEN, "intermediate_size": 4 * HIDDEN}

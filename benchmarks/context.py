@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from step_time import LAYERS, TRAIN, VOCABULARY, base_model, measure
 
-from fedapp.adapters.context import Context, ContextAdapted
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.tokens import Encoded
-from fedapp.models import Base
+from fedapp.adapters.context.adapter import Context, ContextAdapted
+from fedapp.adapters.lora.adapter import Lora
+from fedapp.models.base import Base
+from fedapp.training.tokens import Encoded
 
 Step = Callable[[], object]
 LORA = Lora(rank=8, target_modules=["q_proj", "v_proj"])

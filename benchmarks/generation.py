@@ -15,12 +15,12 @@ import time
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")  # read once, when NumPy loads its BLAS
 
-from fedapp.adapters.lora import Lora  # noqa: E402
-from fedapp.adapters.reft import Reft  # noqa: E402
-from fedapp.benchmarks.embedded import Embedded  # noqa: E402
+from fedapp.adapters.lora.adapter import Lora  # noqa: E402
+from fedapp.adapters.reft.adapter import Reft  # noqa: E402
+from fedapp.benchmarks.embedded.stories import Embedded  # noqa: E402
 from fedapp.core.model import AdaptedModel  # noqa: E402
 from fedapp.core.train_config import TrainConfig  # noqa: E402
-from fedapp.models import load_base  # noqa: E402
+from fedapp.models.base import load_base  # noqa: E402
 
 import numpy as np  # noqa: E402  # isort: skip
 

@@ -28,11 +28,11 @@ import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.reft import Reft
-from fedapp.adapters.tokens import Batch
+from fedapp.adapters.lora.adapter import Lora
+from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.train_config import TrainConfig
-from fedapp.models import Base
+from fedapp.models.base import Base
+from fedapp.training.tokens import Batch
 
 Step = Callable[[], object]
 _LLAMA = {"vocab_size": 128_256, "num_key_value_heads": 8, "intermediate_size": 8192, "rope_theta": 500_000.0}

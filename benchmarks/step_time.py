@@ -25,11 +25,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.reft import Reft, ReftAdapted
-from fedapp.adapters.tokens import Batch
+from fedapp.adapters.lora.adapter import Lora
+from fedapp.adapters.reft.adapter import Reft, ReftAdapted
 from fedapp.core.train_config import TrainConfig
-from fedapp.models import Base, make_base
+from fedapp.models.base import Base, make_base
+from fedapp.training.tokens import Batch
 
 VOCABULARY, HIDDEN, LAYERS, RANK = 512, 256, 6, 8
 TRAIN = TrainConfig(max_grad_norm=0.0, learning_rate=1e-3)

@@ -188,7 +188,7 @@ def _attached(
 @lru_cache(maxsize=16)
 def _base(model: str, labels: tuple[str, ...]) -> tuple[Any, int | None, str | None]:
     """The base without weights, its number of frozen parameters, what to warn of."""
-    from fedapp.outline import find_config, frozen_parameters, outline_base, settings_of
+    from fedapp.models.outline import find_config, frozen_parameters, outline_base, settings_of
 
     node = json.loads(model)
     if "path" not in node["build"]:  # no files: nothing would be loaded, so it is made as it is

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedapp.building import build
+from fedapp.models.base import labelled
 from fedapp.runs import read_adapter
-from fedapp.worker import labelled
 
 
 def export(source: Path, target: Path) -> None:

@@ -53,7 +53,7 @@ class Verdict:
 
 
 class Embedder(Protocol):
-    """A sentence encoder (``fedapp.embedders``)."""
+    """A sentence encoder (``fedapp.models.embedders``)."""
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """One row of length one per text, [texts, dim]."""

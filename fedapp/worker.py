@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, ClientFailure, Example, count
 from fedapp.methods.hostile import Hostility
+from fedapp.models.base import labelled
 from fedapp.partition import ClientData, SplitConfig, client_data
 from fedapp.partitioners import Partitioning
 
@@ -147,11 +147,6 @@ class Workplace(Prepared):
     def _main_metric(self, examples: Sequence[Example]) -> float:
         answers = [self.benchmark.extract(text) for text in self.model.generate([e.prompt for e in examples])]
         return float(next(iter(self.benchmark.score(answers, [e.target for e in examples]).values())))
-
-
-def labelled(base: Any, labels: Sequence[str]) -> Any:
-    """A base that knows the benchmark's label words; a language model as such has none."""
-    return replace(base, labels=tuple(labels)) if labels and not base.labels else base
 
 
 _current: tuple[str, str, Workplace] | None = None

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fedapp.benchmarks.embedded_classification import TASKS, EmbeddedClassification
-from fedapp.benchmarks.embedded_episodes import (
+from fedapp.benchmarks.embedded.classification import TASKS, EmbeddedClassification
+from fedapp.benchmarks.embedded.episodes import (
     FAMILIES,
     HELD_OUT_KINDS,
     HELD_OUT_LABELS,

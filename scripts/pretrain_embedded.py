@@ -2,7 +2,7 @@
 
     python scripts/pretrain_embedded.py --steps 2400 --seed 0 --threads 1 --out fedapp/assets/embedded
 
-The text is generated while training (``fedapp.benchmarks.embedded_text``). The same seed, number of
+The text is generated while training (``fedapp.benchmarks.embedded.text``). The same seed, number of
 steps and number of threads give the same weights on the same machine and torch build.
 """
 
@@ -27,7 +27,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from fedapp.benchmarks.embedded_text import documents, vocabulary
+from fedapp.benchmarks.embedded.text import documents, vocabulary
 
 ROW_TOKENS = 64
 """Tokens in a training row; whole documents are packed into it."""

@@ -21,7 +21,7 @@ from tokenizers.trainers import BpeTrainer
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from fedapp.benchmarks.embedded_text import documents
+from fedapp.benchmarks.embedded.text import documents
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 TOKENIZER_DOCUMENTS = 20_000

@@ -27,9 +27,9 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
-from fedapp.benchmarks.embedded_episodes import episode, pairs, vocabulary
-from fedapp.benchmarks.embedded_text import documents
-from fedapp.benchmarks.embedded_text import vocabulary as known_words
+from fedapp.benchmarks.embedded.episodes import episode, pairs, vocabulary
+from fedapp.benchmarks.embedded.text import documents
+from fedapp.benchmarks.embedded.text import vocabulary as known_words
 
 ROW_TOKENS = 288
 MAX_POSITIONS = 512

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from fedapp.budget import Budget, budget_of
 from fedapp.config import load_config
-from fedapp.model_parts import block_list, hidden_size
-from fedapp.outline import ARCHITECTURES, outline_base
+from fedapp.models.outline import ARCHITECTURES, outline_base
+from fedapp.models.structure import block_list, hidden_size
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "published-counts.md"

@@ -7,7 +7,7 @@ import yaml
 
 import client_app
 import server_app
-from fedapp import outline, worker
+from fedapp import worker
 from fedapp.aggregation import Mean
 from fedapp.budget import Trained, budget_of, clear_cache, over_the_run
 from fedapp.building import ConfigError
@@ -19,7 +19,8 @@ from fedapp.core.types import ClientFailure, count
 from fedapp.engines.local import run_local
 from fedapp.exchange_spec import ITEM_BYTES, Wire
 from fedapp.methods.parameter_sharing import AllButMe, Average, LocalOnly, ParameterSharing
-from fedapp.outline import ARCHITECTURES
+from fedapp.models import outline
+from fedapp.models.outline import ARCHITECTURES
 from tests.federation import ToyRun, run_toy
 from tests.test_method_contract import METHODS, ROLES
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from fedapp.benchmarks.toy import Toy
 from fedapp.consensus_cost import LLAMA_31_405B, expected_bytes, lora_ratio
 from fedapp.core.payload import Payload
 from fedapp.core.public_set import PublicSet
 from fedapp.exchange import as_texts
+from fedapp.toy.benchmark import Toy
 
 ALL_LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
 

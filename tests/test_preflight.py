@@ -6,7 +6,7 @@ from fedapp import preflight
 from fedapp.building import ConfigError
 from fedapp.cli import USAGE, main
 from fedapp.config import load_config
-from fedapp.models import load_base
+from fedapp.models.base import load_base
 
 TOY = ("model=toy", "adapter=toy", "benchmark=toy")
 

@@ -12,12 +12,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 
-from fedapp import models
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.reft import Reft
+from fedapp.adapters.lora.adapter import Lora
+from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Example
-from fedapp.models import fingerprint_of, load_base
+from fedapp.models import base as models
+from fedapp.models.base import fingerprint_of, load_base
 
 SIZE = {
     "vocab_size": 16,

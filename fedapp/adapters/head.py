@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedapp.core.types import Arrays
-from fedapp.models import Base
-
-_MARK = "_fedapp_adapter"
+from fedapp.models.base import Base
 
 
 class Head:
@@ -57,49 +53,3 @@ class Head:
         self.reset()
         for value in self.tensors.values():
             value.requires_grad_(False)
-
-
-def occupy(base: Base, owner: str) -> None:
-    """Mark a base as carrying an adapter.
-
-    Raises:
-        ValueError: If it carries one already: two would train each other's parts.
-    """
-    other = getattr(base.model, _MARK, None)
-    if other:
-        raise ValueError(
-            f"the base model ({base.path or 'in memory'}) already carries a {other} adapter: detach it first"
-        )
-    setattr(base.model, _MARK, owner)
-
-
-def vacate(base: Base) -> None:
-    """Undo ``occupy``."""
-    setattr(base.model, _MARK, None)
-
-
-def checked(parameters: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """Turn received arrays into fp32 tensors.
-
-    Args:
-        parameters: Named arrays, any float dtype.
-        shapes: What the adapter has, by name.
-
-    Raises:
-        ValueError: If a name is unknown, a shape differs or a value is not finite.
-    """
-    result = {}
-    for name, value in parameters.items():
-        if name not in shapes:
-            known = ", ".join(sorted(shapes)[:3])
-            raise ValueError(f"unknown parameter {name!r}: this adapter has {len(shapes)} ({known} …)")
-        if tuple(np.shape(value)) != tuple(shapes[name]):
-            raise ValueError(
-                f"parameter {name!r} has shape {tuple(np.shape(value))}, "
-                f"this adapter needs {tuple(shapes[name])}"
-            )
-        array = np.array(value, dtype=np.float32)
-        if not np.isfinite(array).all():
-            raise ValueError(f"parameter {name!r} holds values that are not finite")
-        result[name] = torch.from_numpy(array)
-    return result

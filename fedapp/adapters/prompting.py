@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedapp.adapters.answers import AnswerTrainer, require_language_model
+from fedapp.adapters.base import occupy, vacate
 from fedapp.adapters.demonstrations import check_demonstration, write_demonstration
-from fedapp.adapters.head import occupy, vacate
 from fedapp.core.checks import require_int
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, ClientFailure, Example, Sampling, Shapes
-from fedapp.models import Base
+from fedapp.models.base import Base
+from fedapp.training.first_token import AnswerTrainer, require_language_model
 
 _NAME = "demonstrations"
 _SEPARATOR = "\0"  # stands in no text that a tokenizer is given

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from fedapp.benchmarks.base import check_split, find_rows, read_file, read_folder, read_remote, with_columns
-from fedapp.benchmarks.scoring import metric
+from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.metrics import metric
+from fedapp.benchmarks.sources import find_rows, read_file, read_folder, read_remote, with_columns
 from fedapp.core.checks import require_int
 from fedapp.core.types import Example
 
@@ -36,7 +37,7 @@ class Glue:
     Attributes:
         subset: Task and name of the configuration on the hub (``sst2``).
         labels: Names of the labels in the order of their indices.
-        metrics: Names of the metrics (``fedapp.benchmarks.scoring.METRICS``), the main one first.
+        metrics: Names of the metrics (``fedapp.benchmarks.metrics.METRICS``), the main one first.
         prompt: What the model reads; columns of the row in braces.
         data_dir: Folder with ``<subset>/<split>.jsonl`` (or .json, .parquet); None: from the hub.
         path: Name of the data set on the hub.

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from fedapp.benchmarks.base import check_split, read_folder, read_remote
-from fedapp.benchmarks.scoring import metric
+from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.metrics import metric
+from fedapp.benchmarks.sources import read_folder, read_remote
 from fedapp.core.checks import require_int
 from fedapp.core.types import Example
 
@@ -38,7 +39,7 @@ class Instructions:
         num_train: Most training rows; 0 means all that are left.
         num_test: Test rows.
         public_size: Public prompts, the kinds of instruction in turns.
-        metrics: Names of the metrics (``fedapp.benchmarks.scoring.METRICS``), the main one first.
+        metrics: Names of the metrics (``fedapp.benchmarks.metrics.METRICS``), the main one first.
         split_seed: Seed of the deal.
     """
 

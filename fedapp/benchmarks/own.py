@@ -9,8 +9,9 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from fedapp.benchmarks.base import check_split, read_file, read_folder, with_columns
-from fedapp.benchmarks.scoring import metric
+from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.metrics import metric
+from fedapp.benchmarks.sources import read_file, read_folder, with_columns
 from fedapp.core.types import Example
 
 COLUMNS = ("prompt", "target")
@@ -30,7 +31,7 @@ class Own:
         labels: For classification, what the targets may be, in the order of the head's outputs;
             None where the answer is generated.
         prompt: What the model reads, with ``{prompt}`` where the row's prompt goes.
-        metrics: Names of the metrics (``fedapp.benchmarks.scoring.METRICS``), the main one first.
+        metrics: Names of the metrics (``fedapp.benchmarks.metrics.METRICS``), the main one first.
     """
 
     data_dir: str | None = None

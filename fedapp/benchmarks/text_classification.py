@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from fedapp.benchmarks.base import check_split, read_folder, read_remote
-from fedapp.benchmarks.scoring import first_label, metric
+from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.metrics import first_label, metric
+from fedapp.benchmarks.sources import read_folder, read_remote
 from fedapp.core.checks import require_bool, require_choice, require_int
 from fedapp.core.types import Example
 
@@ -30,7 +31,7 @@ class TextClassification:
         task: Name of the task and of its folder in ``data_dir``.
         labels: Label words in the order of the data's label numbers.
         prompt: What the model reads, with ``{text}`` where the text goes; no blank at the end.
-        metrics: Names of the metrics (``fedapp.benchmarks.scoring.METRICS``), the main one first.
+        metrics: Names of the metrics (``fedapp.benchmarks.metrics.METRICS``), the main one first.
         data_dir: Folder with ``<task>/<split>.jsonl`` (or .json, .parquet), the text in the first of
             ``columns`` and its number in ``label``; None: from the hub.
         path: Name of the data set on the hub, with the configuration after a colon.

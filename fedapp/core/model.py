@@ -112,7 +112,7 @@ class Adapter(Protocol):
     """The ``adapter:`` node of a method: how to make a base model trainable."""
 
     def attach(self, base: Any, train: TrainConfig, *, seed: int) -> AdaptedModel:
-        """Add the trainable part to a base model (``fedapp.models.Base``).
+        """Add the trainable part to a base model (``fedapp.models.base.Base``).
 
         The same seed gives the same initial parameters on every client.
         """

@@ -1,7 +1,7 @@
 """What a client routine may touch: examples, the adapted model, one client's session.
 
 Numpy only. Everything that needs torch stands behind ``AdaptedModel``, so a method can be
-tested in milliseconds with ``fedapp.adapters.toy``.
+tested in milliseconds with ``fedapp.toy.adapter``.
 """
 
 from __future__ import annotations

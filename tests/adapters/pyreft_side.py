@@ -7,7 +7,7 @@ import copy
 import pyreft
 import torch
 
-from fedapp.adapters.reft_export import register
+from fedapp.adapters.reft.export import register
 
 
 def pyreft_model(adapted):

@@ -7,11 +7,12 @@ import pytest
 import tiny_models
 import torch
 
-from fedapp.adapters.black_box import AnswerFile, BlackBox
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.reft import Reft
+from fedapp.adapters.black_box import BlackBox
+from fedapp.adapters.lora.adapter import Lora
+from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Example, Sampling
+from fedapp.models.answer_file import AnswerFile
 
 CONFIG = TrainConfig(batch_size=4, max_length=48, max_new_tokens=6, eval_batch_size=4)
 PROMPTS = [" ".join(tiny_models.WORDS[i : i + 2 + i % 5]) for i in range(12)]

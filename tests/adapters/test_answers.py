@@ -10,14 +10,14 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from fedapp.adapters.answers import AnswerTrainer, FirstTokenEncoder
-from fedapp.adapters.context import Context
-from fedapp.adapters.lora import Lora
+from fedapp.adapters.context.adapter import Context
+from fedapp.adapters.lora.adapter import Lora
 from fedapp.adapters.prompting import FewShot, ZeroShot
-from fedapp.adapters.reft import Reft
+from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure, Example, Sampling
-from fedapp.models import make_base
+from fedapp.models.base import make_base
+from fedapp.training.first_token import AnswerTrainer, FirstTokenEncoder
 
 TRAIN = TrainConfig(batch_size=4, max_length=24, max_new_tokens=4, eval_batch_size=3, answers="auto")
 LABELS = ("w1", "w2", "w3")

@@ -9,13 +9,13 @@ import tiny_models
 import torch
 import transformers
 
-from fedapp.adapters.context import Context
-from fedapp.adapters.demonstrations import principal_components
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.residual_sites import residual_sites
+from fedapp.adapters.context.adapter import Context
+from fedapp.adapters.context.reading import principal_components
+from fedapp.adapters.context.sites import residual_sites
+from fedapp.adapters.lora.adapter import Lora
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure, Example
-from fedapp.models import fingerprint_of, make_base
+from fedapp.models.base import fingerprint_of, make_base
 
 TRAIN = TrainConfig(
     batch_size=4,

@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers.activations import ACT2FN
 
-from fedapp.adapters import interventions
-from fedapp.adapters.interventions import FORMS, Edits, Weights, edit, polar, qr, tangent
+from fedapp.adapters.reft import interventions
+from fedapp.adapters.reft.interventions import FORMS, Edits, Weights, edit, polar, qr, tangent
 
 HIDDEN, RANK = 12, 3
 CLASSES = {

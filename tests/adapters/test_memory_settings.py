@@ -6,14 +6,14 @@ import tiny_models
 import torch
 from torch.utils import checkpoint as torch_checkpoint
 
-from fedapp.adapters import checkpointing
-from fedapp.adapters.batching import training_batches
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.reft import Reft
-from fedapp.adapters.tokens import Encoded
+from fedapp.adapters.lora.adapter import Lora
+from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure, Example
-from fedapp.model_parts import block_list
+from fedapp.models.structure import block_list
+from fedapp.training import checkpointing
+from fedapp.training.batching import training_batches
+from fedapp.training.tokens import Encoded
 
 TRAIN = {
     "batch_size": 8,

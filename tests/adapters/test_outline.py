@@ -4,12 +4,12 @@ import pytest
 import tiny_models
 import yaml
 
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.reft import Reft
+from fedapp.adapters.lora.adapter import Lora
+from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.files import CONF
 from fedapp.core.train_config import TrainConfig
-from fedapp.models import load_base
-from fedapp.outline import ARCHITECTURES, find_config, frozen_parameters, outline_base
+from fedapp.models.base import load_base
+from fedapp.models.outline import ARCHITECTURES, find_config, frozen_parameters, outline_base
 
 ADAPTERS = [
     *(Reft(intervention=name, rank=2) for name in ("loreft", "direft", "consreft", "lobireft")),

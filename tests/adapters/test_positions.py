@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fedapp.adapters.positions import Positions
+from fedapp.adapters.reft.positions import Positions
 
 
 def located(text, length, offset=0, width=None):

@@ -7,10 +7,10 @@ import pytest
 import tiny_models
 import torch
 
-from fedapp.adapters.hooks import _Armed, _repeated
-from fedapp.adapters.interventions import FORMS, Edits
-from fedapp.adapters.reft import Reft
-from fedapp.adapters.reft_export import register
+from fedapp.adapters.reft.adapter import Reft
+from fedapp.adapters.reft.export import register
+from fedapp.adapters.reft.hooks import _Armed, _repeated
+from fedapp.adapters.reft.interventions import FORMS, Edits
 from fedapp.core.train_config import TrainConfig
 
 TRAIN = TrainConfig(batch_size=4, max_length=48, max_new_tokens=6, learning_rate=1e-2)

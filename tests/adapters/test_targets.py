@@ -1,8 +1,8 @@
 import pytest
 import tiny_models
 
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.targets import linear_targets
+from fedapp.adapters.lora.adapter import Lora
+from fedapp.adapters.lora.targets import linear_targets
 from fedapp.core.train_config import TrainConfig
 
 TRAIN = TrainConfig(max_length=48, max_new_tokens=4)

@@ -5,11 +5,11 @@ import pytest
 import tiny_models
 import torch
 
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.reft import Reft
-from fedapp.adapters.tokens import IGNORE, Encoder
+from fedapp.adapters.lora.adapter import Lora
+from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.train_config import TrainConfig, rate
 from fedapp.core.types import ClientFailure, Example
+from fedapp.training.tokens import IGNORE, Encoder
 
 TRAIN = {"batch_size": 4, "max_length": 48, "max_new_tokens": 4, "learning_rate": 1e-2}
 ADAPTERS = {

@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
 from fedapp.core.types import Example
-from fedapp.models import Base, make_base
+from fedapp.models.base import Base, make_base
 
 WORDS = [f"w{index}" for index in range(60)]
 _SIZE = {

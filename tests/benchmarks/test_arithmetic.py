@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fedapp.benchmarks.arithmetic import Arithmetic, gold_answer
+from fedapp.benchmarks.llm_adapters.arithmetic import Arithmetic, gold_answer
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "arithmetic"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data is not there: {DATA}")

@@ -5,7 +5,8 @@ import json
 import pytest
 from datasets import Dataset
 
-from fedapp.benchmarks.base import check_split, read_folder, read_remote, with_columns
+from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.sources import read_folder, read_remote, with_columns
 
 ROWS = [{"sentence": "good\u2028film", "label": 1}, {"sentence": "bad", "label": 0}]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedapp.benchmarks.commonsense import FOLDERS, Commonsense
+from fedapp.benchmarks.llm_adapters.commonsense import FOLDERS, Commonsense
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "commonsense"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data is not there: {DATA}")

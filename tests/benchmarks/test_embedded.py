@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from fedapp.benchmarks import embedded_world as world
-from fedapp.benchmarks.embedded import FORMATS, Embedded, draw, split_of
-from fedapp.benchmarks.embedded_text import BODIES, CUES, FILLERS, PATTERNS, documents, vocabulary, words_of
+from fedapp.benchmarks.embedded import world
+from fedapp.benchmarks.embedded.stories import FORMATS, Embedded, draw, split_of
+from fedapp.benchmarks.embedded.text import BODIES, CUES, FILLERS, PATTERNS, documents, vocabulary, words_of
 
 
 def fixed_runs(pattern: str) -> list[str]:

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from fedapp.benchmarks.embedded import FORMATS, Embedded
-from fedapp.benchmarks.embedded_instructions import EmbeddedInstructions, draw, owner_of
+from fedapp.benchmarks.embedded.instructions import EmbeddedInstructions, draw, owner_of
+from fedapp.benchmarks.embedded.stories import FORMATS, Embedded
 from fedapp.benchmarks.instructions import Instructions
 from fedapp.config import load_config
 

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from fedapp.benchmarks.scoring import (
+from fedapp.benchmarks.metrics import (
     accuracy,
     exact_match,
     first_label,

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedapp.benchmarks.embedded_classification import TASKS, TEST_WORDS, EmbeddedClassification
-from fedapp.benchmarks.embedded_episodes import (
+from fedapp.benchmarks.embedded.classification import TASKS, TEST_WORDS, EmbeddedClassification
+from fedapp.benchmarks.embedded.episodes import (
     FAMILIES,
     HELD_OUT_TEMPLATES,
     LABEL_WORDS,
     TEMPLATES,
     vocabulary,
 )
-from fedapp.benchmarks.embedded_text import words_of
+from fedapp.benchmarks.embedded.text import words_of
 from fedapp.benchmarks.text_classification import TextClassification
 from fedapp.config import load_config
 from fedapp.partition import SplitConfig, client_data

@@ -5,7 +5,6 @@ import io
 import numpy as np
 import pytest
 
-from fedapp.adapters.toy import Toy
 from fedapp.building import ConfigError
 from fedapp.comparing import compare
 from fedapp.config import load_config
@@ -16,6 +15,7 @@ from fedapp.core.types import ClientFailure, Example
 from fedapp.methods.hostile import HostileRoutine, Hostility, Noise, SignFlip, Stale
 from fedapp.methods.parameter_sharing import ParameterSharing
 from fedapp.preflight import check
+from fedapp.toy.adapter import Toy
 from tests.federation import TOY, run_toy
 
 NAMES = [f"layer.0.prefix.{role}" for role in ("rotate", "weight", "bias")]

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from fedapp.adapters.toy import ToyBase
-from fedapp.adapters.toy_context import ToyContext
 from fedapp.aggregation import Mean
 from fedapp.config import load_config
 from fedapp.core.errors import FederationError
@@ -16,6 +14,8 @@ from fedapp.core.types import ClientFailure, Example
 from fedapp.engines.local import Network
 from fedapp.methods.context_sharing import ContextSharing
 from fedapp.methods.ifed_icl import ContextAggregation
+from fedapp.toy.adapter import ToyBase
+from fedapp.toy.context import ToyContext
 from tests import federation
 from tests.federation import run_toy
 

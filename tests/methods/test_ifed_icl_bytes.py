@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from fedapp.adapters.residual_sites import residual_sites
+from fedapp.adapters.context.sites import residual_sites
 from fedapp.aggregation import Mean
 from fedapp.core.payload import DTYPES, Payload
 from fedapp.methods.context_sharing import ContextSharing

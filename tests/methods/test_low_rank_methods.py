@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from fedapp import preflight
-from fedapp.adapters.lora import Lora
-from fedapp.adapters.toy_low_rank import ToyLora
+from fedapp.adapters.lora.adapter import Lora
 from fedapp.building import ConfigError
 from fedapp.config import load_config
 from fedapp.core.payload import Payload, Upload
@@ -15,6 +14,7 @@ from fedapp.core.types import ClientFailure, Example
 from fedapp.engines.local import Network
 from fedapp.low_rank_updates import free_spec
 from fedapp.methods.low_rank import ExactAverage, LowRankSharing, Redistribute, Stack
+from fedapp.toy.low_rank import ToyLora
 from tests.adapters import tiny_models
 from tests.federation import run_toy
 

@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from fedapp.adapters.toy import Toy
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure, Example
 from fedapp.methods.mixing import AdaptiveMixing, GoldenSectionMixing, SoftmaxMixing
+from fedapp.toy.adapter import Toy
 
 NAME = "layer.0.prefix.weight"
 

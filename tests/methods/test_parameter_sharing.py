@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from fedapp.adapters.toy import Toy
 from fedapp.aggregation import GeometricMedian, Mean
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.session import ClientSession
@@ -16,6 +15,7 @@ from fedapp.methods.parameter_sharing import (
     LocalOnly,
     ParameterSharing,
 )
+from fedapp.toy.adapter import Toy
 
 NAMES = [f"layer.0.prefix.{role}" for role in ("rotate", "weight", "bias")]
 

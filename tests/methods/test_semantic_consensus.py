@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fedapp.benchmarks.toy import Toy
 from fedapp.clustering import Clustering
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
 from fedapp.core.types import ClientFailure, Example
-from fedapp.embedders import TfIdfEmbedder
 from fedapp.exchange import MEMORY
 from fedapp.methods.behaviour_sharing import BehaviourSharing, mix
 from fedapp.methods.semantic_consensus import SemanticConsensus, statistics
+from fedapp.models.embedders import TfIdfEmbedder
+from fedapp.toy.benchmark import Toy
 from fedapp.votes import MajorityVote, SemanticVote, Verdict
 
 PUBLIC = PublicSet.of(Toy(num_public=4))

@@ -1,0 +1,1 @@
+"""Context vectors, injected into every layer."""

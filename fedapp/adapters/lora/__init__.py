@@ -1,0 +1,1 @@
+"""Low-rank updates of linear layers, and their kin."""

@@ -1,0 +1,1 @@
+"""Representation fine-tuning: interventions on hidden states."""

@@ -1,0 +1,1 @@
+"""The reasoning benchmarks of LLM-Adapters."""

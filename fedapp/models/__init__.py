@@ -1,0 +1,1 @@
+"""Frozen base models and their tokenizers."""

@@ -1,0 +1,249 @@
+"""Frozen base models: found, loaded and fingerprinted once per process."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from fedapp.core.checks import require_choice
+from fedapp.models.loading import QUANTIZATIONS, placed, read_model
+from fedapp.models.structure import pool_by_mean
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_HEADS = ("lm", "classification")
+_DTYPES = ("float32", "bfloat16", "float16")
+_loaded: dict[tuple[Any, ...], Base] = {}
+_lock = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen base model with what an adapter must know of it.
+
+    Attributes:
+        model: The transformers model, in eval mode, no parameter requires a gradient.
+        tokenizer: Its tokenizer, with a padding token.
+        head: ``lm`` (answers are text) or ``classification`` (answers are labels).
+        labels: Label names in index order; ``load_base`` leaves them empty for ``lm``.
+        fingerprint: Hex sha256 of the frozen weights and the architecture.
+        device: Where the model lives.
+        head_parameters: Names of the model's parameters that are trained with the adapter
+            (the classification head); they are no part of the fingerprint.
+        path: Folder or hub id that it was loaded from.
+    """
+
+    model: Any
+    tokenizer: Any
+    head: str
+    labels: tuple[str, ...]
+    fingerprint: str
+    device: Any
+    head_parameters: tuple[str, ...] = ()
+    path: str = ""
+
+    def set_num_threads(self, count: int) -> None:
+        """Use this many CPU threads in this process; results depend on it in the last bits."""
+        import torch
+
+        torch.set_num_threads(count)
+
+
+def load_base(
+    path: str,
+    *,
+    head: str = "lm",
+    labels: Sequence[str] = (),
+    dtype: str = "float32",
+    device: str = "auto",
+    seed: int = 0,
+    attn_implementation: str | None = None,
+    quantization: str | None = None,
+    revision: str | None = None,
+    fingerprint: str | None = None,
+    pooling: str | None = None,
+) -> Base:
+    """Load a base model; the same arguments give the same object within a process.
+
+    Args:
+        path: Local folder, hub id, ``asset:<name>`` or ``package:<module>[/subfolder]``.
+        head: ``lm`` or ``classification``.
+        labels: Label names, for classification.
+        dtype: Number format of the frozen weights: float32, bfloat16 or float16.
+        device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
+        seed: Draws the classification head, the same on every client.
+        attn_implementation: Passed to transformers (``sdpa``, ``eager`` …); None lets it choose.
+        quantization: None, ``8bit`` or ``4bit`` (see ``fedapp.models.loading``).
+        revision: Commit or tag of a hub model.
+        fingerprint: What the loaded weights must hash to; None accepts any.
+        pooling: What a classification head reads: None, what the architecture gives it; ``mean``,
+            the mean of the last hidden states (``fedapp.models.structure.pool_by_mean``).
+
+    Raises:
+        ValueError: If a setting is unknown, the model cannot be loaded, or its fingerprint differs.
+    """
+    names = tuple(labels) if head == "classification" else ()
+    check_settings(head, names, dtype, pooling, quantization)
+    key = (path, head, names, dtype, device, seed, attn_implementation, quantization, revision, pooling)
+    with _lock:
+        if key not in _loaded:
+            options = {"attn_implementation": attn_implementation, "revision": revision}
+            loaded = _load(path, head, names, dtype, device, seed, options, quantization)
+            if pooling:
+                pool_by_mean(loaded.model)
+            _loaded[key] = loaded
+        base = _loaded[key]
+    if fingerprint and fingerprint != base.fingerprint:
+        raise ValueError(
+            f"model.build.fingerprint={fingerprint!r} is expected, "
+            f"but the weights of {path!r} hash to {base.fingerprint!r}"
+        )
+    return base
+
+
+def check_settings(
+    head: str, labels: Sequence[str], dtype: str, pooling: str | None, quantization: str | None = None
+) -> None:
+    """Refuse with a ValueError what ``load_base`` cannot use."""
+    require_choice("model.build.head", head, _HEADS)
+    if quantization is not None and quantization not in QUANTIZATIONS:
+        known = ", ".join(("null", *QUANTIZATIONS))
+        raise ValueError(f"model.build.quantization={quantization!r} must be one of: {known}")
+    require_choice("model.build.dtype", dtype, _DTYPES)
+    if head == "classification" and len(labels) < 2:
+        raise ValueError(
+            f"model.build.head='classification' needs at least 2 labels, the benchmark gives {len(labels)}"
+        )
+    if pooling not in (None, "mean") or (pooling and head != "classification"):
+        raise ValueError(
+            f"model.build.pooling={pooling!r} must be null, or 'mean' with model.build.head=classification"
+        )
+
+
+def _load(
+    path: str,
+    head: str,
+    labels: tuple[str, ...],
+    dtype: str,
+    device: str,
+    seed: int,
+    options: dict[str, Any],
+    quantization: str | None,
+) -> Base:
+    place = placed(device)
+    model, tokenizer, missing = read_model(
+        path, head, labels, dtype, place, seed, {**options, "quantization": quantization}
+    )
+    return make_base(
+        model, tokenizer, head=head, labels=labels, seed=seed, device=place, path=path, missing=missing
+    )
+
+
+def make_base(
+    model: Any,
+    tokenizer: Any,
+    *,
+    head: str = "lm",
+    labels: Sequence[str] = (),
+    seed: int = 0,
+    device: str = "cpu",
+    path: str = "",
+    missing: Sequence[str] = (),
+) -> Base:
+    """Freeze a transformers model that is already in memory and wrap it.
+
+    Args:
+        model: A causal LM or a sequence classifier.
+        tokenizer: Its tokenizer; without a padding token it pads with its end-of-sequence token.
+        head: As in ``load_base``.
+        labels: As in ``load_base``.
+        seed: As in ``load_base``.
+        device: Where the model is to live.
+        path: Where it came from, for messages and exports.
+        missing: Parameter names that the checkpoint did not contain; with a classification head
+            they count as part of the head and are drawn from the seed.
+    """
+    model = model.to(device).eval().requires_grad_(False)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    names: tuple[str, ...] = ()
+    if head == "classification":
+        names = head_names(model, missing)
+        _draw_head(model, names, seed)
+    return Base(
+        model=model,
+        tokenizer=tokenizer,
+        head=head,
+        labels=tuple(labels),
+        fingerprint=fingerprint_of(model, skip=names),
+        device=next(model.parameters()).device,
+        head_parameters=names,
+        path=path,
+    )
+
+
+def head_names(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
+    """Parameters outside the backbone, plus those that the checkpoint lacks (a new pooler)."""
+    prefix = f"{model.base_model_prefix}."
+    lacking = set(missing)
+    return tuple(sorted(n for n, _ in model.named_parameters() if not n.startswith(prefix) or n in lacking))
+
+
+def _draw_head(model: nn.Module, names: Sequence[str], seed: int) -> None:
+    """Draw the head in fp32 from the seed alone, whatever the base's dtype or library version."""
+    import torch
+
+    spread = getattr(model.config, "initializer_range", None) or 0.02
+    for index, name in enumerate(sorted(names)):
+        owner = model.get_submodule(name.rpartition(".")[0])
+        parameter = model.get_parameter(name)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+        if parameter.dim() > 1:
+            value = torch.randn(parameter.shape, generator=generator) * spread
+        elif name.endswith("bias"):
+            value = torch.zeros(parameter.shape)
+        else:
+            value = torch.ones(parameter.shape)
+        if parameter.dtype != torch.float32:
+            owner.register_forward_pre_hook(lambda _module, args: tuple(_to_float(a) for a in args))
+        parameter.data = value.to(parameter.device)
+
+
+def _to_float(value: Any) -> Any:
+    return value.float() if getattr(value, "is_floating_point", lambda: False)() else value
+
+
+def fingerprint_of(model: nn.Module, *, skip: Sequence[str] = ()) -> str:
+    """Hash the frozen weights and the architecture.
+
+    Args:
+        model: Any transformers model; what is not in its state dict (rotary tables) does not count.
+        skip: State-dict names that are left out (the trainable head).
+
+    Returns:
+        64 hex digits of sha256; equal weights in another dtype give another value.
+    """
+    import torch
+
+    config: Any = model.config
+    text = config.get_text_config()
+    facts = (config.model_type, text.hidden_size, text.num_hidden_layers, text.vocab_size)
+    digest = hashlib.sha256(repr(facts).encode())
+    left_out = set(skip)
+    for name, value in sorted(model.state_dict().items()):
+        if name in left_out:
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def labelled(base: Any, labels: Sequence[str]) -> Any:
+    """A base that knows the benchmark's label words; a language model as such has none."""
+    return replace(base, labels=tuple(labels)) if labels and not base.labels else base

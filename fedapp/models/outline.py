@@ -1,0 +1,120 @@
+"""Base models without weights: built from a config.json on torch's meta device.
+
+What counts parameters needs shapes alone, so a model of any size is there in a second and nothing
+is fetched from a hub.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedapp.core.checks import shown
+from fedapp.core.files import ASSETS
+from fedapp.models.base import Base, check_settings, head_names
+from fedapp.models.files import resolve_path
+
+ARCHITECTURES = ASSETS / "configs"
+
+
+@dataclass(frozen=True)
+class NoTokenizer:
+    """Stands where a tokenizer would: what adapters ask of one before they see any text."""
+
+    model_max_length: int | None = None
+    pad_token_id: int | None = None
+    eos_token_id: int | None = None
+    bos_token_id: int | None = None
+
+
+def outline_base(
+    folder: Path, *, head: str = "lm", labels: Sequence[str] = (), dtype: str = "float32", path: str = ""
+) -> Base:
+    """A base model on the meta device: every shape, no value.
+
+    A classification head has the parameters outside the backbone; a pooler that a checkpoint lacks,
+    which training would add, cannot be known without the checkpoint.
+
+    Args:
+        folder: Has a transformers config.json.
+        head: ``lm`` or ``classification``.
+        labels: Label names, for classification.
+        dtype: Number format of the frozen weights.
+        path: What it would be loaded from, for messages.
+
+    Raises:
+        ValueError: If the config cannot be used, or a setting of the head does not fit.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    names = tuple(labels) if head == "classification" else ()
+    check_settings(head, names, dtype, None)
+    auto: Any = AutoModelForSequenceClassification if names else AutoModelForCausalLM
+    try:
+        config = AutoConfig.from_pretrained(folder, **({"num_labels": len(names)} if names else {}))
+        with torch.device("meta"):
+            model = auto.from_config(config, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'config.json'} cannot be used as {auto.__name__}: {error}") from error
+    return Base(
+        model=model.eval().requires_grad_(False),
+        tokenizer=NoTokenizer(),
+        head=head,
+        labels=names,
+        fingerprint="",
+        device=torch.device("meta"),
+        head_parameters=head_names(model, ()) if names else (),
+        path=path,
+    )
+
+
+def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
+    """Where the config.json of a model lies on this machine.
+
+    The files of the path itself come first; what only the hub has is told by ``architecture``.
+
+    Args:
+        path: As ``model.build.path``: a folder, ``asset:…``, ``package:…`` or a hub id.
+        architecture: As ``model.architecture``: a folder of ``fedapp/assets/configs``, or None.
+
+    Returns:
+        The folder, and what to warn of if the named architecture describes another path.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    own = Path(resolve_path(path))
+    if (own / "config.json").is_file():
+        return own, None
+    known = sorted(file.parent.name for file in ARCHITECTURES.glob("*/config.json"))
+    if architecture not in known:
+        raise ValueError(
+            f"model.architecture={shown(architecture)} must be one of {', '.join(known)}, as "
+            f"model.build.path={path!r} is no folder here: nothing is asked of the hub"
+        )
+    folder = ARCHITECTURES / architecture
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
+    if described == path:
+        return folder, None
+    return folder, (
+        f"model.build.path={path!r} is counted as model.architecture={architecture!r}, "
+        f"which has the shape of {described}"
+    )
+
+
+def frozen_parameters(base: Any) -> int | None:
+    """Number of values that stay as they are; None for what has no model."""
+    model = getattr(base, "model", None)
+    if model is None:
+        return None
+    trained = set(base.head_parameters)
+    return sum(value.numel() for name, value in model.named_parameters() if name not in trained)
+
+
+def settings_of(node: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``model.build`` an outline takes; the rest is about weights and devices."""
+    return {key: node[key] for key in ("head", "dtype", "path") if key in node}

@@ -1,0 +1,1 @@
+"""A whole world without torch: models, adapters, data for dry runs and tests."""

@@ -1,0 +1,1 @@
+"""How an adapter is trained and how a model answers; torch."""

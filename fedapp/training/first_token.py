@@ -1,0 +1,57 @@
+"""Answering with one of a benchmark's label words, and training on the label's first token.
+
+Source: I2CL's code and its evaluation: cross entropy over the whole vocabulary at the prompt's last
+token; the answer is the label whose first token is likeliest there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fedapp.core.types import Example
+from fedapp.models.base import Base
+from fedapp.training.tokens import Batch, Encoded, Encoder
+from fedapp.training.trainer import Trainer
+
+
+class FirstTokenEncoder(Encoder):
+    """Keeps only the first token of each answer: all that its loss looks at."""
+
+    def examples(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Prompt and first answer token."""
+        rows = super().examples(examples)
+        return [Encoded(row.ids[: row.prompt_length + 1], row.prompt_length) for row in rows]
+
+
+class AnswerTrainer(Trainer):
+    """A ``Trainer`` of a causal language model whose loss is that of the answer's first token."""
+
+    def make_encoder(self) -> Encoder:
+        """One that keeps the answers' first tokens."""
+        return FirstTokenEncoder(self.base, self.config.max_length, self.config.max_new_tokens)
+
+    def losses(self, batch: Batch) -> tuple[Tensor, int]:
+        """Cross entropy at each prompt's last token against the answer's first, [batch]."""
+        rows = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
+        lengths = torch.from_numpy(batch.prompt_lengths).to(rows.device)
+        # The last column holds nothing but answers; shorter rows' answers stand behind their prompts.
+        logits = self.last_logits(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], lengths)
+        losses = functional.cross_entropy(logits.float(), batch.targets[rows, lengths], reduction="none")
+        return losses, len(rows)
+
+
+def require_language_model(base: Base, what: str) -> None:
+    """Refuse encoders and classification heads.
+
+    Raises:
+        ValueError: If the base answers by a classification head; says what fits it.
+    """
+    if base.head != "lm":
+        raise ValueError(
+            f"{what} needs a causal language model (model.build.head=lm), {base.path or 'this base'} has a "
+            f"{base.head} head, which adapters such as loreft and lora fit (method=fedreft, fedavg, fedit)"
+        )

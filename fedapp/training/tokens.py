@@ -1,0 +1,206 @@
+"""From prompts and answers to batches of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedapp.core.types import Example
+from fedapp.models.base import Base
+
+IGNORE = -100  # torch's cross entropy skips this target
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One tokenised example: the prompt's tokens, then the answer's (none for a classifier)."""
+
+    ids: list[int]
+    prompt_length: int
+    label: int = IGNORE
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A padded batch.
+
+    Attributes:
+        input_ids, attention_mask: [batch, width].
+        targets: Token to be predicted *at* each position, IGNORE on the prompt, [batch, width];
+            for a classifier the label indices, [batch].
+        prompt_lengths: Tokens of each prompt.
+        offsets: Padding tokens before each prompt.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    targets: Tensor
+    prompt_lengths: np.ndarray
+    offsets: np.ndarray
+
+    @property
+    def num_predictions(self) -> int:
+        """Predictions that the training objective averages over: answer tokens, or labels."""
+        return int((self.targets != IGNORE).sum())
+
+    def parts(self, count: int) -> list[Batch]:
+        """Cut a right-padded batch into at most ``count`` parts of nearly equal numbers of rows.
+
+        Each part is as wide as its own longest row; one part is the batch itself.
+        """
+        count = min(count, len(self.input_ids))
+        if count == 1:
+            return [self]
+        return [self._rows(rows) for rows in np.array_split(np.arange(len(self.input_ids)), count)]
+
+    def _rows(self, rows: np.ndarray) -> Batch:
+        some = slice(int(rows[0]), int(rows[-1]) + 1)
+        width = int(self.attention_mask[some].sum(1).max())
+        targets = self.targets[some] if self.targets.dim() == 1 else self.targets[some, :width]
+        return Batch(
+            self.input_ids[some, :width],
+            self.attention_mask[some, :width],
+            targets,
+            self.prompt_lengths[some],
+            self.offsets[some],
+        )
+
+
+# A search over weights asks for the loss of the same validation rows again and again (ours).
+_KEPT_SETS = 4
+_KEPT_ROWS = 512  # a larger set is tokenised each time: its tokens would take memory for little
+
+
+class Encoder:
+    """Tokenises for one base model and one length limit.
+
+    Prompt and answer are joined by a blank (unless the prompt ends in white space) and tokenised
+    together; the answer starts where the prompt's own tokens end, so a prompt looks the same in
+    training and in generation. Where a tokenizer merges across that boundary, both are tokenised
+    by themselves. The answer ends with the end-of-sequence token.
+    """
+
+    def __init__(self, base: Base, max_length: int, max_new_tokens: int) -> None:
+        config = base.model.config.get_text_config()
+        limits = [getattr(config, "max_position_embeddings", None), base.tokenizer.model_max_length]
+        self.max_length = min([max_length, *(limit for limit in limits if limit and limit > 0)])
+        if base.head == "lm" and max_new_tokens >= self.max_length:
+            raise ValueError(
+                f"train.max_new_tokens={max_new_tokens} leaves no room for a prompt: train.max_length and "
+                f"the model allow {self.max_length} tokens together"
+            )
+        self._base = base
+        self._max_prompt = self.max_length - max_new_tokens
+        self._tokenizer: Any = base.tokenizer
+        self._kept: dict[tuple[Example, ...], list[Encoded]] = {}
+
+    def examples(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Tokenise prompts with their answers; see ``_encode``. The last small sets are remembered."""
+        if len(examples) > _KEPT_ROWS:
+            return self._encode(examples)
+        key = tuple(examples)
+        rows = self._kept.pop(key) if key in self._kept else self._encode(key)
+        self._kept[key] = rows
+        if len(self._kept) > _KEPT_SETS:
+            self._kept.pop(next(iter(self._kept)))
+        return list(rows)
+
+    def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Tokenise prompts with their answers; what is too long loses the start of its prompt."""
+        if self._base.head == "classification":
+            return self._labelled(examples)
+        prompts = self._ids([example.prompt for example in examples])
+        joined = self._ids([_join(example.prompt, example.target) for example in examples])
+        eos = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
+        result = []
+        for example, prompt, both in zip(examples, prompts, joined, strict=True):
+            if both[: len(prompt)] == prompt:
+                answer = both[len(prompt) :]
+            else:
+                answer = self._tokenizer(example.target, add_special_tokens=False, verbose=False)["input_ids"]
+            answer = (answer + eos)[: self.max_length - 1]
+            if not answer:
+                raise ValueError(f"example with prompt {example.prompt[:40]!r} has an empty target")
+            prompt = self._cut(prompt, self.max_length - len(answer))
+            result.append(Encoded(prompt + answer, len(prompt)))
+        return result
+
+    def prompts(self, prompts: Sequence[str]) -> list[Encoded]:
+        """Tokenise prompts alone, leaving room for the answer."""
+        if self._base.head == "classification":
+            return [Encoded(ids, len(ids)) for ids in self._whole(prompts)]
+        return [
+            Encoded(ids, len(ids)) for ids in (self._cut(ids, self._max_prompt) for ids in self._ids(prompts))
+        ]
+
+    def _labelled(self, examples: Sequence[Example]) -> list[Encoded]:
+        for example in examples:
+            if example.label is None or not 0 <= example.label < len(self._base.labels):
+                raise ValueError(
+                    f"example with prompt {example.prompt[:40]!r} has label {example.label!r}: "
+                    f"a classifier needs an index below {len(self._base.labels)}"
+                )
+        ids = self._whole([example.prompt for example in examples])
+        return [Encoded(i, len(i), int(e.label or 0)) for i, e in zip(ids, examples, strict=True)]
+
+    def _whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """With the special tokens of an encoder, cut on the right."""
+        return (
+            self._tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
+            if texts
+            else []
+        )
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Without a closing end-of-sequence token, which some tokenizers add."""
+        if not texts:
+            return []
+        eos = self._tokenizer.eos_token_id
+        rows = self._tokenizer(list(texts), verbose=False)["input_ids"]
+        rows = [row[:-1] if len(row) > 1 and row[-1] == eos else row for row in rows]
+        start = self._tokenizer.bos_token_id
+        start = eos if start is None else start
+        return [row or [start] for row in rows]
+
+    def _cut(self, ids: list[int], room: int) -> list[int]:
+        """Drop tokens from the start, where a leading special token stays."""
+        room = max(room, 1)
+        if len(ids) <= room:
+            return ids
+        if room > 1 and ids[0] in self._tokenizer.all_special_ids:
+            return ids[:1] + ids[len(ids) - room + 1 :]
+        return ids[len(ids) - room :]
+
+    def batch(self, rows: Sequence[Encoded], *, left: bool = False) -> Batch:
+        """Pad to the longest row: on the right for training, on the left for generation."""
+        width = max(len(row.ids) for row in rows)
+        ids = np.full((len(rows), width), self._tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros((len(rows), width), dtype=np.int64)
+        targets = np.full((len(rows), width), IGNORE, dtype=np.int64)
+        offsets = np.zeros(len(rows), dtype=np.int64)
+        for index, row in enumerate(rows):
+            start = width - len(row.ids) if left else 0
+            end = start + len(row.ids)
+            ids[index, start:end] = row.ids
+            mask[index, start:end] = 1
+            targets[index, start + row.prompt_length : end] = row.ids[row.prompt_length :]
+            offsets[index] = start
+        if self._base.head == "classification":
+            targets = np.array([row.label for row in rows], dtype=np.int64)
+        device = self._base.device
+        return Batch(
+            input_ids=torch.from_numpy(ids).to(device),
+            attention_mask=torch.from_numpy(mask).to(device),
+            targets=torch.from_numpy(targets).to(device),
+            prompt_lengths=np.array([row.prompt_length for row in rows], dtype=np.int64),
+            offsets=offsets,
+        )
+
+
+def _join(prompt: str, target: str) -> str:
+    return f"{prompt}{'' if prompt[-1:].isspace() else ' '}{target}"

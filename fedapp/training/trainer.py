@@ -1,0 +1,294 @@
+"""How any adapter is trained, scored and asked: what reft and lora share."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedapp.core.train_config import TrainConfig, rate
+from fedapp.core.types import ClientFailure, Example, Sampling
+from fedapp.models.base import Base
+from fedapp.training.batching import batches_by_length, training_batches
+from fedapp.training.checkpointing import checkpointable_blocks, checkpointed
+from fedapp.training.decoding import decoding, seeded
+from fedapp.training.label_words import label_tokens
+from fedapp.training.tokens import IGNORE, Batch, Encoder
+
+
+def _nothing() -> None:
+    return None
+
+
+def _no_scope(_batch: Batch) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+class Trainer:
+    """Runs a base model with an adapter on examples.
+
+    Args:
+        base: The frozen base.
+        config: Settings of the training.
+        decayed: Trainable tensors that weight decay acts on.
+        fixed: Trainable tensors that it must not touch.
+        scope: Gives the context in which the model sees a batch (arms interventions).
+        before_step: Called between the backward pass and clipping.
+        after_step: Called after each optimiser step.
+        toggled: Modules that are in training mode while a round trains (their dropout).
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        config: TrainConfig,
+        *,
+        decayed: Sequence[Tensor],
+        fixed: Sequence[Tensor] = (),
+        scope: Callable[[Batch], AbstractContextManager[object]] = _no_scope,
+        before_step: Callable[[], None] = _nothing,
+        after_step: Callable[[], None] = _nothing,
+        toggled: Sequence[nn.Module] = (),
+    ) -> None:
+        self.base, self.config = base, config
+        self.encoder = self.make_encoder()
+        self.words = label_tokens(config.answers, self.encoder, base)
+        self._decayed, self._fixed = list(decayed), list(fixed)
+        self._starts: list[Tensor] = []
+        self._scope, self._before_step, self._after_step = scope, before_step, after_step
+        self._toggled = tuple(toggled)
+        accepted = inspect.signature(base.model.forward).parameters
+        self._keeps_logits = "logits_to_keep" in accepted
+        self._options = {"use_cache": False} if base.head == "lm" else {}
+        self._checkpointed = checkpointable_blocks(base.model) if config.gradient_checkpointing else ()
+
+    def make_encoder(self) -> Encoder:
+        """What tokenises prompts and answers."""
+        return Encoder(self.base, self.config.max_length, self.config.max_new_tokens)
+
+    def extend(self, decayed: Sequence[Tensor], toggled: Sequence[nn.Module]) -> None:
+        """Train more with it: a classification head, and modules whose dropout is to act."""
+        self._decayed += decayed
+        self._toggled += tuple(toggled)
+
+    def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
+        """Train for one round with a fresh optimiser.
+
+        A step minimises the mean cross entropy per answer token of its batch, as transformers
+        does. The base model runs in eval mode; only the adapter's and the head's own dropout act.
+
+        Args:
+            examples: The client's training set.
+            rng: Decides the order and the dropout.
+
+        Returns:
+            Mean loss in nats per example (the whole answer's) over all examples seen.
+
+        Raises:
+            ClientFailure: If there is nothing to train on, or the training diverged; see ``step``.
+        """
+        if not examples:
+            raise ClientFailure("the client has no training examples")
+        rows = self.encoder.examples(examples)
+        size = self.config.batch_size
+        total = self.config.num_epochs * math.ceil(len(rows) / size)
+        total = min(total, self.config.max_steps or total)
+        optimizer = self.optimizer()
+        self._starts = [v.detach().clone() for v in self._decayed + self._fixed if self.config.proximal]
+        losses = seen = 0.0
+        with self._training(rng):
+            batches = training_batches(rows, size, total, rng, grouped=self.config.length_grouped)
+            for step, batch in enumerate(batches):
+                for group in optimizer.param_groups:
+                    group["lr"] = self.config.learning_rate * rate(self.config, step, total)
+                losses += self.step(self.encoder.batch(batch), optimizer, f"step {step + 1} of {total}")
+                seen += len(batch)
+        # What the last step did no loss has seen; a norm beyond the fp32 range is no adapter either.
+        reached = [value.detach() for value in self._decayed + self._fixed]
+        if not math.isfinite(float(torch.nn.utils.get_total_norm(reached))):
+            raise self._diverged(f"step {total} of {total}", "the parameters left the fp32 range")
+        return losses / seen
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        """A fresh AdamW over the trainable tensors."""
+        groups = [
+            {"params": self._decayed, "weight_decay": self.config.weight_decay},
+            {"params": self._fixed, "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(
+            [group for group in groups if group["params"]], lr=self.config.learning_rate, fused=True
+        )
+
+    def step(self, batch: Batch, optimizer: torch.optim.Optimizer, name: str = "the step") -> float:
+        """One optimiser step on one batch; returns the sum of its examples' losses in nats.
+
+        With ``accumulation_steps`` the batch passes in parts. Each part's loss is divided by the
+        predictions of the whole batch, so the gradient is that of the whole batch.
+
+        Raises:
+            ClientFailure: If loss or gradient is not finite (nothing has changed then), or if what
+                the step leaves cannot be used.
+        """
+        parts = batch.parts(self.config.accumulation_steps)
+        whole = batch.num_predictions if len(parts) > 1 else None
+        summed = 0.0
+        for part in parts:
+            with self._scope(part), checkpointed(self._checkpointed):
+                losses, count = self.losses(part)
+                total = losses.sum()
+                summed += float(total.detach())
+                if not math.isfinite(summed):
+                    optimizer.zero_grad(set_to_none=True)
+                    raise self._diverged(name, f"the loss is {summed}")
+                if total.requires_grad:  # not where no prompt of the part has a token to edit
+                    (total / (whole or count)).backward()  # type: ignore[no-untyped-call]
+        self.apply(optimizer, name)
+        return summed
+
+    def apply(self, optimizer: torch.optim.Optimizer, name: str = "the step") -> None:
+        """Take the optimiser step for the gradients that stand in the trainable tensors.
+
+        Raises:
+            ClientFailure: If a gradient is not finite (the tensors are as before then), or if the
+                step leaves tensors that cannot be put in order again.
+        """
+        parameters = self._decayed + self._fixed
+        # FedProx (https://arxiv.org/abs/1812.06127); Adam then scales this pull like any gradient.
+        for value, start in zip(parameters, self._starts, strict=False):
+            if value.grad is not None:
+                value.grad.add_(value.detach() - start, alpha=self.config.proximal)
+        self._before_step()
+        norm = torch.nn.utils.get_total_norm([value.grad for value in parameters if value.grad is not None])
+        if not math.isfinite(float(norm)):
+            optimizer.zero_grad(set_to_none=True)
+            raise self._diverged(name, "the gradient is not finite")
+        if 0 < self.config.max_grad_norm < norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.config.max_grad_norm, norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            self._after_step()
+        except torch.linalg.LinAlgError:
+            raise self._diverged(name, "the parameters left the fp32 range") from None
+
+    def _diverged(self, name: str, sign: str) -> ClientFailure:
+        return ClientFailure(
+            f"training diverged at {name} ({sign}): lower train.learning_rate "
+            f"(now {self.config.learning_rate:g}) or check the data"
+        )
+
+    def losses(self, batch: Batch) -> tuple[Tensor, int]:
+        """Forward pass of a right-padded batch.
+
+        Returns:
+            Each example's loss in nats (summed over its answer's tokens), [batch], and the number
+            of predictions behind them, which the training objective divides by.
+        """
+        ids, mask, targets = batch.input_ids, batch.attention_mask, batch.targets
+        if self.base.head == "classification":
+            logits = self.base.model(input_ids=ids, attention_mask=mask).logits
+            return functional.cross_entropy(logits.float(), targets, reduction="none"), len(ids)
+        # The answer's logits suffice: those of the prompt would be thrown away.
+        keep = ids.shape[1] - int(batch.prompt_lengths.min()) + 1
+        options = {"logits_to_keep": keep, **self._options} if self._keeps_logits else self._options
+        logits = self.base.model(input_ids=ids, attention_mask=mask, **options).logits[:, -keep:-1]
+        wanted = targets[:, ids.shape[1] - keep + 1 :]
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORE, reduction="none"
+        )
+        return losses.view_as(wanted).sum(1), int((wanted != IGNORE).sum())
+
+    def loss(self, examples: Sequence[Example]) -> float:
+        """Mean loss over examples in nats per example, forward only.
+
+        Raises:
+            ValueError: If there are no examples.
+        """
+        if not examples:
+            raise ValueError("loss needs at least one example, got none")
+        rows = self.encoder.examples(examples)
+        total = 0.0
+        with torch.no_grad():
+            for _, batch in batches_by_length(rows, self.config.eval_batch_size):
+                padded = self.encoder.batch(batch)
+                with self._scope(padded):
+                    total += float(self.losses(padded)[0].double().sum())
+        return total / len(examples)
+
+    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
+        """Mean log-likelihood of each example's answer, nats per token (a classifier: of its label)."""
+        found = [0.0] * len(examples)
+        with torch.no_grad():
+            encoded = self.encoder.examples(examples)
+            for indices, rows in batches_by_length(encoded, self.config.eval_batch_size):
+                batch = self.encoder.batch(rows)
+                with self._scope(batch):
+                    losses = self.losses(batch)[0]
+                for index, row, loss in zip(indices, rows, losses.tolist(), strict=True):
+                    found[index] = -loss / max(len(row.ids) - row.prompt_length, 1)
+        return found
+
+    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+        """Answer each prompt: text up to the end-of-sequence token, or a label's name."""
+        answers = [""] * len(prompts)
+        classifies = self.base.head == "classification"
+        rows = self.encoder.prompts(prompts)
+        with torch.no_grad(), seeded(self.base, sampling):
+            for indices, batch in batches_by_length(rows, self.config.eval_batch_size):
+                padded = self.encoder.batch(batch, left=not classifies and self.words is None)
+                with self._scope(padded):
+                    if classifies:
+                        texts = self._classify(padded)
+                    elif self.words is not None:
+                        logits = self._logits_behind(padded)
+                        texts = self.words.choose(logits, [prompts[index] for index in indices], sampling)
+                    else:
+                        texts = self._complete(padded, sampling)
+                for index, text in zip(indices, texts, strict=True):
+                    answers[index] = text
+        return answers
+
+    def _classify(self, batch: Batch) -> list[str]:
+        logits = self.base.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
+        return [self.base.labels[index] for index in logits.argmax(-1).tolist()]
+
+    def _logits_behind(self, batch: Batch) -> Tensor:
+        lengths = torch.from_numpy(batch.prompt_lengths).to(batch.input_ids.device)
+        return self.last_logits(batch.input_ids, batch.attention_mask, lengths)
+
+    def last_logits(self, ids: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
+        """Logits at the last prompt token of right-padded rows, [batch, vocabulary]."""
+        rows = torch.arange(len(ids), device=ids.device)
+        options: dict[str, Any] = dict(self._options)
+        columns = lengths - 1
+        if self._keeps_logits:
+            options["logits_to_keep"], columns = torch.unique(columns, return_inverse=True)
+        return self.base.model(input_ids=ids, attention_mask=mask, **options).logits[rows, columns]
+
+    def _complete(self, batch: Batch, sampling: Sampling | None) -> list[str]:
+        settings = decoding(self.base, self.config.max_new_tokens, sampling)
+        output = self.base.model.generate(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
+        )
+        new = output[:, batch.input_ids.shape[1] :]
+        return [text.strip() for text in self.base.tokenizer.batch_decode(new, skip_special_tokens=True)]
+
+    @contextmanager
+    def _training(self, rng: np.random.Generator) -> Iterator[None]:
+        devices = [self.base.device] if self.base.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(int(rng.integers(2**63)))
+            for module in self._toggled:
+                module.train()
+            try:
+                yield
+            finally:
+                for module in self._toggled:
+                    module.eval()
