@@ -19,13 +19,13 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import numpy as np  # noqa: E402
 
-from fedapp.clustering import KINDS, Clustering  # noqa: E402
 from fedapp.core.payload import Upload  # noqa: E402
 from fedapp.core.public_set import PublicSet  # noqa: E402
-from fedapp.methods.semantic_consensus import SemanticConsensus  # noqa: E402
+from fedapp.methods.consensus.clustering import KINDS, Clustering  # noqa: E402
+from fedapp.methods.consensus.server import SemanticConsensus  # noqa: E402
+from fedapp.methods.consensus.votes import SemanticVote  # noqa: E402
 from fedapp.models.embedders import load_embedder  # noqa: E402
 from fedapp.toy.benchmark import Toy  # noqa: E402
-from fedapp.votes import SemanticVote  # noqa: E402
 
 VOCABULARY = """
 the answer is a small red house near river because water keeps cold ground soft while people walk along

@@ -16,11 +16,11 @@ from typing import Any
 from fedapp.building import ConfigError, build
 from fedapp.client_configs import client_config, one_of_each, variant
 from fedapp.config import RunSettings, run_settings
-from fedapp.consensus_cost import Answers, ExpectedBytes
 from fedapp.core.errors import one_line
 from fedapp.core.sampling import sample
 from fedapp.core.types import ClientFailure, Shapes, count
 from fedapp.exchange_spec import ITEM_BYTES, Exchange, Wire
+from fedapp.methods.consensus.cost import Answers, ExpectedBytes
 from fedapp.preflight import require_fitting
 
 

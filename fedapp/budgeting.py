@@ -12,7 +12,7 @@ from fedapp.budget import Budget, budget_of
 from fedapp.building import ConfigError
 from fedapp.cli import OK, USAGE, complain, warn
 from fedapp.config import load_config
-from fedapp.consensus_cost import Answers
+from fedapp.methods.consensus.cost import Answers
 
 # Heading and key of each column; `up` and `down` are bytes.
 COLUMNS = (

@@ -133,7 +133,7 @@ def _add_budget(name: str, commands: argparse._SubParsersAction[_Parser]) -> Non
 
 def _budget(arguments: argparse.Namespace) -> int:
     from fedapp.budgeting import budget
-    from fedapp.consensus_cost import Answers
+    from fedapp.methods.consensus.cost import Answers
 
     try:
         answers = Answers(arguments.prompts, arguments.answer_tokens, arguments.token_bytes)

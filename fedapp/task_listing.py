@@ -10,8 +10,8 @@ from typing import TextIO
 import numpy as np
 
 from fedapp.building import nearest
+from fedapp.methods.ifed_icl.store import StoredTask, TaskStore
 from fedapp.summary import size
-from fedapp.task_store import StoredTask, TaskStore
 
 ACTIONS = ("list", "show", "remove")
 

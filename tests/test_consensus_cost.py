@@ -2,10 +2,10 @@
 
 import pytest
 
-from fedapp.consensus_cost import LLAMA_31_405B, expected_bytes, lora_ratio
 from fedapp.core.payload import Payload
 from fedapp.core.public_set import PublicSet
-from fedapp.exchange import as_texts
+from fedapp.methods.consensus.cost import LLAMA_31_405B, expected_bytes, lora_ratio
+from fedapp.methods.consensus.differences import as_texts
 from fedapp.toy.benchmark import Toy
 
 ALL_LINEAR = ("q", "k", "v", "o", "gate", "up", "down")

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from fedapp.aggregation.consensus import (
+from fedapp.methods.consensus.clustering import KINDS, Clustering
+from fedapp.methods.consensus.similarity import (
     largest_cluster,
     likeness,
     medoid,
@@ -11,7 +12,6 @@ from fedapp.aggregation.consensus import (
     nearest_to_centroid,
     similarities,
 )
-from fedapp.clustering import KINDS, Clustering
 
 
 def on_circle(*degrees):

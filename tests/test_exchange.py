@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fedapp.exchange import MEMORY, ClientMemory, ServerMemory, as_texts
+from fedapp.methods.consensus.differences import MEMORY, ClientMemory, ServerMemory, as_texts
 
 NUM = 12
 

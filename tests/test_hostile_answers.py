@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedapp.answers import clean, described, num_bytes, read_answers
+from fedapp.methods.consensus.answers import clean, described, num_bytes, read_answers
 
 DIGEST = "0123abcd"
 

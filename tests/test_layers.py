@@ -1,4 +1,4 @@
-"""Imports point down: who may import whom."""
+"""Imports point down: one ordered list of rooms, and who may know which library."""
 
 import ast
 from pathlib import Path
@@ -6,31 +6,45 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TORCH = ("torch", "transformers", "peft", "pyreft", "pyvene")
-LEARN = ("sklearn", "scipy", "fedapp.clustering", "fedapp.models.embedders")
-FORBIDDEN = {
-    # Clustering by scikit-learn is fedapp/clustering.py's: the rules themselves need numpy alone.
-    "aggregation": (*TORCH, *LEARN, "flwr", "hydra", "omegaconf", "fedapp.methods", "fedapp.adapters"),
-    "core": (*TORCH, "flwr", "hydra", "omegaconf"),
-    "wire.py": (*TORCH, "hydra", "omegaconf"),
-    "methods": (
-        *TORCH,
-        *LEARN,
-        "hydra",
-        "omegaconf",
-        "fedapp.adapters",
-        "fedapp.benchmarks",
-        "fedapp.models.base",
-    ),
-    "adapters": ("flwr", "hydra", "omegaconf", "fedapp.methods", "fedapp.benchmarks"),
-    "benchmarks": ("flwr", "hydra", "omegaconf", "fedapp.methods", "fedapp.adapters", *TORCH),
+PACKAGE = ROOT / "fedapp"
+
+# A room imports rooms of the lines before its own; rooms of one line never import each other.
+LAYERS = (
+    ("core",),
+    ("config", "wire", "aggregation", "models", "benchmarks", "toy", "engines"),
+    ("training", "server"),
+    ("methods",),
+    ("adapters", "records"),
+    ("client",),
+    ("planning",),
+    ("cli",),
+)
+# Modules, as paths below fedapp/ or at the project's root, that may import a library.
+KNOWN_BY = {
+    "flwr": ("wire/", "server/", "engines/", "server_app.py", "client_app.py"),
+    "flwr_datasets": ("client/dealing.py",),
+    "torch": ("models/", "training/", "adapters/"),
+    "transformers": ("models/", "training/", "adapters/"),
+    "peft": ("models/", "adapters/"),
+    "pyreft": ("adapters/reft/", "adapters/pyreft_classes.py"),
+    "pyvene": ("adapters/reft/", "adapters/pyreft_classes.py"),
+    "sklearn": ("methods/consensus/clustering.py", "models/embedders.py", "benchmarks/metrics.py"),
+    "scipy": ("methods/consensus/clustering.py", "benchmarks/metrics.py"),
+    "hydra": ("config/",),
+    "omegaconf": ("config/",),
 }
-ONLY_IN = {"hydra": ("config.py", "sweep.py"), "omegaconf": ("config.py", "sweep.py")}
+# What methods may see of Flower's side: the class that their server halves extend.
+OF_SERVER = "fedapp.server.strategy"
+APPS = {
+    "server_app.py": ("core", "config", "server", "records"),
+    "client_app.py": ("core", "wire", "client"),
+}
 
 
-def imports(path: Path) -> set[str]:
+def imports(source: str) -> set[str]:
+    """Modules that a source imports, lazily too; ``from a import b`` counts as ``a`` and ``a.b``."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -38,37 +52,90 @@ def imports(path: Path) -> set[str]:
     return names
 
 
-def within(name: str, package: str) -> bool:
-    return name == package or name.startswith(package + ".")
+def room_of(name: str) -> str:
+    return name.split(".")[1] if name.startswith("fedapp.") else ""
 
 
-@pytest.mark.parametrize("part", FORBIDDEN)
-def test_a_layer_does_not_import_upwards(part):
-    root = ROOT / "fedapp" / part
-    files = sorted(root.rglob("*.py")) if root.is_dir() else [root]
-    assert files
-    for path in files:
-        bad = [name for name in imports(path) for other in FORBIDDEN[part] if within(name, other)]
-        assert not bad, f"{path.name} imports {bad}"
+def level_of(room: str) -> int:
+    return next(number for number, rooms in enumerate(LAYERS) if room in rooms)
 
 
-def test_methods_do_not_import_each_other():
-    for path in sorted((ROOT / "fedapp" / "methods").glob("*.py")):
-        # What methods are made of is no method: base.py and the rules of mixing.py.
-        below = ("fedapp.methods.base", "fedapp.methods.mixing")
-        others = {n for n in imports(path) if n.startswith("fedapp.methods.")}
-        assert not [n for n in others if not any(within(n, part) for part in below)], path.name
+def upward(path: str, source: str) -> list[str]:
+    """What a module below ``fedapp/`` imports and may not."""
+    room = path.split("/")[0]
+    known = {one for rooms in LAYERS for one in rooms}
+    below = {one for rooms in LAYERS[: level_of(room)] for one in rooms}
+    found = []
+    for name in sorted(imports(source)):
+        other = room_of(name)
+        if other in known and other not in below | {room}:
+            found.append(name)
+        elif room == "methods" and other == "server" and name != "fedapp.server":
+            found += [] if f"{name}.".startswith(f"{OF_SERVER}.") else [name]
+    return found
 
 
-@pytest.mark.parametrize("package", ONLY_IN)
-def test_hydra_is_known_to_the_config_alone(package):
-    for path in [*sorted((ROOT / "fedapp").rglob("*.py")), ROOT / "server_app.py", ROOT / "client_app.py"]:
-        if path.name not in ONLY_IN[package]:
-            assert not [n for n in imports(path) if within(n, package)], path.name
+def strange(path: str, source: str) -> list[str]:
+    """Libraries that a module imports and may not."""
+    used = {name.split(".")[0] for name in imports(source)}
+    return sorted(lib for lib in used & set(KNOWN_BY) if not path.startswith(KNOWN_BY[lib]))
+
+
+def modules() -> dict[str, str]:
+    """Sources by path below ``fedapp/``."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in files}
+
+
+ROOMS = [path for path in modules() if "/" in path]
+
+
+@pytest.mark.parametrize("path", ROOMS)
+def test_a_room_imports_rooms_below_it_and_the_libraries_it_may_know(path):
+    assert upward(path, modules()[path]) == []
+    assert strange(path, modules()[path]) == []
+
+
+@pytest.mark.parametrize("name", APPS)
+def test_the_apps_import_the_few_rooms_they_join(name):
+    source = (ROOT / name).read_text(encoding="utf-8")
+    assert {room_of(one) for one in imports(source)} - {""} <= set(APPS[name])
+    assert strange(name, source) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "found"),
+    [
+        ("aggregation/rules.py", "from fedapp.methods.fedalt import RestOfWorld", ["fedapp.methods.fedalt"]),
+        ("core/types.py", "def f():\n    import fedapp.config.build", ["fedapp.config.build"]),
+        (
+            "models/base.py",
+            "from fedapp.benchmarks import own",
+            ["fedapp.benchmarks", "fedapp.benchmarks.own"],
+        ),
+        ("methods/mixing.py", "from fedapp.server import replies", ["fedapp.server.replies"]),
+        ("methods/mixing.py", "from fedapp.server.strategy import ServerStrategy", []),
+    ],
+)
+def test_a_planted_upward_import_is_found_lazy_ones_too(path, line, found):
+    planted = upward(path, f"{modules()[path]}\n{line}\n")
+    assert [name for name in planted if name in found] == found
+    assert bool(planted) == bool(found)
+
+
+def test_a_planted_library_is_found():
+    assert strange("methods/mixing.py", "def f():\n    import torch.nn") == ["torch"]
+    assert strange("training/trainer.py", "import torch") == []
+
+
+def test_every_module_is_in_a_room():
+    known = {one for rooms in LAYERS for one in rooms}
+    folders = {path.split("/")[0] for path in ROOMS}
+    assert folders == known
 
 
 def test_files_and_functions_stay_short():
-    for path in [*sorted((ROOT / "fedapp").rglob("*.py")), ROOT / "server_app.py", ROOT / "client_app.py"]:
+    for path in [*sorted(PACKAGE.rglob("*.py")), ROOT / "server_app.py", ROOT / "client_app.py"]:
         text = path.read_text(encoding="utf-8")
         assert text.count("\n") <= 300, path.name
         for node in ast.walk(ast.parse(text)):

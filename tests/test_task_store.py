@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from fedapp.cli import OK, USAGE, main
+from fedapp.methods.ifed_icl.store import FILE, StoredTask, TaskKey, TaskStore, cosine, merge_means
 from fedapp.task_listing import manage
-from fedapp.task_store import FILE, StoredTask, TaskKey, TaskStore, cosine, merge_means
 
 ROOT = Path(__file__).resolve().parent.parent
 # A writer that never stops; each record is all one number, large enough for many pages.
 WRITER = """
 import sys
 import numpy as np
-from fedapp.task_store import StoredTask, TaskKey, TaskStore
+from fedapp.methods.ifed_icl.store import StoredTask, TaskKey, TaskStore
 store, number = TaskStore(sys.argv[1]), 0
 while True:
     number += 1
@@ -34,7 +34,7 @@ ADDER = """
 import sys
 import time
 import numpy as np
-from fedapp.task_store import StoredTask, TaskKey, TaskStore, merge_means
+from fedapp.methods.ifed_icl.store import StoredTask, TaskKey, TaskStore, merge_means
 store, key = TaskStore(sys.argv[1]), TaskKey("t", "b", "v", ())
 print("ready", flush=True)
 sys.stdin.readline()

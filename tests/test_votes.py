@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fedapp.clustering import Clustering
-from fedapp.votes import Ballot, MajorityVote, SemanticVote
+from fedapp.methods.consensus.clustering import Clustering
+from fedapp.methods.consensus.votes import Ballot, MajorityVote, SemanticVote
 
 
 class Dictionary:

@@ -9,7 +9,7 @@ by client (``all_but_me`` does it itself).
 
 from fedapp.aggregation.checks import UploadError, check_compatible, check_finite
 from fedapp.aggregation.clipping import CenteredClip
-from fedapp.aggregation.mixture import Mixture
+from fedapp.aggregation.combination import Mixture
 from fedapp.aggregation.rules import (
     Combine,
     GeometricMedian,

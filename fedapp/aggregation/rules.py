@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedapp.aggregation.checks import UploadError, by_client, check_alike
-from fedapp.aggregation.mixture import Mixture, inner_products
+from fedapp.aggregation.combination import Mixture, inner_products
 from fedapp.core.types import Arrays
 
 

@@ -12,8 +12,8 @@ from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure, Example
 from fedapp.engines.local import Network
-from fedapp.methods.context_sharing import ContextSharing
-from fedapp.methods.ifed_icl import ContextAggregation
+from fedapp.methods.ifed_icl.client import ContextSharing
+from fedapp.methods.ifed_icl.server import ContextAggregation
 from fedapp.toy.adapter import ToyBase
 from fedapp.toy.context import ToyContext
 from tests import federation

@@ -8,8 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 from fedapp.adapters.context.sites import residual_sites
 from fedapp.aggregation import Mean
 from fedapp.core.payload import DTYPES, Payload
-from fedapp.methods.context_sharing import ContextSharing
-from fedapp.methods.ifed_icl import ContextAggregation
+from fedapp.methods.ifed_icl.client import ContextSharing
+from fedapp.methods.ifed_icl.server import ContextAggregation
 
 # Source: the models' config.json on the hub.
 LLAMA_3_8B = LlamaConfig(

@@ -8,8 +8,8 @@ from safetensors.numpy import load
 
 from fedapp.config import load_config
 from fedapp.core.errors import FederationError
-from fedapp.task_memory import TaskMemory
-from fedapp.task_store import TaskStore
+from fedapp.methods.ifed_icl.memory import TaskMemory
+from fedapp.methods.ifed_icl.store import TaskStore
 from tests.federation import run_toy
 
 METHOD = ["method=ifed_icl", "adapter=toy_context", "adapter.build.num_layers=3"]

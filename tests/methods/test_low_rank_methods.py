@@ -12,8 +12,9 @@ from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure, Example
 from fedapp.engines.local import Network
-from fedapp.low_rank_updates import free_spec
-from fedapp.methods.low_rank import ExactAverage, LowRankSharing, Redistribute, Stack
+from fedapp.methods.products.client import LowRankSharing
+from fedapp.methods.products.server import ExactAverage, Redistribute, Stack
+from fedapp.methods.products.updates import free_spec
 from fedapp.toy.low_rank import ToyLora
 from tests.adapters import tiny_models
 from tests.federation import run_toy

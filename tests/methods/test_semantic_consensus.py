@@ -5,17 +5,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fedapp.clustering import Clustering
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
 from fedapp.core.types import ClientFailure, Example
-from fedapp.exchange import MEMORY
-from fedapp.methods.behaviour_sharing import BehaviourSharing, mix
-from fedapp.methods.semantic_consensus import SemanticConsensus, statistics
+from fedapp.methods.consensus.client import BehaviourSharing, mix
+from fedapp.methods.consensus.clustering import Clustering
+from fedapp.methods.consensus.differences import MEMORY
+from fedapp.methods.consensus.server import SemanticConsensus, statistics
+from fedapp.methods.consensus.votes import MajorityVote, SemanticVote, Verdict
 from fedapp.models.embedders import TfIdfEmbedder
 from fedapp.toy.benchmark import Toy
-from fedapp.votes import MajorityVote, SemanticVote, Verdict
 
 PUBLIC = PublicSet.of(Toy(num_public=4))
 PRIVATE = [Example(f"private {i}", "0", "task-0", 0) for i in range(6)]

@@ -14,14 +14,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedapp.answers import num_bytes
-from fedapp.consensus_cost import Answers, ExpectedBytes, expected_bytes
 from fedapp.core.checks import require_bool, require_int, require_number
 from fedapp.core.payload import Payload
 from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
 from fedapp.core.types import ClientFailure, Example, Metrics, Sampling
-from fedapp.exchange import MEMORY, ClientMemory, as_texts
+from fedapp.methods.consensus.answers import num_bytes
+from fedapp.methods.consensus.cost import Answers, ExpectedBytes, expected_bytes
+from fedapp.methods.consensus.differences import MEMORY, ClientMemory, as_texts
 
 
 @dataclass(frozen=True)

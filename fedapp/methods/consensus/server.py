@@ -18,14 +18,14 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from fedapp.answers import Answers, described, read_answers
 from fedapp.core.checks import require_bool, require_choice, require_int, shown
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.public_set import PublicSet
-from fedapp.exchange import ServerMemory, as_texts
 from fedapp.methods.base import PayloadStrategy
+from fedapp.methods.consensus.answers import Answers, described, read_answers
+from fedapp.methods.consensus.differences import ServerMemory, as_texts
+from fedapp.methods.consensus.votes import Ballot, Verdict, Vote
 from fedapp.run_plan import RunPlan
-from fedapp.votes import Ballot, Verdict, Vote
 
 
 class SemanticConsensus(PayloadStrategy):
@@ -50,7 +50,7 @@ class SemanticConsensus(PayloadStrategy):
         """Take the rule and the limits.
 
         Args:
-            vote: How a prompt's answer is decided (``fedapp.votes``).
+            vote: How a prompt's answer is decided (``fedapp.methods.consensus.votes``).
             weighting: ``uniform``: a client, a vote; ``examples``: by the number of training examples that
                 the client says it has.
             max_answer_chars: Characters of an answer that are kept.
@@ -59,7 +59,9 @@ class SemanticConsensus(PayloadStrategy):
             adaptive: Send only pseudo-labels that changed, to clients that say which they hold.
         """
         if not callable(getattr(vote, "decide", None)):
-            raise ValueError(f"vote={shown(vote)} must be a mapping with _target_, a class of fedapp.votes")
+            raise ValueError(
+                f"vote={shown(vote)} must be a mapping with _target_, a class of fedapp.methods.consensus.votes"
+            )
         require_choice("weighting", weighting, ("uniform", "examples"))
         require_int("max_answer_chars", max_answer_chars, at_least=1)
         require_int("max_age", max_age, at_least=0)

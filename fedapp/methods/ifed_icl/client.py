@@ -12,12 +12,12 @@ from typing import cast
 
 import numpy as np
 
-from fedapp.context_exchange import MISSING, WANTED, WIRE_DTYPES
 from fedapp.core.checks import require_bool, require_choice
 from fedapp.core.model import COEFFICIENTS, VECTORS, ContextModel
 from fedapp.core.payload import DTYPES, Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
+from fedapp.methods.ifed_icl.names import MISSING, WANTED, WIRE_DTYPES
 
 _MOMENTS = "moments/"
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fedapp.answers import Texts, num_bytes, prompt_ids
 from fedapp.core.types import Arrays
+from fedapp.methods.consensus.answers import Texts, num_bytes, prompt_ids
 
 MEMORY = "exchange:memory"
 """Name under which a client's state holds what it exchanged, beside its parameters."""

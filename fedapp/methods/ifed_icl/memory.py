@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from fedapp.building import build
-from fedapp.context_exchange import READ_BY
 from fedapp.core.checks import require_choice, require_number, shown
 from fedapp.core.errors import FederationError
-from fedapp.task_store import StoredTask, TaskKey, TaskStore, cosine, merge_means
+from fedapp.methods.ifed_icl.names import READ_BY
+from fedapp.methods.ifed_icl.store import StoredTask, TaskKey, TaskStore, cosine, merge_means
 
 ON_HIT = ("reuse", "extend")
 

@@ -8,15 +8,15 @@ from typing import Protocol
 
 import numpy as np
 
-from fedapp.aggregation.consensus import (
+from fedapp.core.checks import require_choice, require_int, require_number
+from fedapp.methods.consensus.clustering import Clustering
+from fedapp.methods.consensus.similarity import (
     largest_cluster,
     medoid,
     most_likely,
     nearest_to_centroid,
     similarities,
 )
-from fedapp.clustering import Clustering
-from fedapp.core.checks import require_choice, require_int, require_number
 
 SLACK = 1e-9  # a share that equals the quorum reaches it, however it was rounded
 REPRESENTATIVES = ("medoid", "centroid", "likelihood")

@@ -1,7 +1,7 @@
 """Implicit federated in-context learning: vectors once, then 4 coefficients a layer in each round.
 
 Source: IFed-ICL, equations 3 and 7; what it leaves open is a setting here, and says whose choice
-its default is. The client's side is ``fedapp.methods.context_sharing``.
+its default is. The client's side is ``fedapp.methods.ifed_icl.client``.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 
 from fedapp.aggregation import Combine
-from fedapp.context_exchange import MISSING, READ_BY, WANTED, WIRE_DTYPES
 from fedapp.core.checks import require_bool, require_choice
 from fedapp.core.model import COEFFICIENTS, VECTORS
 from fedapp.core.payload import DTYPES, Payload, Upload
 from fedapp.core.types import Arrays, Shapes
 from fedapp.methods.base import PayloadStrategy
+from fedapp.methods.ifed_icl.memory import TaskMemory
+from fedapp.methods.ifed_icl.names import MISSING, READ_BY, WANTED, WIRE_DTYPES
 from fedapp.replies import Reply
 from fedapp.run_plan import RunPlan
-from fedapp.task_memory import TaskMemory
 
 
 class ContextAggregation(PayloadStrategy):

@@ -1,0 +1,1 @@
+"""Clients share context vectors and a few coefficients: IFed-ICL."""

@@ -1,0 +1,1 @@
+"""LoRA's updates combined as products: FLoRA, FedEx-LoRA, FlexLoRA."""
