@@ -9,9 +9,10 @@ import sys
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedapp.building import build
-from fedapp.client_configs import client_config, variant
-from fedapp.config import load_config, run_settings
+from fedapp.config.build import build
+from fedapp.config.clients import client_config, variant
+from fedapp.config.compose import load_config
+from fedapp.config.run import run_settings
 from fedapp.core.public_set import PublicSet
 from fedapp.methods.base import PayloadStrategy
 from fedapp.nodes import ClientDirectory

@@ -15,7 +15,7 @@ import statistics
 import time
 
 from fedapp import worker
-from fedapp.config import load_config
+from fedapp.config.compose import load_config
 from fedapp.core.payload import Payload
 from fedapp.core.types import Arrays
 

@@ -19,7 +19,7 @@ from flwr.app import Message
 
 import client_app
 from fedapp import worker
-from fedapp.config import load_config
+from fedapp.config.compose import load_config
 from fedapp.core.payload import Payload
 from fedapp.engines.local import InProcessGrid, server_identity
 from fedapp.wire import Envelope, pack, unpack

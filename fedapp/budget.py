@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from fedapp.building import ConfigError, build
-from fedapp.client_configs import client_config, one_of_each, variant
-from fedapp.config import RunSettings, run_settings
+from fedapp.config.build import ConfigError, build
+from fedapp.config.clients import client_config, one_of_each, variant
+from fedapp.config.run import RunSettings, run_settings
 from fedapp.core.errors import one_line
 from fedapp.core.sampling import sample
 from fedapp.core.types import ClientFailure, Shapes, count

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from fedapp.budget import Budget, budget_of
-from fedapp.building import ConfigError
 from fedapp.cli import OK, USAGE, complain, warn
-from fedapp.config import load_config
+from fedapp.config.build import ConfigError
+from fedapp.config.compose import load_config
 from fedapp.methods.consensus.cost import Answers
 
 # Heading and key of each column; `up` and `down` are bytes.
@@ -62,7 +62,7 @@ def budget_rows(overrides: Sequence[str], answers: Answers | None = None) -> lis
     Raises:
         ConfigError: If a configuration cannot be used; the message names the combination.
     """
-    from fedapp.sweep import chosen_words, combinations, naming
+    from fedapp.config.sweep import chosen_words, combinations, naming
 
     rows = []
     for words in combinations(overrides):

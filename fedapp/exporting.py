@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from fedapp.building import build
+from fedapp.config.build import build
 from fedapp.models.base import labelled
 from fedapp.runs import read_adapter
 

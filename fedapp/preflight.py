@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fedapp.building import ConfigError, build, named_class
-from fedapp.client_configs import client_config, one_of_each
-from fedapp.config import groups
+from fedapp.config.build import ConfigError, build, named_class
+from fedapp.config.choices import groups
+from fedapp.config.clients import client_config, one_of_each
 from fedapp.core import files
 from fedapp.core.errors import one_line
 from fedapp.core.types import ClientFailure

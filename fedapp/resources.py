@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from fedapp.building import ConfigError
-from fedapp.config import RunSettings
+from fedapp.config.build import ConfigError
+from fedapp.config.run import RunSettings
 
 
 def check_resources(settings: RunSettings) -> None:

@@ -16,9 +16,11 @@ from types import FrameType
 from typing import Any
 
 from fedapp import preflight
-from fedapp.building import ConfigError, nearest
 from fedapp.cli import FAILED, OK, USAGE, complain
-from fedapp.config import folder_setting, load_config, run_settings
+from fedapp.config.build import ConfigError, nearest
+from fedapp.config.compose import load_config
+from fedapp.config.overrides import quote
+from fedapp.config.run import folder_setting, run_settings
 from fedapp.core.files import ROOT
 from fedapp.engines import Job, OnEvent, RunFailed
 from fedapp.progress import make_display, show_summary
@@ -151,15 +153,6 @@ def absolute_paths(config: Mapping[str, Any]) -> dict[str, str]:
         if is_path and value and not os.path.isabs(value):
             changed[key] = str(Path(value).expanduser().absolute())
     return changed
-
-
-def quote(value: str) -> str:
-    """A string as Hydra's override grammar reads it, whatever it holds."""
-    if re.fullmatch(r"[\w./@-]+", value, re.ASCII):
-        return value
-    # In Hydra's quotes a backslash is only special before a quote or at the very end.
-    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), value)
-    return f"'{escaped}'"
 
 
 def _run_folder(config: Mapping[str, Any]) -> Path:

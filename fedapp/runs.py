@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fedapp import __version__
-from fedapp.config import folder_setting
+from fedapp.config.run import folder_setting
 from fedapp.core.errors import one_line, reason_of
 from fedapp.core.files import ROOT, write_atomically
 from fedapp.core.types import Arrays

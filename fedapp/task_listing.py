@@ -9,7 +9,7 @@ from typing import TextIO
 
 import numpy as np
 
-from fedapp.building import nearest
+from fedapp.config.build import nearest
 from fedapp.methods.ifed_icl.store import StoredTask, TaskStore
 from fedapp.summary import size
 

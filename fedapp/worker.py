@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from fedapp.building import build
-from fedapp.client_configs import client_config, variant
-from fedapp.config import run_settings
+from fedapp.config.build import build
+from fedapp.config.clients import client_config, variant
+from fedapp.config.run import run_settings
 from fedapp.core.checks import shown
 from fedapp.core.model import AdaptedModel
 from fedapp.core.public_set import PublicSet

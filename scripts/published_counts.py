@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from fedapp.budget import Budget, budget_of
-from fedapp.config import load_config
+from fedapp.config.compose import load_config
 from fedapp.models.outline import ARCHITECTURES, outline_base
 from fedapp.models.structure import block_list, hidden_size
 

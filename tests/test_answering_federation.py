@@ -8,8 +8,8 @@ import pytest
 
 from fedapp import preflight, worker
 from fedapp.adapters.black_box import BlackBox
-from fedapp.building import ConfigError
-from fedapp.config import load_config
+from fedapp.config.build import ConfigError
+from fedapp.config.compose import load_config
 from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig

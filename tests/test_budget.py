@@ -10,9 +10,10 @@ import server_app
 from fedapp import worker
 from fedapp.aggregation import Mean
 from fedapp.budget import Trained, budget_of, clear_cache, over_the_run
-from fedapp.building import ConfigError
 from fedapp.cli import main
-from fedapp.config import RunSettings, load_config
+from fedapp.config.build import ConfigError
+from fedapp.config.compose import load_config
+from fedapp.config.run import RunSettings
 from fedapp.core.files import CONF
 from fedapp.core.payload import DTYPES
 from fedapp.core.types import ClientFailure, count

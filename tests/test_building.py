@@ -2,8 +2,8 @@
 
 import pytest
 
-from fedapp.building import ConfigError, build
-from fedapp.config import load_config
+from fedapp.config.build import ConfigError, build
+from fedapp.config.compose import load_config
 from fedapp.core.files import CONF
 
 METHODS = "fedapp.methods.parameter_sharing"

@@ -17,15 +17,16 @@ import pytest
 from engines.toy_cli import use_toy_app
 from rich.console import Console
 
-import fedapp.config
 import fedapp.core.files
 import fedapp.running
 from fedapp import __version__
 from fedapp.cli import main
-from fedapp.config import load_config
-from fedapp.listing import choices, print_choices
+from fedapp.config.choices import choices
+from fedapp.config.compose import load_config
+from fedapp.config.overrides import quote
+from fedapp.listing import print_choices
 from fedapp.progress import BarDisplay, PlainDisplay, RunState, describe_seconds, make_display, show_summary
-from fedapp.running import absolute_paths, quote
+from fedapp.running import absolute_paths
 
 TOY_CLI = Path(__file__).parent / "engines" / "toy_cli.py"
 

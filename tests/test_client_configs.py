@@ -5,9 +5,9 @@ import json
 import pytest
 from safetensors.numpy import load
 
-from fedapp.building import ConfigError
-from fedapp.client_configs import client_config, one_of_each
-from fedapp.config import load_config
+from fedapp.config.build import ConfigError
+from fedapp.config.clients import client_config, one_of_each
+from fedapp.config.compose import load_config
 from tests.federation import TOY, run_toy
 
 SIZES = 'by_client=["adapter.build.size=3","adapter.build.size=5 train.batch_size=2"]'

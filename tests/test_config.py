@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from fedapp.building import ConfigError, build
-from fedapp.config import folder_setting, groups, load_config, run_settings
+from fedapp.config.build import ConfigError, build
+from fedapp.config.choices import groups
+from fedapp.config.compose import load_config
+from fedapp.config.run import folder_setting, run_settings
 from fedapp.core.files import CONF
 
 CHOICES = [(group, name) for group, names in groups().items() for name in names]

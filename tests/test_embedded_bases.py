@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fedapp.benchmarks.embedded.classification import TASKS, EmbeddedClassification
 from fedapp.benchmarks.embedded.episodes import HELD_OUT_LABELS, LABEL_WORDS, episode, pairs, vocabulary
 from fedapp.benchmarks.embedded.stories import FORMATS, Embedded
-from fedapp.config import load_config
+from fedapp.config.compose import load_config
 from fedapp.models.base import fingerprint_of
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,8 +7,9 @@ import shlex
 import pytest
 
 from fedapp import sweep
-from fedapp.building import ConfigError
-from fedapp.config import groups, load_config
+from fedapp.config.build import ConfigError
+from fedapp.config.choices import groups
+from fedapp.config.compose import load_config
 from fedapp.core.files import CONF
 from fedapp.preflight import check
 from tests import federation
@@ -31,7 +32,7 @@ def commands(name):
 def combinations(words):
     """The overrides of each run of a command, its experiment's sweep included."""
     words = [word for word in words if word != "--multirun"]
-    words = [*sweep._of_experiment(words), *words]
+    words = [*sweep.of_experiment(words), *words]
     own = sweep.OverridesParser.create().parse_overrides(words)
     return [list(job) for (job,) in sweep.BasicSweeper.split_arguments(own, max_batch_size=1)]
 
@@ -77,7 +78,7 @@ def test_every_experiment_starts(name, local_data, tmp_path, monkeypatch):
 
 def test_what_is_given_on_the_command_line_replaces_the_experiments_sweep():
     assert len(combinations(["experiment=robustness"])) == 20
-    added = sweep._of_experiment(["experiment=robustness", "++method=local"])
+    added = sweep.of_experiment(["experiment=robustness", "++method=local"])
     assert added == ["hostile=honest,noise,sign_flip,stale"]
     jobs = combinations(["experiment=robustness", "method=local", "hostile=none,stale"])
     assert [sorted(job) for job in jobs] == [
@@ -86,13 +87,13 @@ def test_what_is_given_on_the_command_line_replaces_the_experiments_sweep():
 
 
 def test_without_an_experiment_nothing_is_added():
-    assert sweep._of_experiment(["seed=1,2"]) == []
+    assert sweep.of_experiment(["seed=1,2"]) == []
 
 
 def test_several_experiments_at_once_are_refused():
     with pytest.raises(
         ConfigError, match=r"^experiment=rank,tie: every experiment sweeps settings of its own"
     ):
-        sweep._of_experiment(["experiment=rank,tie"])
+        sweep.of_experiment(["experiment=rank,tie"])
     with pytest.raises(ConfigError, match=r"^experiment=rnk does not exist; did you mean rank"):
-        sweep._of_experiment(["experiment=rnk"])
+        sweep.of_experiment(["experiment=rnk"])

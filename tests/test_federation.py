@@ -179,7 +179,7 @@ def test_the_configured_fingerprint_outweighs_the_majority(tmp_path):
 def test_a_client_refuses_to_train_another_base_than_the_runs():
     with server_identity(1):
         grid = InProcessGrid(client_app.app, 1, {})
-        from fedapp.config import load_config
+        from fedapp.config.compose import load_config
 
         facts = {"config": json.dumps(load_config([*TOY])), "client-id": 0, "server-round": 1}
         content = pack(Envelope(facts | {"fingerprint": "another"}))

@@ -107,7 +107,7 @@ def test_the_apps_import_the_few_rooms_they_join(name):
     ("path", "line", "found"),
     [
         ("aggregation/rules.py", "from fedapp.methods.fedalt import RestOfWorld", ["fedapp.methods.fedalt"]),
-        ("core/types.py", "def f():\n    import fedapp.config.build", ["fedapp.config.build"]),
+        ("core/types.py", "def f():\n    import fedapp.config.build.build", ["fedapp.config.build.build"]),
         (
             "models/base.py",
             "from fedapp.benchmarks import own",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from fedapp.config import groups
+from fedapp.config.choices import groups
 from fedapp.engines.local import Network
 from tests import federation
 from tests.federation import run_toy

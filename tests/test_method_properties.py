@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from fedapp import worker
-from fedapp.building import build
-from fedapp.config import groups, load_config
+from fedapp.config.build import build
+from fedapp.config.choices import groups
+from fedapp.config.compose import load_config
 from fedapp.core.payload import Payload, Upload
 from fedapp.methods.parameter_sharing import AllButMe
 

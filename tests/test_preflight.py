@@ -3,9 +3,9 @@
 import pytest
 
 from fedapp import preflight
-from fedapp.building import ConfigError
 from fedapp.cli import USAGE, main
-from fedapp.config import load_config
+from fedapp.config.build import ConfigError
+from fedapp.config.compose import load_config
 from fedapp.models.base import load_base
 
 TOY = ("model=toy", "adapter=toy", "benchmark=toy")

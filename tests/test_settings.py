@@ -5,8 +5,9 @@ import os
 import pytest
 import torch
 
-from fedapp.building import ConfigError
-from fedapp.config import RunSettings, load_config
+from fedapp.config.build import ConfigError
+from fedapp.config.compose import load_config
+from fedapp.config.run import RunSettings
 from fedapp.core.checks import require_choice, require_number
 from fedapp.core.train_config import TrainConfig
 from fedapp.resources import check_resources

@@ -25,21 +25,6 @@ def one_line(error: BaseException | str, longest: int = 600) -> str:
     return line if len(line) <= longest else line[: longest - 2] + " …"
 
 
-def malformed(override: str) -> str:
-    """One line on an override that Hydra's parser refuses, without the parser's own terms."""
-    key, equals, value = override.partition("=")
-    fault = f"put the value in quotation marks, in a shell \"{key}='…'\""
-    if not (equals or key.startswith("~")) or not key.strip("+~ "):
-        fault = "a setting is written KEY=VALUE"
-    elif not re.fullmatch(r"[+~]*[\w./@:$-]+", key):
-        fault = f"{key!r} is not the name of a setting"
-    elif any(value.count(a) != value.count(b) for a, b in ("()", "[]", "{}")) or any(
-        value.count(mark) % 2 for mark in "'\""
-    ):
-        fault = "a bracket or a quotation mark is not closed"
-    return f"{override!r} cannot be read: {fault}"
-
-
 class FederationError(RuntimeError):
     """The federation cannot go on; the text is one line for the user."""
 

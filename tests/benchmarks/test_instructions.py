@@ -9,7 +9,7 @@ import pytest
 from fedapp.benchmarks.embedded.instructions import EmbeddedInstructions, draw, owner_of
 from fedapp.benchmarks.embedded.stories import FORMATS, Embedded
 from fedapp.benchmarks.instructions import Instructions
-from fedapp.config import load_config
+from fedapp.config.compose import load_config
 
 PROMPTS = {"prompt": "Q: {instruction}\nA:", "prompt_input": "Q: {instruction}\nI: {input}\nA:"}
 COLUMNS = {"instruction": "instruction", "input": "context", "output": "response", "task": "category"}

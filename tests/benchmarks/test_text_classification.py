@@ -18,7 +18,7 @@ from fedapp.benchmarks.embedded.episodes import (
 )
 from fedapp.benchmarks.embedded.text import words_of
 from fedapp.benchmarks.text_classification import TextClassification
-from fedapp.config import load_config
+from fedapp.config.compose import load_config
 from fedapp.partition import SplitConfig, client_data
 from fedapp.partitioners import Partitioning
 

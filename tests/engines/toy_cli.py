@@ -12,11 +12,10 @@ from pathlib import Path
 
 import yaml
 
-import fedapp.config
 import fedapp.core.files
 import fedapp.running
 from fedapp.cli import main
-from fedapp.config import RunSettings
+from fedapp.config.run import RunSettings
 
 APP = Path(__file__).parent / "app"
 

@@ -1,7 +1,7 @@
 """The centralised end: one model, the rows of all, as many steps as all clients together make."""
 
 from fedapp import worker
-from fedapp.config import load_config
+from fedapp.config.compose import load_config
 from tests.federation import TOY, run_toy
 
 

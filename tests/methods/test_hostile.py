@@ -5,9 +5,9 @@ import io
 import numpy as np
 import pytest
 
-from fedapp.building import ConfigError
 from fedapp.comparing import compare
-from fedapp.config import load_config
+from fedapp.config.build import ConfigError
+from fedapp.config.compose import load_config
 from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig

@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load
 
 from fedapp.aggregation import Mean
-from fedapp.config import load_config
+from fedapp.config.compose import load_config
 from fedapp.core.errors import FederationError
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.session import ClientSession
@@ -254,7 +254,7 @@ def test_hostile_clients_corrupt_vectors_and_coefficients(tmp_path, kind):
 )
 def test_a_setting_that_cannot_be_used(override, said):
     from fedapp import preflight
-    from fedapp.building import ConfigError
+    from fedapp.config.build import ConfigError
 
     with pytest.raises(ConfigError, match=said):
         preflight.check(load_config([*federation.TOY[:3], *METHOD, override]), with_model=False)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from fedapp.config import load_config
+from fedapp.config.compose import load_config
 from fedapp.core.errors import FederationError
 from fedapp.methods.ifed_icl.memory import TaskMemory
 from fedapp.methods.ifed_icl.store import TaskStore

@@ -6,7 +6,7 @@ from safetensors.numpy import load_file
 import client_app
 import server_app
 from fedapp import worker
-from fedapp.config import load_config
+from fedapp.config.compose import load_config
 from fedapp.engines.local import run_local
 
 SMALL = [

@@ -5,8 +5,8 @@ import pytest
 
 from fedapp import preflight
 from fedapp.adapters.lora.adapter import Lora
-from fedapp.building import ConfigError
-from fedapp.config import load_config
+from fedapp.config.build import ConfigError
+from fedapp.config.compose import load_config
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig

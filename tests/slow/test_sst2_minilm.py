@@ -44,7 +44,7 @@ def scores(tmp_path_factory):
     import client_app
     import server_app
     from fedapp import worker
-    from fedapp.config import load_config
+    from fedapp.config.compose import load_config
     from fedapp.engines.local import run_local
     from tests.federation import ToyRun
 

@@ -59,9 +59,7 @@ class SemanticConsensus(PayloadStrategy):
             adaptive: Send only pseudo-labels that changed, to clients that say which they hold.
         """
         if not callable(getattr(vote, "decide", None)):
-            raise ValueError(
-                f"vote={shown(vote)} must be a mapping with _target_, a class of fedapp.methods.consensus.votes"
-            )
+            raise ValueError(f"vote={shown(vote)} must be a mapping with _target_, a kind of vote")
         require_choice("weighting", weighting, ("uniform", "examples"))
         require_int("max_answer_chars", max_answer_chars, at_least=1)
         require_int("max_age", max_age, at_least=0)

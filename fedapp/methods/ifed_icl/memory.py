@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedapp.building import build
+from fedapp.config.build import build
 from fedapp.core.checks import require_choice, require_number, shown
 from fedapp.core.errors import FederationError
 from fedapp.methods.ifed_icl.names import READ_BY

@@ -18,7 +18,7 @@ def client_config(config: Mapping[str, Any], client_id: int) -> Mapping[str, Any
     """The composed tree as it holds for one client.
 
     Args:
-        config: What ``fedapp.config.load_config`` composed.
+        config: What ``fedapp.config.compose.load_config`` composed.
         client_id: Number of the client, from 0.
     """
     own = config.get("client_configs", {}).get(variant(config, client_id))

@@ -1,0 +1,1 @@
+"""Hydra's tree, and objects from its nodes."""

@@ -1,0 +1,45 @@
+"""What conf/ offers: groups and their choices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from fedapp.core import files
+
+
+def groups() -> dict[str, list[str]]:
+    """The choices of every config group: ``{"method": ["fedavg", …]}``."""
+    return {
+        folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
+        for folder in sorted(files.CONF.iterdir())
+        if folder.is_dir()
+    }
+
+
+def choices(conf: Path | None = None) -> dict[str, dict[str, str]]:
+    """Every choice of every group of ``conf/`` with its description.
+
+    Args:
+        conf: Folder with one folder per group; None: the project's own.
+
+    Returns:
+        ``{"methods": {"fedavg": "one line", …}, …}``; a group is called by its plural.
+    """
+    conf = conf or files.CONF
+    return {
+        f"{folder.name}s": {path.stem: _describe(path) for path in sorted(folder.glob("*.yaml"))}
+        for folder in sorted(conf.iterdir())
+        if folder.is_dir() and any(folder.glob("*.yaml"))
+    }
+
+
+def _describe(path: Path) -> str:
+    """The file's ``description``, else its first comment that is neither directive nor command."""
+    text = path.read_text(encoding="utf-8")
+    tree = yaml.safe_load(text)
+    if isinstance(tree, dict) and isinstance(tree.get("description"), str):
+        return " ".join(tree["description"].split())
+    comments = (line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#"))
+    return next((comment for comment in comments if not comment.startswith(("@package", "fedapp run "))), "")
