@@ -40,15 +40,15 @@ format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
 bench: $(READY)  ## measure speed as ratios within one process
-	$(BIN)/python benchmarks/step_time.py
-	$(BIN)/python benchmarks/against_lora.py
-	$(BIN)/python benchmarks/geometric_median.py
-	$(BIN)/python benchmarks/warm_round.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/mixing_cost.py
-	$(BIN)/python benchmarks/generation.py
-	$(BIN)/python benchmarks/consensus.py --repeats 1
-	$(BIN)/python benchmarks/context.py
+	$(BIN)/python perf/step_time.py
+	$(BIN)/python perf/against_lora.py
+	$(BIN)/python perf/geometric_median.py
+	$(BIN)/python perf/warm_round.py
+	$(BIN)/python perf/memory.py
+	$(BIN)/python perf/mixing_cost.py
+	$(BIN)/python perf/generation.py
+	$(BIN)/python perf/consensus.py --repeats 1
+	$(BIN)/python perf/context.py
 
 clean:  ## remove the environment and what runs left behind
 	rm -rf $(VENV) runs outputs multirun .pytest_cache .mypy_cache .ruff_cache

@@ -9,11 +9,12 @@ from typing import Any
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from fedapp import worker
+from fedapp.client import serve as serving
+from fedapp.client import workplace as workplaces
 from fedapp.core.errors import one_line
 from fedapp.core.payload import Payload
 from fedapp.core.types import ClientFailure
-from fedapp.wire import Envelope, WireError, pack, unpack
+from fedapp.wire.records import Envelope, WireError, pack, unpack
 
 app = ClientApp()
 
@@ -28,7 +29,7 @@ def join(message: Message, context: Context) -> Message:
     def answer() -> dict[str, Any]:
         found = []
         for client_id in facts["clients"]:
-            place = worker.workplace(config, client_id)
+            place = workplaces.workplace(config, client_id)
             place.data(client_id)
             found.append(place.base.fingerprint)
         return {"fingerprints": found}
@@ -57,13 +58,13 @@ def _serve(phase: str, message: Message, context: Context) -> Message:
     def work() -> dict[str, Any]:
         held = f"{memory}-message" in context.state
         state = dict(unpack(context.state, prefix=memory).payload.arrays) if held else {}
-        reply, payload = worker.serve(phase, facts, download, state)
+        reply, payload = serving.serve(phase, facts, download, state)
         if payload is not None:
             sent.append(payload)
             context.state.update(pack(Envelope({}, Payload(arrays=state)), prefix=memory))
-        place = worker.workplace(facts["config"], facts["client-id"])
+        place = workplaces.workplace(facts["config"], facts["client-id"])
         if phase == "evaluate" and facts.get("final") and place.config["save_adapters"]:
-            worker.save_adapter(place, facts["client-id"], context.node_config.get("output-dir"))  # type: ignore[arg-type]
+            serving.save_adapter(place, facts["client-id"], context.node_config.get("output-dir"))  # type: ignore[arg-type]
         return reply
 
     return _reply(message, about | _caught(work), sent[0] if sent else Payload())

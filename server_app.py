@@ -14,12 +14,12 @@ from fedapp.config.clients import client_config, variant
 from fedapp.config.compose import load_config
 from fedapp.config.run import run_settings
 from fedapp.core.public_set import PublicSet
-from fedapp.methods.base import PayloadStrategy
-from fedapp.nodes import ClientDirectory
-from fedapp.progress import show_summary
-from fedapp.replies import ReplyReader
-from fedapp.run_plan import RunPlan
-from fedapp.runs import RunFolder
+from fedapp.records.folder import RunFolder
+from fedapp.records.table import show_summary
+from fedapp.server.directory import ClientDirectory
+from fedapp.server.replies import ReplyReader
+from fedapp.server.run import RunPlan
+from fedapp.server.strategy import PayloadStrategy
 
 app = ServerApp()
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from fedapp.cli import main
+from fedapp.cli.main import main
 
 sys.exit(main())

@@ -3,7 +3,7 @@
     python -m scripts.published_counts
 
 Every count comes out of the budget code, from the adapter, the method and the model's config.json;
-nothing is put into the document that was not computed here (``tests/test_published_counts.py``).
+nothing is put into the document that was not computed here (``tests/planning/test_published_counts.py``).
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from fedapp.budget import Budget, budget_of
 from fedapp.config.compose import load_config
 from fedapp.models.outline import ARCHITECTURES, outline_base
 from fedapp.models.structure import block_list, hidden_size
+from fedapp.planning.budget import Budget, budget_of
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "published-counts.md"

@@ -9,8 +9,8 @@ from typing import Any
 
 import client_app
 import server_app
-from fedapp import worker
-from fedapp.engines.local import Network, run_local
+from fedapp.client import workplace as workplaces
+from fedapp.engines.grid import Network, run_local
 
 TOY = ["model=toy", "adapter=toy", "benchmark=toy", "engine=local", "join_timeout=5"]
 
@@ -42,7 +42,8 @@ def run_toy(
     """Run a toy federation to its end; what the server app raises is raised here."""
     # A round ends when all replies are there; only one that waits for a lost reply takes its time. Where
     # none is lost, a machine that stands still for half a second must not lose one either.
-    patience = f"round_timeout={0.5 if network else 30}"
+    loses = network is not None and (network.drop is not Network.drop or network.tamper is not Network.tamper)
+    patience = f"round_timeout={0.5 if loses else 30}"
     joined = shlex.join([*TOY, patience, *overrides, f"run_dir={folder}"])
     try:
         run_local(
@@ -53,5 +54,5 @@ def run_toy(
             network=network,
         )
     finally:
-        worker.close()
+        workplaces.close()
     return ToyRun(folder)

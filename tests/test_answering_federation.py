@@ -6,17 +6,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fedapp import preflight, worker
 from fedapp.adapters.black_box import BlackBox
+from fedapp.client import workplace as workplaces
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
 from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure
-from fedapp.engines.local import Network
+from fedapp.engines.grid import Network
 from fedapp.methods.parameter_sharing import ParameterSharing
-from fedapp.wire import Envelope, pack, unpack
+from fedapp.planning import preflight
+from fedapp.wire.records import Envelope, pack, unpack
 from tests import federation
 from tests.federation import TOY, run_toy
 
@@ -128,7 +129,7 @@ def test_a_benchmark_without_public_prompts_is_refused_before_the_run():
     with pytest.raises(ConfigError, match="has no public prompts") as caught:
         preflight.check(load_config([*TOY, *METHOD, "benchmark.build.num_public=0"]), with_model=False)
     assert "\n" not in str(caught.value)
-    worker.close()
+    workplaces.close()
 
 
 def test_a_black_box_cannot_share_parameters_and_says_so():

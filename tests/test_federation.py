@@ -10,13 +10,13 @@ from flwr.app import Message, RecordDict
 from flwr.clientapp import ClientApp
 
 import client_app
-from fedapp import worker
+from fedapp.client import workplace as workplaces
 from fedapp.core.errors import FederationError
 from fedapp.core.payload import Payload
-from fedapp.engines.local import InProcessGrid, Network, server_identity
-from fedapp.methods.base import _given_away
-from fedapp.nodes import exchange
-from fedapp.wire import Envelope, pack, unpack
+from fedapp.engines.grid import InProcessGrid, Network, server_identity
+from fedapp.server.strategy import _given_away
+from fedapp.server.transport import exchange
+from fedapp.wire.records import Envelope, pack, unpack
 from tests.federation import TOY, run_toy
 
 
@@ -185,7 +185,7 @@ def test_a_client_refuses_to_train_another_base_than_the_runs():
         content = pack(Envelope(facts | {"fingerprint": "another"}))
         message = Message(content, dst_node_id=grid.get_node_ids()[0], message_type="train")
         (reply,) = grid.send_and_receive([message])
-    worker.close()
+    workplaces.close()
     assert "has the base model toy, this run's is another" in unpack(reply.content).facts["failure"]
 
 
@@ -204,7 +204,7 @@ def test_flowers_own_start_runs_our_strategies_too(tmp_path, monkeypatch):
     from flwr.app import ArrayRecord
     from flwr.serverapp.strategy import Strategy
 
-    from fedapp.methods.base import PayloadStrategy
+    from fedapp.server.strategy import PayloadStrategy
 
     ours = run_toy(tmp_path / "ours", "num_rounds=2")
     monkeypatch.setattr(

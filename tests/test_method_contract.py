@@ -5,7 +5,7 @@ import pytest
 from safetensors.numpy import load
 
 from fedapp.config.choices import groups
-from fedapp.engines.local import Network
+from fedapp.engines.grid import Network
 from tests import federation
 from tests.federation import run_toy
 

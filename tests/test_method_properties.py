@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fedapp import worker
+from fedapp.client import workplace as workplaces
 from fedapp.config.build import build
 from fedapp.config.choices import groups
 from fedapp.config.compose import load_config
@@ -31,9 +31,9 @@ class Federation:
     """Clients of one method with their memories; uploads of the last round."""
 
     def __init__(self, name):
-        worker.close()
+        workplaces.close()
         self.config = load_config([f"method={name}", *SMALL])
-        self.place = worker.Workplace(self.config)
+        self.place = workplaces.Workplace(self.config)
         self.strategy = self.new_strategy()
         self.states = {client: {} for client in range(4)}
         self.uploads = []

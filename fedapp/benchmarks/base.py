@@ -16,7 +16,7 @@ class Benchmark(Protocol):
     """A data set with its prompt template and its metric.
 
     Implementations are frozen dataclasses: their ``repr`` tells all settings, by which a process
-    recognises client data that it has made already (``fedapp.partition``).
+    recognises client data that it has made already (``fedapp.client.rows``).
 
     A benchmark may also have ``public_prompts() -> list[Example]``: prompts in neither train nor test
     split, for methods whose clients exchange answers. Their targets are references for reports, not sent.

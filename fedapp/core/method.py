@@ -20,4 +20,4 @@ class ClientRoutine(Protocol):
         """Bring ``session.model`` to the state in which this client would use it."""
 
     def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
-        """What a client with these parameters sends in a round (``fedapp.exchange_spec``)."""
+        """What a client with these parameters sends in a round (``fedapp.planning.traffic``)."""

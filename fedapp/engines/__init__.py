@@ -2,67 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-from fedapp.core.errors import one_line
+from fedapp.engines.job import Job, OnEvent
 
-Event = Mapping[str, Any]
-"""One line of the server's ``events.jsonl``."""
-OnEvent = Callable[[Event], None]
+Engine = Callable[[Job, OnEvent], None]
 
 
-class RunFailed(RuntimeError):
-    """The run did not end as it should; the text is one line for the user."""
+def _flower() -> Engine:
+    from fedapp.engines.flower.engine import run_flower
+
+    return run_flower
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run, whatever engine it runs on.
+def _local() -> Engine:
+    from fedapp.engines.local import run_in_process
 
-    Attributes:
-        app_dir: Folder with ``pyproject.toml``, ``server_app.py`` and ``client_app.py``.
-        run_dir: Absolute path of the run folder, which exists.
-        overrides: Hydra overrides in one string, quoted as a shell would (``shlex.join``);
-            ``run_dir`` is among them.
-        num_clients: Nodes to provide.
-        num_cpus_per_client: CPUs that Ray reserves per client at work.
-        num_gpus_per_client: GPUs, or a fraction of one, that Ray reserves per client at work.
-        start_timeout: Seconds from the submission until the server must have found its clients.
-    """
-
-    app_dir: Path
-    run_dir: Path
-    overrides: str
-    num_clients: int
-    num_cpus_per_client: int = 1
-    num_gpus_per_client: float = 0.0
-    start_timeout: float = 360.0
-
-    @property
-    def run_config(self) -> dict[str, str | int | float | bool]:
-        """What server and clients see as ``Context.run_config``."""
-        return {"overrides": self.overrides}
-
-    @property
-    def log_file(self) -> Path:
-        """Where everything goes that Flower, Ray and the apps print."""
-        return self.run_dir / "log.txt"
+    return run_in_process
 
 
-def check_outcome(end: Event | None, fallback: str) -> None:
-    """Judge a run by the server's last word.
-
-    Args:
-        end: The server's ``end`` event, None if there was none.
-        fallback: What to say if the server said nothing.
-
-    Raises:
-        RunFailed: Unless the server said that the run is complete.
-    """
-    if end is None:
-        raise RunFailed(fallback)
-    if end.get("status") != "completed":
-        raise RunFailed(one_line(str(end.get("message") or fallback)))
+ENGINES: dict[str, Callable[[], Engine]] = {"flwr": _flower, "local": _local}
+"""What makes each engine; imported when it is chosen, as Flower takes a second to import."""

@@ -9,7 +9,8 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from fedapp.engines import Job
+from fedapp.core.files import write_atomically
+from fedapp.engines.job import Job
 
 
 def is_closed(job: Job) -> bool:
@@ -34,10 +35,7 @@ def close_run(job: Job, reason: str, *, overrule: bool = False) -> None:
     facts |= {"status": "failed", "reason": reason}
     if seconds is not None:
         facts["seconds"] = seconds
-    path = job.run_dir / "run.json"
-    partial = path.with_name("run.json.partial")
-    partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    os.replace(partial, path)
+    write_atomically(job.run_dir / "run.json", json.dumps(facts, indent=1))
     _drop_end(job)
     end = {"event": "end", "time": seconds, "status": "failed", "message": reason}
     _append_line(job, "events.jsonl", json.dumps(end))

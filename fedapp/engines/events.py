@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from types import TracebackType
 
-from fedapp.engines import Event, OnEvent
+from fedapp.engines.job import Event, OnEvent
 
 POLL_SECONDS = 0.1
 

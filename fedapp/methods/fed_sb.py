@@ -17,8 +17,8 @@ from fedapp.core.model import AdaptedModel
 from fedapp.core.payload import DTYPES, Payload, Upload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Example, Metrics, Shapes
-from fedapp.methods.base import PayloadStrategy
-from fedapp.replies import ReplyReader
+from fedapp.server.replies import ReplyReader
+from fedapp.server.strategy import PayloadStrategy
 
 AGREEMENT = 0
 """The exchange before round 1 in which the clients send their estimates of the subspace."""

@@ -13,9 +13,9 @@ from fedapp.core.checks import require_choice, shown
 from fedapp.core.payload import DTYPES, Payload, Upload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
-from fedapp.methods.base import PayloadStrategy
 from fedapp.methods.mixing import AdaptiveMixing as AdaptiveMixing  # configs of older runs name it here
 from fedapp.methods.mixing import FixedMixing, Mixing
+from fedapp.server.strategy import PayloadStrategy
 
 # What of an intervention leaves the client: R rotates, W and b are the learned source.
 # Source: FedReFT compares sharing strategies and shares all; the partial ones here are ours.

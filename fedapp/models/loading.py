@@ -162,3 +162,10 @@ def quiet_transformers() -> Iterator[None]:
         remarks.set_verbosity(level)
         if bars:
             remarks.enable_progress_bar()
+
+
+def count_gpus() -> int:
+    """GPUs that torch sees here."""
+    import torch
+
+    return int(torch.cuda.device_count())

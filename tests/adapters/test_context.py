@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import tiny_models
 import torch
 import transformers
 
@@ -16,6 +15,7 @@ from fedapp.adapters.lora.adapter import Lora
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure, Example
 from fedapp.models.base import fingerprint_of, make_base
+from tests import tiny_models
 
 TRAIN = TrainConfig(
     batch_size=4,

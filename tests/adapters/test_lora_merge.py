@@ -5,12 +5,12 @@ import copy
 import numpy as np
 import peft
 import pytest
-import tiny_models
 import torch
 
 from fedapp.adapters.lora.adapter import Lora
 from fedapp.core.train_config import TrainConfig
 from fedapp.models.base import fingerprint_of, make_base
+from tests import tiny_models
 
 TRAIN = TrainConfig(batch_size=4, max_length=48, max_new_tokens=4, learning_rate=1e-2, max_grad_norm=0.0)
 LAYER = "layer.0.self_attn.q_proj"

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
-import tiny_models
 import torch
 
 from fedapp.adapters.lora.mixed import LoraMixed
 from fedapp.core.train_config import TrainConfig
 from fedapp.models.base import fingerprint_of
+from tests import tiny_models
 
 TRAIN = TrainConfig(batch_size=4, max_length=48, max_new_tokens=4, learning_rate=1e-2, max_grad_norm=0.0)
 EXAMPLES = tiny_models.examples(8)

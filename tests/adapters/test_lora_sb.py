@@ -3,7 +3,6 @@ import copy
 import numpy as np
 import peft
 import pytest
-import tiny_models
 import torch
 import transformers
 
@@ -11,6 +10,7 @@ from fedapp.adapters.lora.sb import LoraSb
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure
 from fedapp.models.base import Base, fingerprint_of
+from tests import tiny_models
 
 TRAIN = TrainConfig(batch_size=4, max_length=48, max_new_tokens=4, learning_rate=1e-2, max_grad_norm=0.0)
 TARGET = "layer.1.self_attn.q_proj"

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-import tiny_models
 import torch
 
 from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.train_config import TrainConfig
 from fedapp.models.base import fingerprint_of
 from fedapp.models.structure import block_list
+from tests import tiny_models
 
 TRAIN = TrainConfig(batch_size=4, max_length=48, max_new_tokens=4, learning_rate=1e-2)
 

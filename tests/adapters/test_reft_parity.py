@@ -2,9 +2,7 @@ import json
 
 import numpy as np
 import pyreft
-import pyreft_side
 import pytest
-import tiny_models
 import torch
 
 from fedapp.adapters.reft.adapter import Reft
@@ -12,6 +10,7 @@ from fedapp.adapters.reft.export import register
 from fedapp.adapters.reft.hooks import _Armed, _repeated
 from fedapp.adapters.reft.interventions import FORMS, Edits
 from fedapp.core.train_config import TrainConfig
+from tests import pyreft_side, tiny_models
 
 TRAIN = TrainConfig(batch_size=4, max_length=48, max_new_tokens=6, learning_rate=1e-2)
 

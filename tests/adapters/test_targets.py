@@ -1,9 +1,9 @@
 import pytest
-import tiny_models
 
 from fedapp.adapters.lora.adapter import Lora
 from fedapp.adapters.lora.targets import linear_targets
 from fedapp.core.train_config import TrainConfig
+from tests import tiny_models
 
 TRAIN = TrainConfig(max_length=48, max_new_tokens=4)
 

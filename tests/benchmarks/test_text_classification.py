@@ -18,9 +18,9 @@ from fedapp.benchmarks.embedded.episodes import (
 )
 from fedapp.benchmarks.embedded.text import words_of
 from fedapp.benchmarks.text_classification import TextClassification
+from fedapp.client.dealing import Partitioning
+from fedapp.client.rows import SplitConfig, client_data
 from fedapp.config.compose import load_config
-from fedapp.partition import SplitConfig, client_data
-from fedapp.partitioners import Partitioning
 
 REAL = Path(os.environ.get("FEDAPP_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 ROWS = [{"text": f"t{n}", "label": 0 if n < 12 else 1 if n < 17 else 2} for n in range(20)]

@@ -9,8 +9,9 @@ import time
 import pytest
 
 from fedapp.core.errors import reason_of
-from fedapp.engines import Job, RunFailed, in_process
+from fedapp.engines import local as in_process
 from fedapp.engines.closing import close_run
+from fedapp.engines.job import Job, RunFailed
 
 
 def test_a_signal_is_called_by_its_name():

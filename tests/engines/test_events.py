@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fedapp.core.errors import one_line
-from fedapp.engines import RunFailed, check_outcome
 from fedapp.engines.events import EventTail, FollowEvents
+from fedapp.engines.job import RunFailed, check_outcome
 
 
 def test_a_line_is_reported_once_and_only_when_it_is_complete(tmp_path):

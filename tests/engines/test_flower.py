@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import fedapp.engines.flower as flower
-from fedapp.engines import Job, RunFailed
+from fedapp.engines.flower import engine as flower
+from fedapp.engines.job import Job, RunFailed
 
 RAY_LOG = "Exception: The current node timed out during startup. This could happen"
 START = {"event": "start", "clients": [0], "num-rounds": 1}

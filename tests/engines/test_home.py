@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fedapp.engines import home as homes
-from fedapp.engines.home import LONGEST_TEMP, OWNER, flower_home
+from fedapp.engines.flower import home as homes
+from fedapp.engines.flower.home import LONGEST_TEMP, OWNER, flower_home
 
 
 def test_the_folder_for_sockets_is_short_and_goes_away(monkeypatch, tmp_path):
@@ -36,7 +36,7 @@ def parent(monkeypatch, tmp_path):
 def test_what_a_killed_run_left_goes_when_the_next_one_starts(parent):
     code = (
         "import os, signal, tempfile\n"
-        "from fedapp.engines import home\n"
+        "from fedapp.engines.flower import home\n"
         f"tempfile.gettempdir = lambda: {str(parent)!r}\n"
         "home.LONGEST_TEMP = 1000\n"
         "with home.flower_home(): os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedapp.engines.local import InProcessGrid, Network, run_local
+from fedapp.engines.grid import InProcessGrid, Network, run_local
 
 from .toy_apps import client_app, requests, server
 

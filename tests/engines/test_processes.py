@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fedapp.engines.processes import ProcessTree, find_program, listens
-from fedapp.engines.superlink import _last_json, to_toml
+from fedapp.engines.flower.processes import ProcessTree, find_program, listens
+from fedapp.engines.flower.superlink import _last_json, to_toml
 
 # Starts a grandchild in a session of its own that ignores SIGTERM, says its pid and goes away.
 ORPHAN_MAKER = """

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import yaml
 
+import fedapp.cli.run
 import fedapp.core.files
-import fedapp.running
-from fedapp.cli import main
+import fedapp.planning.job
+from fedapp.cli.main import main
 from fedapp.config.run import RunSettings
 
 APP = Path(__file__).parent / "app"
@@ -39,8 +40,8 @@ def use_toy_app(folder: Path) -> Path:
         (conf / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
     fedapp.core.files.CONF = conf
-    fedapp.running.find_app = lambda: app
-    fedapp.running.look_ahead = lambda config, **_: None  # the toy app has neither data nor model
+    fedapp.planning.job.find_app = lambda: app
+    fedapp.cli.run.look_ahead = lambda config, **_: None  # the toy app has neither data nor model
     return app
 
 

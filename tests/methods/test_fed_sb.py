@@ -6,13 +6,14 @@ from safetensors.numpy import load_file
 
 import client_app
 import server_app
-from fedapp import worker
 from fedapp.aggregation import Mean
+from fedapp.client import serve as serving
+from fedapp.client import workplace as workplaces
 from fedapp.core.errors import FederationError
 from fedapp.core.payload import Upload
-from fedapp.engines.local import Network, run_local
+from fedapp.engines.grid import Network, run_local
 from fedapp.methods.fed_sb import SharedSubspace, SubspaceSharing
-from fedapp.wire import Envelope, pack
+from fedapp.wire.records import Envelope, pack
 
 SMALL = [
     "method=fed_sb",
@@ -33,14 +34,14 @@ class Run:
     """A run's messages and what is left of it."""
 
     def __init__(self, folder, monkeypatch, *words, network=None):
-        self.messages, serve = [], worker.serve
+        self.messages, serve = [], serving.serve
 
         def watch(phase, facts, download, state):
             reply, payload = serve(phase, facts, download, state)
             self.messages.append((phase, facts["server-round"], facts["client-id"], download, payload))
             return reply, payload
 
-        monkeypatch.setattr(worker, "serve", watch)
+        monkeypatch.setattr(serving, "serve", watch)
         few = [] if "adapter=lora" in words else ["adapter.build.init_examples=4"]
         overrides = " ".join([*SMALL, *few, "engine=local", *words, f"run_dir={folder}"])
         try:
@@ -52,7 +53,7 @@ class Run:
                 network=network,
             )
         finally:
-            worker.close()
+            workplaces.close()
         self.finals = [load_file(folder / f"adapters/client-{k}/adapter.safetensors") for k in range(3)]
         self.shared = load_file(folder / "adapters/shared/adapter.safetensors")
 

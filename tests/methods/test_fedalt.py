@@ -8,11 +8,12 @@ from safetensors.numpy import load_file
 
 import client_app
 import server_app
-from fedapp import worker
+from fedapp.client import serve as serving
+from fedapp.client import workplace as workplaces
 from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import ClientFailure
-from fedapp.engines.local import run_local
+from fedapp.engines.grid import run_local
 from fedapp.methods.fedalt import RestOfWorld
 
 SMALL = [
@@ -31,7 +32,7 @@ class Run:
     """A run's messages, memories and scores; client ``poisoned`` sends 1000 times what it trained."""
 
     def __init__(self, folder, *words, poisoned=None):
-        self.messages, self.states, serve = [], {}, worker.serve
+        self.messages, self.states, serve = [], {}, serving.serve
 
         def watch(phase, facts, download, state):
             reply, payload = serve(phase, facts, download, state)
@@ -43,12 +44,12 @@ class Run:
             return reply, payload
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(worker, "serve", watch)
+            patch.setattr(serving, "serve", watch)
             overrides = " ".join([*SMALL, *words, f"run_dir={folder}"])
             try:
                 run_local(server_app.app, client_app.app, num_nodes=3, run_config={"overrides": overrides})
             finally:
-                worker.close()
+                workplaces.close()
         self.finals = [load_file(folder / f"adapters/client-{k}/adapter.safetensors") for k in range(3)]
         self.rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 

@@ -5,9 +5,10 @@ from safetensors.numpy import load_file
 
 import client_app
 import server_app
-from fedapp import worker
+from fedapp.client import serve as serving
+from fedapp.client import workplace as workplaces
 from fedapp.config.compose import load_config
-from fedapp.engines.local import run_local
+from fedapp.engines.grid import run_local
 
 SMALL = [
     "num_clients=2",
@@ -28,18 +29,18 @@ def run(tmp_path, monkeypatch):
 
     def go(method):
         sent = []
-        serve = worker.serve
+        serve = serving.serve
 
         def watch(phase, facts, download, state):
             reply, payload = serve(phase, facts, download, state)
             sent.append((phase, set(download.arrays), set(payload.arrays) if payload else set()))
             return reply, payload
 
-        monkeypatch.setattr(worker, "serve", watch)
+        monkeypatch.setattr(serving, "serve", watch)
         words = [f"method={method}", *SMALL, f"run_dir={tmp_path / 'run'}"]
         run_local(server_app.app, client_app.app, num_nodes=2, run_config={"overrides": " ".join(words)})
-        worker.close()
-        place = worker.Workplace(load_config(words))
+        workplaces.close()
+        place = workplaces.Workplace(load_config(words))
         initial = place.model.parameters()
         place.model.detach()
         files = [tmp_path / "run" / "adapters" / f"client-{k}" / "adapter.safetensors" for k in (0, 1)]

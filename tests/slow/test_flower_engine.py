@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fedapp.engines.processes import _adopt_orphans
+from fedapp.engines.flower.processes import _adopt_orphans
 
 pytestmark = pytest.mark.slow
 

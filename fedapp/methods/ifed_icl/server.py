@@ -19,11 +19,11 @@ from fedapp.core.checks import require_bool, require_choice
 from fedapp.core.model import COEFFICIENTS, VECTORS
 from fedapp.core.payload import DTYPES, Payload, Upload
 from fedapp.core.types import Arrays, Shapes
-from fedapp.methods.base import PayloadStrategy
 from fedapp.methods.ifed_icl.memory import TaskMemory
 from fedapp.methods.ifed_icl.names import MISSING, READ_BY, WANTED, WIRE_DTYPES
-from fedapp.replies import Reply
-from fedapp.run_plan import RunPlan
+from fedapp.server.replies import Reply
+from fedapp.server.run import RunPlan
+from fedapp.server.strategy import PayloadStrategy
 
 
 class ContextAggregation(PayloadStrategy):

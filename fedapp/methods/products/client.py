@@ -12,8 +12,7 @@ from fedapp.core.model import AdaptedModel, LowRankModel
 from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics
-from fedapp.methods.products.server import _beside
-from fedapp.methods.products.updates import split
+from fedapp.methods.products.updates import beside, split
 
 _LAST = "last-update"  # in a client's memory: the number of the last update that it has merged
 
@@ -53,7 +52,7 @@ class LowRankSharing:
         session.state.clear()
         session.state.update(trained)
         session.state[_LAST] = np.array(last, np.int64)
-        return Payload(arrays=model.factors() | _beside(trained)), {"train-loss": loss}
+        return Payload(arrays=model.factors() | beside(trained)), {"train-loss": loss}
 
     def evaluate(self, download: Payload, session: ClientSession) -> None:
         """Bring base and adapter to what the federation has agreed on."""

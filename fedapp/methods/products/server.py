@@ -15,8 +15,8 @@ from fedapp.aggregation import low_rank as rules
 from fedapp.aggregation import weighted_mean
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.types import Arrays, Shapes
-from fedapp.methods.base import PayloadStrategy
 from fedapp.methods.products.updates import UpdateLog, free_spec, number_name
+from fedapp.server.strategy import PayloadStrategy
 
 
 class Stack(PayloadStrategy):
@@ -152,11 +152,6 @@ class Redistribute(PayloadStrategy):
     def _largest(self) -> dict[str, int]:
         seen = list(self.ranks.values())
         return {layer: max(ranks[layer] for ranks in seen) for layer in rules.layers(self.current)}
-
-
-def _beside(arrays: Arrays) -> Arrays:
-    rest = rules.rest_of(arrays)
-    return {name: value for name, value in rest.items() if not name.endswith(rules.MERGED)}
 
 
 def _arrays(uploads: Sequence[Upload]) -> list[Arrays]:

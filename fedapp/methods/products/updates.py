@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fedapp.aggregation.low_rank import A, B, layers
+from fedapp.aggregation.low_rank import MERGED, A, B, layers, rest_of
 from fedapp.core.payload import spec
 from fedapp.core.types import Arrays
 
@@ -74,3 +74,9 @@ def free_spec(arrays: Arrays) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
         if len(a) == len(b) == 2 and a[0] == b[1] and 0 < a[0] <= max(a[1], b[0]):
             free |= {layer + A: (FREE, a[1]), layer + B: (b[0], FREE)}
     return tuple((name, dtype, free.get(name, shape)) for name, dtype, shape in spec(arrays))
+
+
+def beside(arrays: Arrays) -> Arrays:
+    """What is trained beside the updates, such as a classification head."""
+    rest = rest_of(arrays)
+    return {name: value for name, value in rest.items() if not name.endswith(MERGED)}

@@ -1,0 +1,44 @@
+"""``fedapp export``: a run's adapter in the format of its own library (pyreft, peft)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from fedapp.config.build import build
+from fedapp.models.base import labelled
+from fedapp.records.adapter_file import read_adapter
+
+
+def export(source: Path, target: Path) -> None:
+    """Attach a kept adapter to its base model and write it in its library's format.
+
+    Args:
+        source: A folder with ``adapter.safetensors`` (``<run>/adapters/client-0``).
+        target: A folder to make; it must not exist yet or be empty.
+
+    Raises:
+        ValueError: If the source is no adapter or damaged, the target is taken, or the base model found here
+            is not the one that the adapter was trained on.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"the target {target} exists and is not an empty folder; name another one")
+    arrays, about = read_adapter(source)
+    for part in ("benchmark", "model", "adapter"):
+        if not isinstance(about[part].get("build"), Mapping):
+            raise ValueError(f"{source / 'adapter.json'} is damaged: it does not say how to build the {part}")
+    benchmark = build(about["benchmark"]["build"], "benchmark.build")
+    labels = tuple(benchmark.labels or ())
+    base = labelled(build(about["model"]["build"], "model.build", labels=labels), labels)
+    if base.fingerprint != about["base-fingerprint"]:
+        raise ValueError(
+            f"{source} belongs to the base model {about['base-fingerprint'][:16]}, "
+            f"the one found here is {base.fingerprint[:16]}"
+        )
+    train = build({"_target_": "fedapp.core.train_config.TrainConfig"}, "train")
+    model = build(about["adapter"]["build"], "adapter.build").attach(base, train, seed=about["seed"])
+    try:
+        model.load(arrays)
+        model.export(target)
+    finally:
+        model.detach()

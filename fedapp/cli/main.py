@@ -1,0 +1,229 @@
+"""The ``fedapp`` command. To add a subcommand: one module, one ``_add_…`` function and one line
+in ``COMMANDS`` here.
+
+Heavy modules are imported when a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import fedapp
+from fedapp.cli.output import OK, USAGE, complain, warn
+
+HELP = ("-h", "--help")
+Command = Callable[[argparse.Namespace], int]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong usage in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and leave with status 2."""
+        _complain_of_usage(message, self.prog)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: Words after the program's name; None takes them from ``sys.argv``.
+
+    Returns:
+        0 if all went well, 1 if a run failed, 2 for wrong usage or configuration, 128 plus the
+        signal's number if interrupted (130 for Ctrl-C).
+    """
+    parser = _make_parser()
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        parser.error(f"unknown command {words[0]!r}{_nearest(words[0], list(COMMANDS))}")
+    if words and words[0].startswith("-") and words[0] not in (*HELP, "--version"):
+        parser.error(f"unknown argument {words[0]!r}{_nearest(words[0], ['--help', '--version'])}")
+    known, rest = parser.parse_known_args(words)
+    for word in rest:
+        # argparse stops to collect words behind an option: "run a=1 --multirun b=2".
+        if word.startswith("-") or not hasattr(known, "overrides"):
+            options = [f"--{name}" for name in ("multirun", "json") if hasattr(known, name)] + ["--help"]
+            _complain_of_usage(f"unknown argument {word!r}{_nearest(word, options)}", f"fedapp {words[0]}")
+        known.overrides.append(word)
+    command: Command = known.command
+    try:
+        return command(known)
+    except KeyboardInterrupt as interrupt:
+        complain("interrupted")
+        return int(interrupt.args[0]) if interrupt.args else 130
+
+
+def _complain_of_usage(message: str, program: str) -> NoReturn:
+    complain(f"{message} (see: {program} --help)")
+    raise SystemExit(USAGE)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="fedapp", description=fedapp.__doc__, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"fedapp {fedapp.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, add in COMMANDS.items():
+        add(name, commands)
+    return parser
+
+
+def _add_run(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "train federatedly as configured"
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about.capitalize()}; ends with a table per client and a run folder.",
+        epilog="example: fedapp run method=fedreft benchmark=embedded num_rounds=3 engine=local",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from conf/config.yaml"
+    )
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="one run for each combination of KEY=A,B values"
+    )
+    parser.set_defaults(command=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.multirun:
+        from fedapp.cli.sweep import sweep
+
+        return sweep(arguments.overrides)
+    from fedapp.cli.run import run
+
+    return run(arguments.overrides)
+
+
+def _add_budget(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "count trainable parameters and payload bytes of a run before it starts, without weights"
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about.capitalize()}; KEY=A,B gives a row for each.",
+        epilog="example: fedapp budget model=llama-3.2-3b method=fedreft,fedit num_clients=5",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from conf/config.yaml"
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON object per row instead of a table")
+    assumed = parser.add_argument_group("assumed of answers, for methods whose clients send these")
+    assumed.add_argument("--prompts", type=int, default=1000, metavar="N", help="public prompts (1000)")
+    assumed.add_argument("--answer-tokens", type=float, default=64.0, metavar="N", help="mean length (64)")
+    assumed.add_argument("--token-bytes", type=float, default=4.0, metavar="N", help="bytes of a token (4)")
+    parser.set_defaults(command=_budget)
+
+
+def _budget(arguments: argparse.Namespace) -> int:
+    from fedapp.cli.budget import budget
+    from fedapp.methods.consensus.cost import Answers
+
+    try:
+        answers = Answers(arguments.prompts, arguments.answer_tokens, arguments.token_bytes)
+    except ValueError as error:
+        complain(str(error))
+        return USAGE
+    return budget(arguments.overrides, sys.stdout, as_json=arguments.json, answers=answers)
+
+
+def _add_list(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "show what can be chosen: methods, adapters, models, benchmarks, …"
+    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help="methods, adapters, … (default: all)")
+    parser.set_defaults(command=_list)
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from fedapp.cli.list import print_choices
+
+    try:
+        print_choices(arguments.kinds, sys.stdout)
+    except ValueError as error:
+        complain(str(error))
+        return USAGE
+    return OK
+
+
+def _add_export(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "write a run's adapter in the format of its own library (pyreft, peft)"
+    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
+    parser.add_argument("source", metavar="ADAPTER", help="a kept adapter: RUN/adapters/client-0")
+    parser.add_argument("target", metavar="FOLDER", help="folder to make")
+    parser.set_defaults(command=_export)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from fedapp.cli.export import export
+
+    try:
+        export(Path(arguments.source), Path(arguments.target))
+    except (ValueError, OSError) as error:
+        complain(str(error))
+        return USAGE
+    return OK
+
+
+def _add_compare(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "put finished runs side by side: mean, worst client, spread over seeds, bytes, time"
+    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
+    parser.add_argument(
+        "folders", nargs="*", metavar="FOLDER", help="runs, or folders of runs (default: runs)"
+    )
+    parser.add_argument(
+        "--metric", metavar="NAME", help="compare by this, as macro-f1 (default: the benchmark's first)"
+    )
+    parser.set_defaults(command=_compare)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from fedapp.cli.compare import compare
+
+    try:
+        folders = [Path(folder) for folder in arguments.folders or ["runs"]]
+        compare(folders, sys.stdout, warn, arguments.metric)
+    except (ValueError, OSError) as error:
+        complain(str(error))
+        return USAGE
+    return OK
+
+
+def _add_tasks(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "list, show or remove calibrated tasks that runs with method.store_dir have kept"
+    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
+    parser.add_argument("action", metavar="ACTION", help="list, show or remove")
+    parser.add_argument("folder", metavar="FOLDER", help="the runs' method.store_dir")
+    parser.add_argument("task", nargs="?", metavar="TASK", help="a task's id, for show and remove")
+    parser.set_defaults(command=_tasks)
+
+
+def _tasks(arguments: argparse.Namespace) -> int:
+    from fedapp.cli.tasks import manage
+
+    try:
+        manage(arguments.action, Path(arguments.folder), arguments.task, sys.stdout)
+    except (ValueError, OSError) as error:
+        complain(str(error))
+        return USAGE
+    return OK
+
+
+COMMANDS = {
+    "run": _add_run,
+    "budget": _add_budget,
+    "list": _add_list,
+    "compare": _add_compare,
+    "export": _add_export,
+    "tasks": _add_tasks,
+}
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

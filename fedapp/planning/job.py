@@ -1,0 +1,114 @@
+"""A run's folder, and what an engine must know of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fedapp.config.build import ConfigError
+from fedapp.config.overrides import quote
+from fedapp.config.run import folder_setting
+from fedapp.core.files import ROOT
+from fedapp.engines.job import Job
+
+# On top of the wait for the clients themselves: SuperLink and Ray have to start first.
+ENGINE_START_SECONDS = 180.0
+
+
+def make_job(overrides: Sequence[str], config: Mapping[str, Any]) -> Job:
+    """Make the run folder and what the engine needs to know.
+
+    Args:
+        overrides: What the user asked for.
+        config: The tree composed of it.
+
+    Raises:
+        ConfigError: If there is no app to run or the run folder is taken.
+    """
+    app_dir = find_app()
+    run_dir = _run_folder(config)
+    extra = {**absolute_paths(config), "run_dir": str(run_dir)}
+    job = Job(
+        app_dir=app_dir,
+        run_dir=run_dir,
+        overrides=shlex.join([*overrides, *(f"{key}={quote(value)}" for key, value in extra.items())]),
+        num_clients=config["num_clients"],
+        num_cpus_per_client=config["num_cpus_per_client"],
+        num_gpus_per_client=config["num_gpus_per_client"],
+        start_timeout=config["join_timeout"] + ENGINE_START_SECONDS,
+    )
+    return job
+
+
+def find_app() -> Path:
+    """The folder that holds the two apps: the root of the checkout this package is in.
+
+    Raises:
+        ConfigError: If the package was installed without them.
+    """
+    for name in ("pyproject.toml", "server_app.py", "client_app.py"):
+        if not (ROOT / name).exists():
+            raise ConfigError(f"{ROOT / name} is missing: install fedapp from a checkout with pip install -e")
+    return ROOT
+
+
+def absolute_paths(config: Mapping[str, Any]) -> dict[str, str]:
+    """Relative paths of the tree made absolute: apps do not run in the user's folder.
+
+    A setting is a path if its name ends with ``_dir`` or its value starts with ``./``, ``../`` or
+    ``~/``.
+
+    Returns:
+        ``{"benchmark.data_dir": "/where/the/user/is/data"}``, only what changes.
+    """
+    changed = {}
+    for key, value in _leaves(config, ""):
+        is_path = key.endswith("_dir") or value.startswith(("./", "../", "~/"))
+        if is_path and value and not os.path.isabs(value):
+            changed[key] = str(Path(value).expanduser().absolute())
+    return changed
+
+
+def _run_folder(config: Mapping[str, Any]) -> Path:
+    if config["run_dir"] is not None:
+        run_dir = folder_setting(config, "run_dir")
+        if run_dir.is_dir() and any(run_dir.iterdir()):
+            raise ConfigError(f"run_dir={str(run_dir)!r} is not empty; name a new folder")
+        return _make_folder(run_dir, exist_ok=True)
+    runs_dir = folder_setting(config, "runs_dir")
+    names = [datetime.now().strftime("%Y%m%d-%H%M%S"), _name(config, "method"), _name(config, "benchmark")]
+    stem = "-".join([*names, f"s{config['seed']}"])
+    for number in range(1, 1000):
+        with contextlib.suppress(FileExistsError):
+            return _make_folder(runs_dir / (stem if number == 1 else f"{stem}-{number}"), exist_ok=False)
+    raise ConfigError(f"runs_dir={str(runs_dir)!r} has no room for {stem}")
+
+
+def _make_folder(path: Path, exist_ok: bool) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=exist_ok)
+    except FileExistsError:
+        if exist_ok:
+            raise ConfigError(f"run_dir={str(path)!r} is a file; name a folder") from None
+        raise
+    except OSError as error:
+        raise ConfigError(f"the run folder {path} cannot be made: {error.strerror}") from None
+    return path
+
+
+def _name(config: Mapping[str, Any], group: str) -> str:
+    return re.sub(r"[^\w.]+", "_", str(config[group]["name"]))
+
+
+def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, str):
+            yield f"{prefix}{key}", value

@@ -1,0 +1,181 @@
+"""What can be found wrong with a config before an engine starts or a folder is made."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from fedapp.config.build import ConfigError, build, named_class, nearest
+from fedapp.config.choices import groups
+from fedapp.config.clients import client_config, one_of_each
+from fedapp.config.compose import load_config
+from fedapp.config.run import RunSettings, folder_setting, run_settings
+from fedapp.core import files
+from fedapp.core.errors import one_line
+from fedapp.core.types import ClientFailure
+from fedapp.engines import ENGINES
+from fedapp.models.loading import count_gpus
+
+if TYPE_CHECKING:
+    from fedapp.server.strategy import PayloadStrategy
+
+
+def check(config: Mapping[str, Any], *, with_model: bool) -> None:
+    """Build what a run needs and look at every client's data once.
+
+    The nodes of a simulation would find the same mistakes when they join; here they cost no start
+    of an engine and leave no run folder behind.
+
+    Args:
+        config: The composed tree of a run whose clients are all on this machine.
+        with_model: Also load the base model and attach the adapter. For engines that work in this
+            process, which keeps the base model.
+
+    Raises:
+        ConfigError: If a setting cannot be used, the data cannot be divided, or base model and
+            adapter do not fit each other.
+    """
+    from fedapp.client import workplace as workplaces
+    from fedapp.server.strategy import PayloadStrategy
+
+    try:
+        place = workplaces.Prepared(config)
+        alike = [client_config(config, client_id) for client_id in one_of_each(config)]
+        strategy = build(config["method"]["strategy"], "method.strategy")
+        if not isinstance(strategy, PayloadStrategy):
+            target = config["method"]["strategy"]["_target_"]
+            raise ConfigError(f"method.strategy._target_={target!r} is no strategy (fedapp.methods)")
+        for own in alike:
+            build(own["adapter"]["build"], "adapter.build")
+        require_fitting(config, alike, strategy, place.routine)
+        for client_id in range(place.settings.num_clients):
+            place.data(client_id)
+        if with_model:
+            workplaces.close()
+            for own in alike:
+                workplaces.Workplace(own, place).model.detach()
+    except (ClientFailure, ValueError, ImportError, OSError) as error:
+        raise ConfigError(one_line(error)) from None
+
+
+def require_fitting(
+    config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], strategy: PayloadStrategy, routine: Any
+) -> None:
+    """Refuse clients, and settings of the run, that the strategy cannot do with.
+
+    Args:
+        config: The composed tree.
+        alike: The configs of clients that differ.
+        strategy: What the server does.
+        routine: What each client does.
+
+    Raises:
+        ConfigError, ValueError: In one line that begins with the setting.
+    """
+    if strategy.equal_shapes:
+        require_one_rank(config, alike)
+    require_same_settings(config, alike, strategy.same_settings)
+    strategy.check(config["num_clients"], routine)
+
+
+def require_one_rank(config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse ranks that differ between clients where the strategy combines entry by entry.
+
+    Raises:
+        ConfigError: If they do.
+    """
+    ranks = {own["adapter"]["build"].get("rank") for own in alike}
+    if len(ranks) > 1:
+        named = ", ".join(sorted(map(str, ranks), key=lambda rank: (len(rank), rank)))
+        raise ConfigError(
+            f"by_client gives adapter.build.rank={named}, but method={config['method']['name']} needs one "
+            f"rank on all clients; methods that take different ranks: {', '.join(_mixed_rank_methods())}"
+        )
+
+
+def require_same_settings(
+    config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> None:
+    """Refuse settings of the adapter that differ between clients and give uploads another meaning.
+
+    Raises:
+        ConfigError: If they do.
+    """
+    for name in names:
+        values = sorted({str(own["adapter"]["build"].get(name)) for own in alike})
+        if len(values) > 1:
+            raise ConfigError(
+                f"by_client gives adapter.build.{name}={', '.join(map(repr, values))}, but "
+                f"method={config['method']['name']} combines what clients send and needs one value on all"
+            )
+
+
+def _mixed_rank_methods() -> list[str]:
+    """The files of conf/method whose strategy says that clients' shapes may differ."""
+    found = []
+    for name in groups()["method"]:
+        tree = yaml.safe_load((files.CONF / "method" / f"{name}.yaml").read_text(encoding="utf-8"))
+        if not getattr(named_class(tree["strategy"]["_target_"]), "equal_shapes", True):
+            found.append(name)
+    return found
+
+
+def check_resources(settings: RunSettings) -> None:
+    """Refuse what Flower's simulation engine would wait for in vain.
+
+    Only for who is about to start that engine here: the server of a deployment composes the same
+    settings, on a machine on which no client runs.
+
+    Raises:
+        ConfigError: If a client is to reserve more CPU cores or GPUs than there are here.
+    """
+    asked, there = settings.num_cpus_per_client, os.cpu_count() or 1
+    if asked > there:
+        cores = "CPU core" if there == 1 else "CPU cores"
+        raise ConfigError(f"num_cpus_per_client={asked} must not exceed this machine's {there} {cores}")
+    if settings.num_gpus_per_client > 0:
+        visible = count_gpus()
+        if settings.num_gpus_per_client > visible:
+            seen = f"the {visible} visible here" if visible else "0: no GPU is visible here"
+            raise ConfigError(f"num_gpus_per_client={settings.num_gpus_per_client} must not exceed {seen}")
+
+
+def checked_config(overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose the config of a run and look at all that can be judged before it starts.
+
+    Args:
+        overrides: What the user asked for.
+
+    Raises:
+        ConfigError: If a setting cannot be used.
+    """
+    config = load_config(overrides)
+    name = str(config["engine"])
+    if name not in ENGINES:
+        raise ConfigError(f"engine={name} does not exist{nearest(name, list(ENGINES))}")
+    for setting in ("runs_dir", "run_dir"):
+        if setting == "runs_dir" or config[setting] is not None:
+            folder_setting(config, setting)
+    return config
+
+
+def look_ahead(config: Mapping[str, Any], *, with_model: bool = True) -> None:
+    """Find what would fail on every client, before there is a run folder.
+
+    Args:
+        config: The composed tree.
+        with_model: Load the base model, too, if this process is to use it.
+
+    Raises:
+        ConfigError: If a setting, the data or this machine does not allow the run.
+    """
+    in_process = config["engine"] == "local"
+    if not in_process:
+        check_resources(run_settings(config))
+    with contextlib.redirect_stderr(io.StringIO()):  # libraries that remark on what they import
+        check(config, with_model=with_model and in_process)

@@ -1,0 +1,58 @@
+"""A client's final adapter in a folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from fedapp.core.errors import one_line
+from fedapp.core.files import write_atomically
+from fedapp.core.types import Arrays
+
+# What adapter.json must hold for the adapter to be attached again.
+ADAPTER_FACTS = {"adapter": dict, "model": dict, "benchmark": dict, "seed": int, "base-fingerprint": str}
+
+
+def write_adapter(folder: Path, arrays: Arrays, config: Mapping[str, Any], fingerprint: str) -> None:
+    """Keep an adapter: named fp32 arrays, and what is needed to attach them again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / "adapter.safetensors.partial"
+    save_file(dict(sorted(arrays.items())), partial)
+    about = {
+        "adapter": config["adapter"],
+        "model": config["model"],
+        "benchmark": config["benchmark"],
+        "seed": config["seed"],
+        "base-fingerprint": fingerprint,
+    }
+    write_atomically(folder / "adapter.json", json.dumps(about, indent=1))
+    os.replace(partial, folder / "adapter.safetensors")
+
+
+def read_adapter(folder: Path) -> tuple[Arrays, dict[str, Any]]:
+    """Read what ``write_adapter`` wrote.
+
+    Raises:
+        ValueError: If the folder holds no adapter, or a file of it is damaged.
+    """
+    about_file, arrays_file = folder / "adapter.json", folder / "adapter.safetensors"
+    try:
+        text, arrays = about_file.read_bytes(), load_file(arrays_file)
+    except OSError as error:
+        raise ValueError(f"{folder} holds no adapter: {error}") from None
+    except SafetensorError as error:
+        raise ValueError(f"{arrays_file} is damaged: {one_line(error)}") from None
+    try:
+        about = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{about_file} is damaged: {one_line(error)}") from None
+    for key, kind in ADAPTER_FACTS.items():
+        if not isinstance(about, dict) or not isinstance(about.get(key), kind):
+            raise ValueError(f"{about_file} is damaged: it does not say {key}")
+    return arrays, about

@@ -1,0 +1,1 @@
+"""Flower's side of a run, written once for all methods."""

@@ -1,0 +1,1 @@
+"""The one place where Flower's records are packed and unpacked."""

@@ -1,0 +1,88 @@
+"""Peak memory of a simulation in one process, with few clients and with many.
+
+Run: ``python perf/memory.py [--clients 4 64] [--rank 8] [method=fedreft …]``
+
+Each run is a process of its own (``engine=local``: server and clients in it, one after the other), with
+equally many rows per client. Printed is the peak resident memory as the system counts it. What a
+server must hold grows by nature: every client's upload, for a leave-one-out method every client's
+download, and the memory of every client that the simulation stands in for. The last column says
+how many adapters' worth of memory a further client costs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+TRAIN_ROWS, TEST_ROWS = 20, 5  # per client
+CHILD = """
+import json, resource, sys
+from fedapp.cli.run import run
+code = run(json.loads(sys.argv[1]))
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
+open(sys.argv[2], "w").write(json.dumps(peak))
+sys.exit(code)
+"""
+
+
+def peak_mib(clients: int, rank: int, overrides: list[str]) -> tuple[float, float]:
+    """Peak resident MiB of one run, and the MiB of one client's upload."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = [
+            "engine=local",
+            "benchmark=embedded",
+            f"benchmark.num_train={TRAIN_ROWS * clients}",
+            f"benchmark.num_test={TEST_ROWS * clients}",
+            "benchmark.num_epochs=1",
+            "num_rounds=2",
+            f"num_clients={clients}",
+            *(f"score.{name}=false" for name in ("base", "before", "after")),
+            f"adapter.build.rank={rank}",
+            *overrides,
+            f"run_dir={folder}/run",
+        ]
+        result = Path(folder) / "peak"
+        root = str(Path(__file__).resolve().parent.parent)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, json.dumps(settings), str(result)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        if done.returncode:
+            raise SystemExit(done.stderr.strip() or done.stdout.strip())
+        rows = [
+            json.loads(line) for line in (Path(folder) / "run" / "traffic.jsonl").read_text().splitlines()
+        ]
+        upload = max(row["payload-bytes"] for row in rows if row["direction"] == "up")
+        return json.loads(result.read_text()) / 1024, upload / 2**20
+
+
+def main() -> None:
+    """Measure and print one line per number of clients."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, nargs="+", default=[4, 64])
+    parser.add_argument("--rank", type=int, default=8, help="of the adapter, which sets its size")
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides (method=fedavg)")
+    options = parser.parse_intermixed_args()
+    first: tuple[int, float] | None = None
+    for clients in options.clients:
+        peak, upload = peak_mib(clients, options.rank, options.overrides)
+        first = first or (clients, peak)
+        line = f"{clients:5d} clients  peak {peak:8.1f} MiB  {peak / first[1]:5.3f} x"
+        if clients != first[0]:
+            more = (peak - first[1]) / (clients - first[0])
+            size = f" = {more / upload:.1f} uploads of {1024 * upload:.0f} KiB" if upload else ""
+            line += f"  {1024 * more:.0f} KiB per further client{size}"
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
