@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Any
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedapp.client import serve as serving
-from fedapp.client import workplace as workplaces
 from fedapp.core.errors import one_line
 from fedapp.core.payload import Payload
 from fedapp.core.types import ClientFailure
-from fedapp.wire.records import Envelope, WireError, pack, unpack
+from fedapp.wire.messages import Failed
+from fedapp.wire.reading import read_join, read_work
+from fedapp.wire.records import Envelope, pack, unpack
 
 app = ClientApp()
 
@@ -22,79 +21,43 @@ app = ClientApp()
 @app.query()
 def join(message: Message, context: Context) -> Message:
     """Say which clients this node holds and which base model, having opened all that a round needs."""
-    facts: dict[str, Any] = {"clients": []}
-    config = _received(message)[0]["config"]
-    facts["clients"] = _clients_here(context, json.loads(config)["num_clients"])
-
-    def answer() -> dict[str, Any]:
-        found = []
-        for client_id in facts["clients"]:
-            place = workplaces.workplace(config, client_id)
-            place.data(client_id)
-            found.append(place.base.fingerprint)
-        return {"fingerprints": found}
-
-    return _reply(message, facts | _caught(answer))
+    asked = read_join(message.content)
+    clients = serving.join(asked, dict(context.node_config))
+    return _reply(message, clients, lambda: serving.open_workplaces(asked, clients).pack())
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Do a client's local training of one round."""
-    return _serve("train", message, context)
+    return _serve(message, context)
 
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Score a client's model; after the last round, keep its adapter."""
-    return _serve("evaluate", message, context)
+    return _serve(message, context)
 
 
-def _serve(phase: str, message: Message, context: Context) -> Message:
-    facts, download = _received(message)
-    about = {"client-id": facts["client-id"], "server-round": facts["server-round"]}
-    memory = f"client-{facts['client-id']}"
-    sent: list[Payload] = []
+def _serve(message: Message, context: Context) -> Message:
+    work = read_work(message.content)
+    memory = f"client-{work.client_id}"
 
-    def work() -> dict[str, Any]:
+    def answer() -> RecordDict:
         held = f"{memory}-message" in context.state
         state = dict(unpack(context.state, prefix=memory).payload.arrays) if held else {}
-        reply, payload = serving.serve(phase, facts, download, state)
-        if payload is not None:
-            sent.append(payload)
+        output_dir = context.node_config.get("output-dir")
+        done = serving.serve(work, state, None if output_dir is None else str(output_dir))
+        if work.phase != "evaluate":  # scoring leaves the memory as it was
             context.state.update(pack(Envelope({}, Payload(arrays=state)), prefix=memory))
-        place = workplaces.workplace(facts["config"], facts["client-id"])
-        if phase == "evaluate" and facts.get("final") and place.config["save_adapters"]:
-            serving.save_adapter(place, facts["client-id"], context.node_config.get("output-dir"))  # type: ignore[arg-type]
-        return reply
+        return done.pack()
 
-    return _reply(message, about | _caught(work), sent[0] if sent else Payload())
+    return _reply(message, (work.client_id,), answer)
 
 
-def _clients_here(context: Context, num_clients: int) -> list[int]:
-    """The node's clients: its partition, and with fewer nodes than clients every n-th after it."""
-    node = context.node_config
-    if "partition-id" not in node:
-        raise ClientFailure(
-            "start the SuperNode with --node-config 'partition-id=<number of the client, from 0>'"
-        )
-    first, count = int(node["partition-id"]), int(node.get("num-partitions", num_clients))
-    return list(range(first, num_clients, max(count, 1)))
-
-
-def _caught(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Run; an expected failure becomes a fact of the reply, so that the server can name it."""
+def _reply(message: Message, clients: tuple[int, ...], answer: Callable[[], RecordDict]) -> Message:
+    """Answer; an expected failure becomes the answer, so that the server can name it."""
     try:
-        return work()
+        content = answer()
     except (ClientFailure, ValueError, ImportError, OSError) as error:
-        return {"failure": one_line(error)}
-
-
-def _received(message: Message) -> tuple[dict[str, Any], Payload]:
-    envelope = unpack(message.content)
-    if not isinstance(envelope.facts.get("config"), str):
-        raise WireError("the server's message has no config")
-    return envelope.facts, envelope.payload
-
-
-def _reply(message: Message, facts: dict[str, Any], payload: Payload | None = None) -> Message:
-    return Message(pack(Envelope(facts, payload or Payload())), reply_to=message)
+        content = Failed(one_line(error), clients).pack()
+    return Message(content, reply_to=message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from typing import Any
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
@@ -13,13 +14,14 @@ from fedapp.config.build import build
 from fedapp.config.clients import client_config, variant
 from fedapp.config.compose import load_config
 from fedapp.config.run import run_settings
+from fedapp.core.method import ClientRoutine, TaskFacts
 from fedapp.core.public_set import PublicSet
 from fedapp.records.folder import RunFolder
 from fedapp.records.table import show_summary
 from fedapp.server.directory import ClientDirectory
 from fedapp.server.replies import ReplyReader
-from fedapp.server.run import RunPlan
-from fedapp.server.strategy import PayloadStrategy
+from fedapp.server.run import ServerRun
+from fedapp.server.strategy import ServerStrategy
 
 app = ServerApp()
 
@@ -28,30 +30,31 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation, from the composed config to the summary."""
     config = load_config(shlex.split(str(context.run_config.get("overrides", ""))))
-    strategy = build(config["method"]["strategy"], "method.strategy")
-    assert isinstance(strategy, PayloadStrategy)
+    strategy: ServerStrategy = build(config["method"]["strategy"], "method.strategy")
+    routine: ClientRoutine = build(config["method"]["routine"], "method.routine")
     with RunFolder.create(config) as folder:
-        plan = _plan(folder)
-        if getattr(strategy, "needs_public_prompts", False):
-            plan.public = PublicSet.of(build(config["benchmark"]["build"], "benchmark.build"))
-        strategy.prepare(plan)
+        run = _server_run(folder)
+        if routine.needs.public_prompts:
+            run.public = PublicSet.of(_benchmark(config))
+        strategy.attach(run)
         strategy.join(grid)
-        folder.started(plan.directory)
+        folder.started(run.directory)
         strategy.start(grid)
-        folder.finish(strategy.shared(), str(plan.directory.fingerprint(0)))
+        folder.finish(strategy.shared(), str(run.directory.fingerprint(0)))
     show_summary(folder.path, sys.stdout)  # into Flower's log: `flwr run --stream` shows it
 
 
-def _plan(folder: RunFolder) -> RunPlan:
-    settings = run_settings(folder.config)
+def _server_run(folder: RunFolder) -> ServerRun:
+    config = folder.config
+    settings = run_settings(config)
     limit = settings.max_payload_bytes
-    variants = [variant(folder.config, client_id) for client_id in range(settings.num_clients)]
+    variants = [variant(config, client_id) for client_id in range(settings.num_clients)]
     expected = {
-        name: client_config(folder.config, client_id)["model"].get("fingerprint")
+        name: client_config(config, client_id)["model"].get("fingerprint")
         for client_id, name in enumerate(variants)
     }
-    return RunPlan(
-        config_json=json.dumps(folder.config, sort_keys=True),
+    return ServerRun(
+        config_json=json.dumps(config, sort_keys=True),
         directory=ClientDirectory(variants, expected, limit, folder.warning),
         observer=folder,
         reader=ReplyReader(limit, folder.warning, settings.max_norm_ratio),
@@ -63,4 +66,15 @@ def _plan(folder: RunFolder) -> RunPlan:
         join_timeout=settings.join_timeout,
         round_timeout=settings.round_timeout,
         max_bytes=limit,
+        task=lambda: _task(config),
     )
+
+
+def _task(config: dict[str, Any]) -> TaskFacts:
+    benchmark = _benchmark(config)
+    labels = tuple(benchmark.labels or ())
+    return TaskFacts(benchmark.name, benchmark.template_version, labels, config["adapter"]["build"])
+
+
+def _benchmark(config: dict[str, Any]) -> Any:
+    return build(config["benchmark"]["build"], "benchmark.build")

@@ -12,13 +12,13 @@ import argparse
 import os
 import statistics
 import time
-from types import SimpleNamespace
 
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")  # read once, when NumPy loads its BLAS
 
 import numpy as np  # noqa: E402
 
+from fedapp.core.method import RunFacts, TaskFacts  # noqa: E402
 from fedapp.core.payload import Upload  # noqa: E402
 from fedapp.core.public_set import PublicSet  # noqa: E402
 from fedapp.methods.consensus.clustering import KINDS, Clustering  # noqa: E402
@@ -50,14 +50,9 @@ def make_uploads(public: PublicSet, num_clients: int, num_words: int, seed: int)
     return [Upload({}, texts | {"answers": own}, c, 1, {}) for c, own in enumerate(answers)]
 
 
-class Silent:
-    """Watches nothing."""
-
-    def record(self, name: str, row: object) -> None:
-        """No record."""
-
-    def warning(self, message: str) -> None:
-        """No warning."""
+def no_task() -> TaskFacts:
+    """Nothing keeps tasks here."""
+    return TaskFacts("", "", (), {})
 
 
 def main() -> None:
@@ -82,8 +77,10 @@ def main() -> None:
     def consensus() -> None:
         vote = SemanticVote(load_embedder(options.path), Clustering(options.kind))
         strategy = SemanticConsensus(vote)
-        strategy.plan = SimpleNamespace(public=public, observer=Silent())  # type: ignore[assignment]
-        strategy.aggregate(uploads)
+        strategy.begin(
+            RunFacts(options.clients, 1, "", no_task, public, lambda message: None, lambda *row: None)
+        )
+        strategy.aggregate(1, uploads, [])
         assert strategy.labels
 
     work = {"encoding": encode, "consensus": consensus}

@@ -37,7 +37,7 @@ def main() -> None:
     for repeat in range(arguments.repeats + 1):
         session = place.session(0, 2 + repeat, {}, "train")
         started = time.process_time()
-        mixed, _ = place.routine.mixing.mix(own, received, session)
+        mixed, _ = place.setup.routine.mixing.mix(own, received, session)
         chosen = time.process_time()
         session.model.load(mixed)
         begun = time.process_time()
@@ -46,7 +46,7 @@ def main() -> None:
             mixing.append(chosen - started)
             training.append(time.process_time() - begun)
     ratio = statistics.median(a / b for a, b in zip(mixing, training, strict=True))
-    rule, rows = place.routine.mixing, (len(session.train_set), len(session.val_set))
+    rule, rows = place.setup.routine.mixing, (len(session.train_set), len(session.val_set))
     print(f"{rule}")
     print(f"{rows[0]} training rows x {place.train.num_epochs} epochs, {rows[1]} validation rows")
     print(f"mixing {statistics.median(mixing):.3f} s CPU, training {statistics.median(training):.3f} s")
@@ -55,7 +55,7 @@ def main() -> None:
 
 def trained(place: workplaces.Workplace, client_id: int) -> Arrays:
     """What a client would send in the first round."""
-    payload, _ = place.routine.train(Payload(), place.session(client_id, 1, {}, "train"))
+    payload, _ = place.setup.routine.train(Payload(), place.session(client_id, 1, {}, "train"))
     return dict(payload.arrays)
 
 

@@ -44,7 +44,7 @@ def main() -> None:
         for repeat in range(arguments.repeats + 1):
             spent, download = one_round(grid, config, download, repeat + 1)
             place = workplaces.workplace(config, 0)
-            examples = place.data(0).train
+            examples = place.setup.data(0).train
             started = time.process_time()
             place.model.train(examples, np.random.default_rng(repeat))
             trained = time.process_time() - started

@@ -15,7 +15,7 @@ from fedapp.core.errors import FederationError
 from fedapp.core.payload import Payload
 from fedapp.engines.grid import InProcessGrid, Network, server_identity
 from fedapp.server.strategy import _given_away
-from fedapp.server.transport import exchange
+from fedapp.server.transport import ask
 from fedapp.wire.records import Envelope, pack, unpack
 from tests.federation import TOY, run_toy
 
@@ -182,6 +182,7 @@ def test_a_client_refuses_to_train_another_base_than_the_runs():
         from fedapp.config.compose import load_config
 
         facts = {"config": json.dumps(load_config([*TOY])), "client-id": 0, "server-round": 1}
+        facts |= {"phase": "train", "final": False}
         content = pack(Envelope(facts | {"fingerprint": "another"}))
         message = Message(content, dst_node_id=grid.get_node_ids()[0], message_type="train")
         (reply,) = grid.send_and_receive([message])
@@ -204,11 +205,11 @@ def test_flowers_own_start_runs_our_strategies_too(tmp_path, monkeypatch):
     from flwr.app import ArrayRecord
     from flwr.serverapp.strategy import Strategy
 
-    from fedapp.server.strategy import PayloadStrategy
+    from fedapp.server.strategy import ServerStrategy
 
     ours = run_toy(tmp_path / "ours", "num_rounds=2")
     monkeypatch.setattr(
-        PayloadStrategy, "start", lambda self, grid: Strategy.start(self, grid, ArrayRecord(), num_rounds=2)
+        ServerStrategy, "start", lambda self, grid: Strategy.start(self, grid, ArrayRecord(), num_rounds=2)
     )
     flowers = run_toy(tmp_path / "flowers", "num_rounds=2")
     assert ours.adapters() == flowers.adapters()
@@ -241,5 +242,5 @@ def test_messages_are_let_go_of_once_they_are_sent_or_read():
     next(reader)
     assert references[0]() is None
     sent = [SimpleNamespace(metadata=SimpleNamespace(dst_node_id=1))]
-    assert exchange(Post(), sent, 0.0, lambda reply: None) == []
+    assert ask(Post(), sent, 0.0, lambda reply: None) == []
     assert sent == []

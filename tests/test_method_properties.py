@@ -13,8 +13,10 @@ from fedapp.client import workplace as workplaces
 from fedapp.config.build import build
 from fedapp.config.choices import groups
 from fedapp.config.compose import load_config
+from fedapp.core.method import Moment
 from fedapp.core.payload import Payload, Upload
 from fedapp.methods.parameter_sharing import AllButMe
+from tests.server_side import OPEN, TRAIN, begin
 
 # Clients that send answers use the model they trained: what they promise is in test_semantic_consensus.py.
 ANSWERS = {"semantic_consensus", "fedct"}
@@ -39,21 +41,26 @@ class Federation:
         self.uploads = []
 
     def new_strategy(self):
-        return build(self.config["method"]["strategy"], "method.strategy")
+        strategy = build(self.config["method"]["strategy"], "method.strategy")
+        begin(strategy)
+        return strategy
 
     def round(self, number):
-        if number == 1 and hasattr(self.strategy, "choose"):  # the clients agree on something first
-            self.exchange(0)
-            self.strategy.choose(self.uploads)
-        self.exchange(number)
+        if number == 1 and self.strategy.opens:
+            self.exchange(OPEN)
+            self.strategy.open(self.uploads)
+        self.exchange(Moment(number))
         self.before = self.strategy
-        self.strategy.aggregate(self.uploads)
+        self.strategy.aggregate(1, self.uploads, [])
 
-    def exchange(self, number):
+    def exchange(self, moment):
         self.uploads = []
+        routine = self.place.setup.routine
         for client, state in self.states.items():
-            session = self.place.session(client, number, state, "train")
-            payload, metrics = self.place.routine.train(self.strategy.download(client), session)
+            session = self.place.session(client, moment.server_round, state, moment.phase)
+            download = self.strategy.download(client, moment)
+            opens = moment.phase == "open"
+            payload, metrics = (routine.open(session), {}) if opens else routine.train(download, session)
             about = (client, len(session.train_set), metrics)
             self.uploads.append(Upload(payload.arrays, payload.texts, *about))
 
@@ -61,7 +68,7 @@ class Federation:
         """What the client's model makes of its test rows once it has taken in the download."""
         state = {name: value.copy() for name, value in self.states[client].items()}
         session = self.place.session(client, 2, state, "evaluate")
-        self.place.routine.evaluate(download, session)
+        self.place.setup.routine.evaluate(download, session)
         return self.place.model.loss(session.test_set)
 
 
@@ -82,12 +89,12 @@ def with_ids(uploads, ids):
 def test_renaming_clients_changes_nothing_but_the_names(federation):
     _, made = federation
     straight, renamed = made.new_strategy(), made.new_strategy()
-    straight.aggregate(made.uploads)
+    straight.aggregate(1, made.uploads, [])
     ids = [2, 0, 3, 1]
-    renamed.aggregate(with_ids(made.uploads, ids))
+    renamed.aggregate(1, with_ids(made.uploads, ids), [])
     for client, other in enumerate(ids):
-        expected = made.loss(client, straight.download(client))
-        assert made.loss(client, renamed.download(other)) == pytest.approx(expected, abs=2e-5)
+        expected = made.loss(client, straight.download(client, TRAIN))
+        assert made.loss(client, renamed.download(other, TRAIN)) == pytest.approx(expected, abs=2e-5)
 
 
 def test_a_client_on_its_own_goes_on_from_what_it_trained(federation):
@@ -96,9 +103,9 @@ def test_a_client_on_its_own_goes_on_from_what_it_trained(federation):
         pytest.skip(NO_MEMORY[name])
     for upload in made.uploads[:2]:
         strategy = made.new_strategy()
-        strategy.aggregate([upload])
+        strategy.aggregate(1, [upload], [])
         trained = made.loss(upload.client_id, Payload())
-        assert made.loss(upload.client_id, strategy.download(upload.client_id)) == pytest.approx(
+        assert made.loss(upload.client_id, strategy.download(upload.client_id, TRAIN)) == pytest.approx(
             trained, abs=2e-5
         )
 
@@ -110,10 +117,10 @@ def test_of_equal_uploads_everybody_gets_that_one(federation):
     strategy = made.new_strategy()
     first = made.uploads[0]
     sizes = (3, 50, 7, 11)  # weights that do not sum to 1 by themselves
-    strategy.aggregate([replace(first, client_id=k, num_examples=n) for k, n in enumerate(sizes)])
+    strategy.aggregate(1, [replace(first, client_id=k, num_examples=n) for k, n in enumerate(sizes)], [])
     trained = made.loss(0, Payload())
     for client in range(4):
-        assert made.loss(0, strategy.download(client)) == pytest.approx(trained, abs=2e-5)
+        assert made.loss(0, strategy.download(client, TRAIN)) == pytest.approx(trained, abs=2e-5)
 
 
 def test_what_others_trained_arrives(federation):
@@ -121,8 +128,8 @@ def test_what_others_trained_arrives(federation):
     if name in ALONE:
         pytest.skip(ALONE[name])
     strategy = made.new_strategy()
-    strategy.aggregate(made.uploads)
-    losses = [abs(made.loss(k, strategy.download(k)) - made.loss(k, Payload())) for k in range(4)]
+    strategy.aggregate(1, made.uploads, [])
+    losses = [abs(made.loss(k, strategy.download(k, TRAIN)) - made.loss(k, Payload())) for k in range(4)]
     assert max(losses) > 1e-3
 
 
@@ -131,12 +138,12 @@ def test_all_but_me_never_sees_the_receivers_own_upload(federation):
     if not isinstance(made.strategy, AllButMe):
         pytest.skip("this method combines everybody")
     clean = made.new_strategy()
-    clean.aggregate(made.uploads)
+    clean.aggregate(1, made.uploads, [])
     for k, upload in enumerate(made.uploads):
         noise = {name: value + np.float32(1e4) for name, value in upload.arrays.items()}
         poisoned = made.new_strategy()
-        poisoned.aggregate([*made.uploads[:k], replace(upload, arrays=noise), *made.uploads[k + 1 :]])
-        mine, others = poisoned.download(k).arrays, poisoned.download((k + 1) % 4).arrays
-        for name, value in clean.download(k).arrays.items():
+        poisoned.aggregate(1, [*made.uploads[:k], replace(upload, arrays=noise), *made.uploads[k + 1 :]], [])
+        mine, others = poisoned.download(k, TRAIN).arrays, poisoned.download((k + 1) % 4, TRAIN).arrays
+        for name, value in clean.download(k, TRAIN).arrays.items():
             assert (mine[name] == value).all(), name
-        assert any((others[n] != v).any() for n, v in clean.download((k + 1) % 4).arrays.items())
+        assert any((others[n] != v).any() for n, v in clean.download((k + 1) % 4, TRAIN).arrays.items())

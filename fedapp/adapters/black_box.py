@@ -43,6 +43,10 @@ class BlackBoxModel:
         """None."""
         return {}
 
+    def frozen_shapes(self) -> Shapes:
+        """Nothing is held beside what is trained."""
+        return {}
+
     def shapes(self) -> Shapes:
         """Nothing is trained."""
         return {}

@@ -93,6 +93,10 @@ class Prompted:
         text = _SEPARATOR.join(self._chosen).encode("utf-8", "surrogatepass")
         return {_NAME: np.frombuffer(text, np.uint8).copy()}
 
+    def frozen_shapes(self) -> Shapes:
+        """Nothing is held beside what is trained."""
+        return {}
+
     def shapes(self) -> Shapes:
         """Nothing is trained."""
         return {}

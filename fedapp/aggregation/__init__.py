@@ -9,10 +9,11 @@ by client (``all_but_me`` does it itself).
 
 from fedapp.aggregation.checks import UploadError, check_compatible, check_finite
 from fedapp.aggregation.clipping import CenteredClip
-from fedapp.aggregation.combination import Mixture
+from fedapp.aggregation.combination import LinearCombination
+from fedapp.aggregation.rule import Rule, leave_one_out
 from fedapp.aggregation.rules import (
-    Combine,
     GeometricMedian,
+    LinearRule,
     Mean,
     all_but_me,
     geometric_median,
@@ -23,10 +24,11 @@ from fedapp.aggregation.subspace import joint_subspace
 
 __all__ = [
     "CenteredClip",
-    "Combine",
     "GeometricMedian",
+    "LinearCombination",
+    "LinearRule",
     "Mean",
-    "Mixture",
+    "Rule",
     "UploadError",
     "all_but_me",
     "check_compatible",
@@ -34,5 +36,6 @@ __all__ = [
     "geometric_median",
     "interpolate",
     "joint_subspace",
+    "leave_one_out",
     "weighted_mean",
 ]

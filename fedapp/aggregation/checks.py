@@ -106,3 +106,18 @@ def _unfit(array: np.ndarray) -> str:
         return f"has {bad} of {values.size} values that are not finite"
     beyond = bool(np.abs(values).max(initial=0.0) > _FP32_MAX)
     return "has values beyond the fp32 range" if beyond else ""
+
+
+def check_uploads(arrays: Sequence[Arrays]) -> None:
+    """Check what any rule may rely on: one pass over all values.
+
+    Args:
+        arrays: Uploads of named arrays of any shape.
+
+    Raises:
+        UploadError: Unless all uploads have the same names and shapes and are finite.
+    """
+    check_alike(arrays)
+    with np.errstate(invalid="ignore"):
+        sums = [sum(np.sum(a, dtype=np.float64) for a in upload.values()) for upload in arrays]
+    require_finite(np.array(sums, np.float64), arrays)

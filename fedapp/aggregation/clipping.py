@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedapp.aggregation.checks import check_alike, require_finite
-from fedapp.aggregation.rules import Combine
-from fedapp.core.checks import require_number, shown
+from fedapp.aggregation.checks import check_uploads
+from fedapp.aggregation.rule import Rule, leave_one_out
+from fedapp.core.checks import require_kind, require_number
 from fedapp.core.types import Arrays
 
 
@@ -32,31 +32,27 @@ class CenteredClip:
     median distance, which need no memory and no unit, are ours.
     """
 
-    rule: Combine
+    rule: Rule
     factor: float = 2.0
 
     def __post_init__(self) -> None:
         require_number("factor", self.factor, "[1, inf)")
-        for method in ("combine", "leave_one_out"):
-            if not callable(getattr(self.rule, method, None)):
-                raise ValueError(f"rule={shown(self.rule)} must be a mapping with _target_, a rule like Mean")
+        require_kind("rule", self.rule, Rule, "a rule like Mean")
+
+    @property
+    def weighting(self) -> str:
+        """As the rule that combines what is left."""
+        return self.rule.weighting
 
     def combine(self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None) -> Arrays:
-        """Combine all uploads; arguments and errors as in ``Combine.combine``."""
-        _check(arrays)
+        """Combine all uploads; arguments and errors as in ``Rule.combine``."""
+        check_uploads(arrays)
         return self.rule.combine(self._clipped(arrays), weights)
 
     def leave_one_out(self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None) -> list[Arrays]:
         """For every upload combine all the others; arguments and errors as in ``combine``."""
-        _check(arrays)
-        if len(arrays) < 2:
-            return [{} for _ in arrays]
-        combined = []
-        for left_out in range(len(arrays)):
-            others = [upload for index, upload in enumerate(arrays) if index != left_out]
-            rest = None if weights is None else [w for i, w in enumerate(weights) if i != left_out]
-            combined.append(self.rule.combine(self._clipped(others), rest))
-        return combined
+        check_uploads(arrays)
+        return leave_one_out(self, arrays, weights)
 
     def _clipped(self, arrays: Sequence[Arrays]) -> list[Arrays]:
         """The uploads, those beyond reach shortened, as fp32."""
@@ -72,14 +68,6 @@ class CenteredClip:
             upload if distance <= reach else _towards(centre, upload, reach / distance)
             for upload, distance in zip(arrays, distances, strict=True)
         ]
-
-
-def _check(arrays: Sequence[Arrays]) -> None:
-    """Raise UploadError unless all uploads have the same names and shapes and are finite."""
-    check_alike(arrays)
-    with np.errstate(invalid="ignore"):
-        sums = [sum(np.sum(a, dtype=np.float64) for a in upload.values()) for upload in arrays]
-    require_finite(np.array(sums, np.float64), arrays)
 
 
 def _towards(centre: Arrays, upload: Arrays, share: float) -> Arrays:

@@ -21,7 +21,7 @@ Group = tuple[tuple[str, ...], np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class LinearCombination:
     """Coefficients found, product not yet taken: lets a server make one download at a time.
 
     Attributes:
@@ -34,7 +34,7 @@ class Mixture:
     groups: Sequence[Group]
     finite: bool = False
 
-    def mix(self, rows: Sequence[int] | None = None) -> list[Arrays]:
+    def make(self, rows: Sequence[int] | None = None) -> list[Arrays]:
         """Make the outputs of the given rows, or of all rows in one pass over the uploads.
 
         A pass reads every upload, so all rows at once cost far less than row after row. New

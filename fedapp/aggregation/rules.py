@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedapp.aggregation.checks import UploadError, by_client, check_alike
-from fedapp.aggregation.combination import Mixture, inner_products
+from fedapp.aggregation.combination import LinearCombination, inner_products
+from fedapp.aggregation.rule import Rule
 from fedapp.core.types import Arrays
 
 
 @dataclass(frozen=True, kw_only=True)
-class Combine(ABC):
-    """A rule that combines several clients' arrays into one; holds settings only.
+class LinearRule(ABC):
+    """A rule whose results are linear combinations of the uploads; holds settings only.
 
     Attributes:
         weighting: ``uniform`` (every client counts the same) or ``examples`` (a client counts by
@@ -41,7 +42,7 @@ class Combine(ABC):
         """
         counted = self._weights(len(arrays), weights)
         check_alike(arrays)
-        return self._mixture(arrays, counted[np.newaxis] / counted.sum()).mix()[0]
+        return self._combination(arrays, counted[np.newaxis] / counted.sum()).make()[0]
 
     def leave_one_out(self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None) -> list[Arrays]:
         """For every upload combine all the others; arguments and errors as in ``combine``.
@@ -52,9 +53,11 @@ class Combine(ABC):
         if len(arrays) < 2:
             check_alike(arrays)
             return [{} for _ in arrays]
-        return self.mixture(arrays, weights).mix()
+        return self.combination(arrays, weights).make()
 
-    def mixture(self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None) -> Mixture:
+    def combination(
+        self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None
+    ) -> LinearCombination:
         """Do the part of ``leave_one_out`` that all clients share; row k leaves out upload k.
 
         Needs two uploads or more; arguments and errors as in ``combine``.
@@ -67,7 +70,7 @@ class Combine(ABC):
             alone = int(np.argmin(totals))
             raise ValueError(f"weights={list(counted)} must not be 0 for all but upload {alone}")
         check_alike(arrays)
-        return self._mixture(arrays, rows / totals)
+        return self._combination(arrays, rows / totals)
 
     def _weights(self, count: int, weights: Sequence[float] | None) -> np.ndarray:
         """Check the weights and return them as fp64 ``[count]``."""
@@ -84,20 +87,20 @@ class Combine(ABC):
         return counted
 
     @abstractmethod
-    def _mixture(self, arrays: Sequence[Arrays], rows: np.ndarray) -> Mixture:
+    def _combination(self, arrays: Sequence[Arrays], rows: np.ndarray) -> LinearCombination:
         """Find the coefficients for weights ``[num_outputs, num_uploads]`` whose rows sum to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mean(Combine):
+class Mean(LinearRule):
     """The (weighted) arithmetic mean."""
 
-    def _mixture(self, arrays: Sequence[Arrays], rows: np.ndarray) -> Mixture:
-        return Mixture(arrays, [(tuple(arrays[0]), rows)])
+    def _combination(self, arrays: Sequence[Arrays], rows: np.ndarray) -> LinearCombination:
+        return LinearCombination(arrays, [(tuple(arrays[0]), rows)])
 
 
 @dataclass(frozen=True, kw_only=True)
-class GeometricMedian(Combine):
+class GeometricMedian(LinearRule):
     """The point with the smallest (weighted) sum of Euclidean distances to the uploads.
 
     Smoothed Weiszfeld steps from the (weighted) mean: z <- sum_j p_j x_j / sum_j p_j with
@@ -135,11 +138,11 @@ class GeometricMedian(Combine):
         if not self.smoothing > 0:
             raise ValueError(f"smoothing={self.smoothing!r} must be greater than 0")
 
-    def _mixture(self, arrays: Sequence[Arrays], rows: np.ndarray) -> Mixture:
+    def _combination(self, arrays: Sequence[Arrays], rows: np.ndarray) -> LinearCombination:
         names = tuple(arrays[0])
         groups = [(name,) for name in names] if self.per_array and names else [names]
         found = [(group, self._weiszfeld(inner_products(arrays, group), rows)) for group in groups]
-        return Mixture(arrays, found, finite=True)
+        return LinearCombination(arrays, found, finite=True)
 
     def _weiszfeld(self, gram: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Median coefficients, one row per row of weights, from inner products ``[K, K]``.
@@ -166,7 +169,7 @@ class GeometricMedian(Combine):
 
 
 def weighted_mean(arrays: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
-    """Weighted mean of each named array, in fp32; arguments and errors as in ``Combine.combine``."""
+    """Weighted mean of each named array, in fp32; arguments and errors as in ``Rule.combine``."""
     return Mean(weighting="examples").combine(arrays, weights)
 
 
@@ -191,7 +194,7 @@ def geometric_median(
 
 
 def all_but_me(
-    arrays: Mapping[int, Arrays], combine: Combine, num_examples: Mapping[int, float] | None = None
+    arrays: Mapping[int, Arrays], combine: Rule, num_examples: Mapping[int, float] | None = None
 ) -> dict[int, Arrays]:
     """For every client the combination of all the other clients' arrays.
 
@@ -239,7 +242,7 @@ def interpolate(own: Arrays, others: Arrays, local_weight: float) -> Arrays:
     try:
         check_alike([own, others])
         rows = np.array([[local_weight, 1 - local_weight]], np.float64)
-        return Mixture([own, others], [(tuple(own), rows)]).mix()[0]
+        return LinearCombination([own, others], [(tuple(own), rows)]).make()[0]
     except UploadError as error:
         who = ("own arrays", "others' arrays")
         raise ValueError(error.describe(who[error.index], who[0])) from None

@@ -18,8 +18,7 @@ class Benchmark(Protocol):
     Implementations are frozen dataclasses: their ``repr`` tells all settings, by which a process
     recognises client data that it has made already (``fedapp.client.rows``).
 
-    A benchmark may also have ``public_prompts() -> list[Example]``: prompts in neither train nor test
-    split, for methods whose clients exchange answers. Their targets are references for reports, not sent.
+    Extend ``BenchmarkDefaults`` for the members that few data sets have an own answer to.
     """
 
     @property
@@ -38,6 +37,16 @@ class Benchmark(Protocol):
     def labels(self) -> tuple[str, ...] | None:
         """Names in the order of their indices for classification; None where text is generated."""
 
+    @property
+    def template_version(self) -> str:
+        """Changes with the prompt or the labels, by which a server knows a task again."""
+
+    def public_prompts(self) -> list[Example]:
+        """Prompts in neither train nor test split, for methods whose clients exchange answers.
+
+        Their targets are references for reports, not sent. Empty where the benchmark has none.
+        """
+
     def load(self, split: str) -> Dataset:
         """Rows of ``train``, ``validation`` or ``test``: the source's columns and ``task``."""
 
@@ -49,6 +58,21 @@ class Benchmark(Protocol):
 
     def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
         """Compare extracted answers with the examples' targets; the main metric comes first."""
+
+
+class BenchmarkDefaults:
+    """What holds for a benchmark that says nothing else."""
+
+    version: str
+
+    @property
+    def template_version(self) -> str:
+        """Version of prompt and labels alone; here that of the benchmark."""
+        return self.version
+
+    def public_prompts(self) -> list[Example]:
+        """None; see ``Benchmark``."""
+        return []
 
 
 def check_split(split: str, known: Sequence[str] = SPLITS) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.metrics import metric
 from fedapp.benchmarks.sources import find_rows, read_file, read_folder, read_remote, with_columns
 from fedapp.core.checks import require_int
@@ -31,7 +31,7 @@ HIDDEN = -1
 
 
 @dataclass(frozen=True)
-class Glue:
+class Glue(BenchmarkDefaults):
     """One GLUE task with the columns of the hub's nyu-mll/glue.
 
     Attributes:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.metrics import metric
 from fedapp.benchmarks.sources import read_folder, read_remote
 from fedapp.core.checks import require_int
@@ -25,7 +25,7 @@ ROLES = ("instruction", "input", "output", "task")
 
 
 @dataclass(frozen=True)
-class Instructions:
+class Instructions(BenchmarkDefaults):
     """Instructions with their answers, and prompts that every party may see.
 
     Attributes:

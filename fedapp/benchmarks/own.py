@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset, concatenate_datasets
 
-from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.metrics import metric
 from fedapp.benchmarks.sources import read_file, read_folder, with_columns
 from fedapp.core.types import Example
@@ -18,7 +18,7 @@ COLUMNS = ("prompt", "target")
 
 
 @dataclass(frozen=True)
-class Own:
+class Own(BenchmarkDefaults):
     """Rows ``{"prompt": …, "target": …}`` in ``<data_dir>/<task>/train.jsonl`` and ``test.jsonl``.
 
     Validation rows are taken from each client's training rows, as everywhere. With

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.metrics import first_label, metric
 from fedapp.benchmarks.sources import read_folder, read_remote
 from fedapp.core.checks import require_bool, require_choice, require_int
@@ -24,7 +24,7 @@ from fedapp.core.types import Example
 
 
 @dataclass(frozen=True)
-class TextClassification:
+class TextClassification(BenchmarkDefaults):
     """One task with a template, label words and, if asked for, class-balanced subsets.
 
     Attributes:

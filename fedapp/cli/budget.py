@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from fedapp.cli.output import OK, USAGE, complain, warn
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
-from fedapp.methods.consensus.cost import Answers
+from fedapp.core.method import AnswerSizes
 from fedapp.planning.budget import Budget, budget_of
 
 # Heading and key of each column; `up` and `down` are bytes.
@@ -29,7 +29,7 @@ COLUMNS = (
 
 
 def budget(
-    overrides: Sequence[str], stream: TextIO, *, as_json: bool = False, answers: Answers | None = None
+    overrides: Sequence[str], stream: TextIO, *, as_json: bool = False, answers: AnswerSizes | None = None
 ) -> int:
     """Print the budget of every combination of the overrides.
 
@@ -43,7 +43,7 @@ def budget(
         0, or 2 if a configuration cannot be used.
     """
     try:
-        rows = budget_rows(overrides, answers or Answers())
+        rows = budget_rows(overrides, answers or AnswerSizes())
     except ConfigError as error:
         complain(str(error))
         return USAGE
@@ -52,11 +52,11 @@ def budget(
     if as_json:
         stream.writelines(f"{json.dumps(row)}\n" for row in rows)
     else:
-        _print_table(rows, stream, answers or Answers())
+        _print_table(rows, stream, answers or AnswerSizes())
     return OK
 
 
-def budget_rows(overrides: Sequence[str], answers: Answers | None = None) -> list[dict[str, Any]]:
+def budget_rows(overrides: Sequence[str], answers: AnswerSizes | None = None) -> list[dict[str, Any]]:
     """A row of plain values for every combination; clients that differ are summed up by their range.
 
     Raises:
@@ -116,7 +116,7 @@ def _span(values: Sequence[Any]) -> Any:
     return [min(known), max(known)]
 
 
-def _print_table(rows: Sequence[Mapping[str, Any]], stream: TextIO, answers: Answers) -> None:
+def _print_table(rows: Sequence[Mapping[str, Any]], stream: TextIO, answers: AnswerSizes) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -152,7 +152,7 @@ def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
-def _of_answers(rows: Sequence[Mapping[str, Any]], answers: Answers) -> list[str]:
+def _of_answers(rows: Sequence[Mapping[str, Any]], answers: AnswerSizes) -> list[str]:
     """What was assumed of answers, and how the bytes of a round compare with those of arrays."""
     notes = []
     for row in (row for row in rows if row["texts"]):

@@ -123,10 +123,10 @@ def _add_budget(name: str, commands: argparse._SubParsersAction[_Parser]) -> Non
 
 def _budget(arguments: argparse.Namespace) -> int:
     from fedapp.cli.budget import budget
-    from fedapp.methods.consensus.cost import Answers
+    from fedapp.core.method import AnswerSizes
 
     try:
-        answers = Answers(arguments.prompts, arguments.answer_tokens, arguments.token_bytes)
+        answers = AnswerSizes(arguments.prompts, arguments.answer_tokens, arguments.token_bytes)
     except ValueError as error:
         complain(str(error))
         return USAGE

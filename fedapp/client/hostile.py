@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from fedapp.core.checks import require_choice, require_number, shown
-from fedapp.core.method import ClientRoutine
+from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
 from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
@@ -38,6 +38,7 @@ class Sent:
     initial: Arrays
 
 
+@runtime_checkable
 class Corruption(Protocol):
     """The ``hostile.build`` node: what a hostile client does to the arrays it sends."""
 
@@ -118,7 +119,7 @@ class Stale:
 
 
 @dataclass(frozen=True)
-class HostileRoutine:
+class HostileRoutine(ClientRoutine):
     """A client routine whose upload is corrupted.
 
     Attributes:
@@ -141,7 +142,7 @@ class HostileRoutine:
         memory = _take_memory(session.state)
         initial = session.model.parameters()  # a session opens with the run's initial parameters
         # What the model holds and does not train, as context vectors, starts from nothing.
-        frozen: Shapes = getattr(session.model, "frozen_shapes", dict)()
+        frozen = session.model.frozen_shapes()
         initial = {name: np.zeros(shape, np.float32) for name, shape in frozen.items()} | initial
         payload, metrics = self.routine.train(download, session)
         if payload.texts and not payload.arrays:
@@ -157,9 +158,18 @@ class HostileRoutine:
         session.state.update({_MEMORY + name: values for name, values in memory.items()})
         return payload, metrics
 
-    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
+    @property
+    def needs(self) -> Needs:
+        """What an honest client needs."""
+        return self.routine.needs
+
+    def open(self, session: ClientSession) -> Payload:
+        """What an honest client sends: the estimates before round 1 are not corrupted."""
+        return self.routine.open(session)
+
+    def upload(self, parameters: Shapes, moment: Moment) -> MessageSpec:
         """What an honest client sends: a corruption changes values, not shapes."""
-        return self.routine.upload_spec(parameters)
+        return self.routine.upload(parameters, moment)
 
     def evaluate(self, download: Payload, session: ClientSession) -> None:
         """What an honest client does."""
@@ -202,7 +212,7 @@ class Hostility:
             raise ValueError(
                 f"hostile.clients={clients} needs hostile.build, what these clients do (fedapp list: hostile)"
             )
-        if corruption is not None and not callable(getattr(corruption, "corrupt", None)):
+        if corruption is not None and not isinstance(corruption, Corruption):
             target = shown(node["build"].get("_target_"))
             raise ValueError(
                 f"hostile.build._target_={target} must name a class with the method corrupt "

@@ -2,66 +2,119 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from fedapp.client.workplace import Workplace, workplace
-from fedapp.core.types import Arrays, ClientFailure, count
+from fedapp.core.method import ClientRoutine
+from fedapp.core.payload import Payload
+from fedapp.core.session import ClientSession
+from fedapp.core.types import Arrays, ClientFailure, Metrics, count
 from fedapp.records.adapter_file import write_adapter
+from fedapp.wire.messages import ClientSizes, Done, Join, Joined, Row, Work
 
 
-def serve(phase: str, facts: Mapping[str, Any], download: Any, state: Arrays) -> tuple[dict[str, Any], Any]:
+def join(message: Join, node_config: dict[str, object]) -> tuple[int, ...]:
+    """The node's clients: its partition, and with fewer nodes than clients every n-th after it.
+
+    Args:
+        message: The server's.
+        node_config: What the node was started with.
+
+    Raises:
+        ClientFailure: If the node does not say which partition it has.
+    """
+    if "partition-id" not in node_config:
+        raise ClientFailure(
+            "start the SuperNode with --node-config 'partition-id=<number of the client, from 0>'"
+        )
+    num_clients = json.loads(message.config)["num_clients"]
+    first, step = (
+        int(str(node_config["partition-id"])),
+        int(str(node_config.get("num-partitions", num_clients))),
+    )
+    return tuple(range(first, num_clients, max(step, 1)))
+
+
+def open_workplaces(message: Join, clients: tuple[int, ...]) -> Joined:
+    """Open all that a round of these clients needs.
+
+    Raises:
+        ClientFailure, ValueError: If one of them cannot take part.
+    """
+    fingerprints = []
+    for client_id in clients:
+        place = workplace(message.config, client_id)
+        place.setup.data(client_id)
+        fingerprints.append(place.base.fingerprint)
+    return Joined(clients, tuple(fingerprints))
+
+
+def serve(work: Work, state: Arrays, output_dir: str | None = None) -> Done:
     """Do a round's work for one client.
 
     Args:
-        phase: ``train`` or ``evaluate``.
-        facts: The server's facts: config, client id, round, fingerprint.
-        download: The payload for this client.
+        work: What the server asks for.
         state: The client's memory; changed in place.
+        output_dir: Folder of the node for final adapters, if it has one.
 
-    Returns:
-        Facts of the reply, and the payload to send (None when evaluating).
+    Raises:
+        ClientFailure, ValueError: If that cannot be done; the text is shown to the user by the server.
     """
     started = time.monotonic()
-    place = workplace(facts["config"], facts["client-id"])
-    check_fingerprint(place, facts.get("fingerprint"), facts["client-id"])
-    session = place.session(facts["client-id"], facts["server-round"], state, phase)
-    routine = place.hostility.routine(place.routine, session.client_id, place.settings.seed)
-    rows: list[dict[str, Any]] = []
-    wanted = place.score
-    session.scorer = lambda model, moment: rows.extend(
-        place.rows(session, model, moment) if wanted[moment] else []
-    )
-    payload = None
-    if phase == "train":
-        if facts["server-round"] == 1 and wanted["base"]:
-            with place.model.disabled():
-                rows += place.rows(session, "base", "before")
-        payload, metrics = routine.train(download, session)
+    place = workplace(work.config, work.client_id)
+    check_fingerprint(place, work.fingerprint, work.client_id)
+    session = place.session(work.client_id, work.server_round, state, work.phase)
+    routine = place.setup.hostility.routine(place.setup.routine, work.client_id, place.setup.settings.seed)
+    rows: list[Row] = []
+    upload, metrics = Payload(), Metrics()
+    if work.phase == "open":
+        upload = routine.open(session)
+    elif work.phase == "train":
+        upload, metrics = _train(place, routine, work, session, rows)
     else:
-        session.scorer = None
-        routine.evaluate(download, session)
+        routine.evaluate(work.download, session)
         metrics = dict(session.metrics)
-        rows += place.rows(session, "final" if facts.get("final") else "current", "after")
-    reply = {
-        "num-examples": len(session.train_set),
-        "metrics": metrics,
-        "rows": rows,
-        "seconds": time.monotonic() - started,
-        "about": {
-            "train": len(session.train_set),
-            "validation": len(session.val_set),
-            "test": len(session.test_set),
-            "parameters": count(place.model.shapes()),
-            "tasks": sorted({example.task for example in session.train_set}),
-        },
-    }
-    return reply, payload
+        rows += place.scorer.rows(session, "final" if work.final else "current", "after")
+        if work.final and place.setup.config["save_adapters"]:
+            save_adapter(place, work.client_id, output_dir)
+    return Done(
+        client_id=work.client_id,
+        server_round=work.server_round,
+        num_examples=len(session.train_set),
+        metrics=metrics,
+        rows=tuple(rows),
+        sizes=ClientSizes(
+            train=len(session.train_set),
+            validation=len(session.val_set),
+            test=len(session.test_set),
+            parameters=count(place.model.shapes()),
+            tasks=tuple(sorted({example.task for example in session.train_set})),
+        ),
+        seconds=time.monotonic() - started,
+        upload=upload,
+    )
 
 
-def check_fingerprint(place: Workplace, expected: Any, client_id: int) -> None:
+def _train(
+    place: Workplace, routine: ClientRoutine, work: Work, session: ClientSession, rows: list[Row]
+) -> tuple[Payload, Metrics]:
+    """Train, with the scores on the way that the config asks for put into ``rows``."""
+    score = place.setup.score
+    if work.server_round == 1 and score.base:
+        with place.model.disabled():
+            rows += place.scorer.rows(session, "base", "before")
+
+    def note(model: str, moment: str) -> None:
+        if score.wants(moment):
+            rows.extend(place.scorer.rows(session, model, moment))
+
+    session.scorer = note
+    return routine.train(work.download, session)
+
+
+def check_fingerprint(place: Workplace, expected: str | None, client_id: int) -> None:
     """Refuse to work on another base model than the run's.
 
     Raises:
@@ -70,20 +123,19 @@ def check_fingerprint(place: Workplace, expected: Any, client_id: int) -> None:
     if expected is not None and expected != place.base.fingerprint:
         raise ClientFailure(
             f"client {client_id} has the base model {place.base.fingerprint[:16]}, "
-            f"this run's is {str(expected)[:16]}"
+            f"this run's is {expected[:16]}"
         )
 
 
-def save_adapter(place: Workplace, client_id: int, node_folder: str | None) -> None:
+def save_adapter(place: Workplace, client_id: int, output_dir: str | None) -> None:
     """Keep the client's final adapter on the client's own machine.
 
     It goes below the node's ``output-dir``, else into the run folder where that is on this
     machine (a simulation). Parameters that a method does not share thus never leave the client.
     """
-    run_dir = place.config.get("run_dir")
-    folder = Path(node_folder) if node_folder else Path(run_dir) / "adapters" if run_dir else None
-    if folder is None or not (node_folder or folder.parent.is_dir()):
+    config = place.setup.config
+    run_dir = config.get("run_dir")
+    folder = Path(output_dir) if output_dir else Path(run_dir) / "adapters" if run_dir else None
+    if folder is None or not (output_dir or folder.parent.is_dir()):
         return
-    write_adapter(
-        folder / f"client-{client_id}", place.model.parameters(), place.config, place.base.fingerprint
-    )
+    write_adapter(folder / f"client-{client_id}", place.model.parameters(), config, place.base.fingerprint)

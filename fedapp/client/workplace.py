@@ -7,7 +7,7 @@ message only swaps in its client's data, memory and parameters.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,23 +15,24 @@ import numpy as np
 from fedapp.client.dealing import Partitioning
 from fedapp.client.hostile import Hostility
 from fedapp.client.rows import ClientData, SplitConfig, client_data
-from fedapp.client.scoring import score_settings
+from fedapp.client.scoring import ScoreConfig, Scorer
 from fedapp.config.build import build
 from fedapp.config.clients import client_config, variant
 from fedapp.config.run import run_settings
-from fedapp.core.checks import shown
+from fedapp.core.checks import require_kind, shown
+from fedapp.core.method import ClientRoutine, Moment, Phase
 from fedapp.core.model import AdaptedModel
 from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, ClientFailure, Example
+from fedapp.core.types import Arrays, ClientFailure
 from fedapp.models.base import labelled
 
 
-class Prepared:
+class ClientSetup:
     """Everything that one composed config needs on a client, but for the model."""
 
-    def __init__(self, config: Mapping[str, Any], like: Prepared | None = None) -> None:
+    def __init__(self, config: Mapping[str, Any], like: ClientSetup | None = None) -> None:
         """Build benchmark, partitioner, routine and the settings of training and scoring.
 
         Args:
@@ -46,8 +47,9 @@ class Prepared:
         self.settings = run_settings(config)
         self.train: TrainConfig = _settings(TrainConfig, config["train"], "train")
         self.split: SplitConfig = _settings(SplitConfig, config["split"], "split")
-        self.score = score_settings(config["score"])
-        self.routine = build(config["method"]["routine"], "method.routine")
+        self.score = ScoreConfig.of(config["score"])
+        self.routine: ClientRoutine = build(config["method"]["routine"], "method.routine")
+        require_kind("method.routine", self.routine, ClientRoutine, "a client routine of fedapp.methods")
         self.hostility = _hostility(config["hostile"], self.settings.num_clients)
         self.partitioner: Partitioning = (
             like.partitioner if like else Partitioning.of(config["partitioner"]["build"])
@@ -55,7 +57,7 @@ class Prepared:
         self.benchmark: Any = (
             like.benchmark if like else build(config["benchmark"]["build"], "benchmark.build")
         )
-        asks = getattr(self.routine, "needs_public_prompts", False)
+        asks = self.routine.needs.public_prompts
         self.public: PublicSet | None = PublicSet.of(self.benchmark) if asks else None
 
     def data(self, client_id: int) -> ClientData:
@@ -74,7 +76,7 @@ class Prepared:
             seed=settings.seed,
             split=self.split,
         )
-        if not data.val and getattr(self.routine, "needs_validation", False):
+        if not data.val and self.routine.needs.validation_rows:
             raise ClientFailure(
                 f"client {client_id} has {len(data.train)} training rows and no validation row, but this "
                 f"method chooses on validation rows: raise split.val_share={self.split.val_share} "
@@ -83,67 +85,57 @@ class Prepared:
         return data
 
 
-class Workplace(Prepared):
-    """The same with the base model and the adapter on it."""
+class Workplace:
+    """A client's setup with the base model and the adapter on it."""
 
-    def __init__(self, config: Mapping[str, Any], like: Prepared | None = None) -> None:
-        """Build all that ``Prepared`` holds, load the base model and attach the adapter.
+    def __init__(self, config: Mapping[str, Any], like: ClientSetup | None = None) -> None:
+        """Build all that ``ClientSetup`` holds, load the base model and attach the adapter.
 
         Raises:
             ConfigError: If a setting cannot be used.
             ClientFailure: If the method cannot work with this adapter; ValueError if with a setting of it.
         """
-        super().__init__(config, like)
+        self.setup = ClientSetup(config, like)
         self.run = config  # of all clients, where they differ
-        labels = tuple(self.benchmark.labels or ())
+        settings = self.setup.settings
+        labels = tuple(self.setup.benchmark.labels or ())
         self.base = build(config["model"]["build"], "model.build", labels=labels)
-        self.base.set_num_threads(self.settings.num_threads)
+        self.base.set_num_threads(settings.num_threads)
         adapter = build(config["adapter"]["build"], "adapter.build")
         self.model: AdaptedModel = adapter.attach(
-            labelled(self.base, labels), self.train, seed=self.settings.seed
+            labelled(self.base, labels), self.setup.train, seed=settings.seed
         )
         try:
-            getattr(self.routine, "check_model", _no_check)(self.model)
+            require_model(self.setup.routine, self.model)
         except (ClientFailure, ValueError):
             self.model.detach()
             raise
+        self.scorer = Scorer(self.model, self.setup.benchmark, self.setup.score)
 
-    def session(self, client_id: int, server_round: int, state: Arrays, phase: str) -> ClientSession:
+    def session(self, client_id: int, server_round: int, state: Arrays, phase: Phase) -> ClientSession:
         """Open what a routine works with; the model is back at the run's initial parameters."""
         self.model.reset()
-        data = self.data(client_id)
-        phases = {"train": 0, "evaluate": 1}
-        rng = np.random.default_rng([self.settings.seed, client_id, server_round, phases[phase]])
+        data = self.setup.data(client_id)
+        purpose = 1 if phase == "evaluate" else 0
+        rng = np.random.default_rng([self.setup.settings.seed, client_id, server_round, purpose])
         session = ClientSession(
             client_id, server_round, self.model, data.train, data.val, data.test, state, rng
         )
-        session.metric = self._main_metric
-        session.public = self.public
+        session.metric = self.scorer.main_metric
+        session.public = self.setup.public
         return session
 
-    def rows(self, session: ClientSession, model: str, moment: str) -> list[dict[str, Any]]:
-        """Score the model, as it stands, on the splits that the config names."""
-        sets: dict[str, Sequence[Example]] = {"validation": session.val_set, "test": session.test_set}
-        rows = []
-        for split in self.score["splits"]:
-            if not sets[split]:
-                continue
-            scores = self._scores(sets[split])
-            rows.append(
-                {"split": split, "model": model, "moment": moment, "num-examples": len(sets[split]), **scores}
-            )
-        return rows
 
-    def _scores(self, examples: Sequence[Example]) -> dict[str, float]:
-        answers = [self.benchmark.extract(text) for text in self.model.generate([e.prompt for e in examples])]
-        scores = self.benchmark.score(answers, [e.target for e in examples])
-        loss = self.model.loss(examples)
-        known = {} if loss != loss else {"loss": loss}  # a black box that only answers has none
-        return {**known, **{name: float(value) for name, value in scores.items()}}
+def require_model(routine: ClientRoutine, model: AdaptedModel) -> None:
+    """Refuse a model that a routine cannot work with.
 
-    def _main_metric(self, examples: Sequence[Example]) -> float:
-        answers = [self.benchmark.extract(text) for text in self.model.generate([e.prompt for e in examples])]
-        return float(next(iter(self.benchmark.score(answers, [e.target for e in examples]).values())))
+    Raises:
+        ClientFailure: If it is of another kind, or has nothing that the routine could send.
+    """
+    needs = routine.needs
+    if not isinstance(model, needs.model):
+        raise ClientFailure(f"this method needs {needs.hint}, not {type(model).__name__}")
+    routine.upload({**model.frozen_shapes(), **model.shapes()}, Moment(1))
 
 
 _current: tuple[str, str, Workplace] | None = None
@@ -156,7 +148,7 @@ def workplace(config_json: str, client_id: int) -> Workplace:
         run = _current[2].run
         if _current[1] == variant(run, client_id):
             return _current[2]
-        like: Prepared | None = _current[2]
+        like: ClientSetup | None = _current[2].setup
     else:
         run, like = json.loads(config_json), None
     close()
@@ -172,10 +164,6 @@ def close() -> None:
     if _current is not None:
         _current[2].model.detach()
         _current = None
-
-
-def _no_check(model: AdaptedModel) -> None:
-    """For routines that take any adapter."""
 
 
 def _settings(kind: type, node: Any, where: str) -> Any:

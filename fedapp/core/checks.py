@@ -70,3 +70,19 @@ def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     known = list(choices)  # a list, not a set: the value may be something that has no hash
     if value not in known:
         raise ValueError(f"{name}={shown(value)} must be one of: {', '.join(known)}")
+
+
+def require_kind(name: str, value: Any, kind: type, what: str) -> None:
+    """Refuse an object that does not follow a protocol or extend a class.
+
+    Args:
+        name: The setting, as one types it.
+        value: What was made of its node.
+        kind: A class, or a protocol whose members can be looked for.
+        what: What such an object is called (``a rule of fedapp.aggregation``).
+
+    Raises:
+        ValueError: In one line that begins with ``name``.
+    """
+    if not isinstance(value, kind) or isinstance(value, type):
+        raise ValueError(f"{name}={shown(value)} must be a mapping with _target_, {what}")

@@ -15,6 +15,7 @@ from fedapp.core.types import Arrays, Example, Sampling, Shapes
 COEFFICIENTS, VECTORS = "coefficients", "context-vectors"
 
 
+@runtime_checkable
 class AdaptedModel(Protocol):
     """A frozen base model with its small trainable part."""
 
@@ -27,6 +28,9 @@ class AdaptedModel(Protocol):
         An adapter that also holds named arrays which it does not train says them with a method
         ``frozen_shapes``.
         """
+
+    def frozen_shapes(self) -> Shapes:
+        """Shapes of named arrays that the adapter holds and does not train; mostly none."""
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite the named parameters; names not given keep their value.
@@ -91,12 +95,18 @@ class LowRankModel(AdaptedModel, Protocol):
         """Start a fresh update: A drawn, B zero."""
 
 
+@runtime_checkable
 class ContextModel(AdaptedModel, Protocol):
     """A frozen base model that reads demonstrations into vectors and is steered by them.
 
     Its parameters are ``coefficients`` [num_layers, 2, 2 or 1] and, once loaded, ``context-vectors``
     [num_layers, 2, hidden_size]; the vectors are never trained.
+
+    Attributes:
+        labels: The benchmark's label words as the model knows them; empty where it has none.
     """
+
+    labels: Sequence[str]
 
     def encode(self, examples: Sequence[Example]) -> np.ndarray:
         """What the model makes of the examples as demonstrations, [num_layers, 2, hidden_size], fp32."""
@@ -106,6 +116,25 @@ class ContextModel(AdaptedModel, Protocol):
 
     def resume(self, moments: Arrays) -> None:
         """Let the next ``train`` start from these moments; empty ones are a fresh optimiser's."""
+
+
+@runtime_checkable
+class SubspaceModel(AdaptedModel, Protocol):
+    """A model whose update is B R A: R is trained, B and A are the same on all clients."""
+
+    def estimate(self, examples: Sequence[Example], rng: np.random.Generator) -> Arrays:
+        """Low-rank factors of the client's first step; empty if the adapter needs none.
+
+        Named ``….sb_B`` [out, rank] and ``….sb_A`` [rank, in].
+        """
+
+
+@runtime_checkable
+class RatingModel(AdaptedModel, Protocol):
+    """A model that can say how likely it finds an answer."""
+
+    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
+        """Of each example's answer, nats per token."""
 
 
 class Adapter(Protocol):

@@ -40,6 +40,10 @@ class Upload(Payload):
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def spec(arrays: Arrays) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+Spec = tuple[tuple[str, str, tuple[int, ...]], ...]
+"""Names, dtypes and shapes of arrays."""
+
+
+def spec_of(arrays: Arrays) -> Spec:
     """Names, dtypes and shapes, sorted: equal for arrays that may be combined element by element."""
     return tuple((name, str(arrays[name].dtype), arrays[name].shape) for name in sorted(arrays))

@@ -35,8 +35,7 @@ class PublicSet:
         Raises:
             ValueError: If it has none, or one prompt twice.
         """
-        give = getattr(benchmark, "public_prompts", None)
-        examples: Sequence[Example] = give() if callable(give) else ()
+        examples: Sequence[Example] = benchmark.public_prompts()
         if not examples:
             raise ValueError(
                 f"benchmark={benchmark.name} has no public prompts, on which this method exchanges answers; "

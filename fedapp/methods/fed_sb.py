@@ -3,47 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
 
-from fedapp.aggregation import joint_subspace
-from fedapp.core.checks import require_choice, require_number, shown
-from fedapp.core.model import AdaptedModel
+from fedapp.aggregation import Rule, joint_subspace
+from fedapp.core.checks import require_choice, require_kind, require_number
+from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
+from fedapp.core.model import SubspaceModel
 from fedapp.core.payload import DTYPES, Payload, Upload
 from fedapp.core.session import ClientSession
-from fedapp.core.types import Arrays, ClientFailure, Example, Metrics, Shapes
-from fedapp.server.replies import ReplyReader
-from fedapp.server.strategy import PayloadStrategy
-
-AGREEMENT = 0
-"""The exchange before round 1 in which the clients send their estimates of the subspace."""
+from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
+from fedapp.server.strategy import ServerStrategy
 
 _FROZEN = re.compile(r"\.sb_[AB]$")
 _LEFT, _CORE, _RIGHT = ".sb_B", ".sb_R", ".sb_A"
-_NEEDS = "this method needs an adapter that trains a matrix between two frozen ones (adapter=lora_sb)"
-
-
-class SubspaceModel(AdaptedModel, Protocol):
-    """A model whose update is B R A: R is trained, B and A are the same on all clients."""
-
-    def estimate(self, examples: Sequence[Example], rng: np.random.Generator) -> Arrays:
-        """Low-rank factors ``….sb_B`` and ``….sb_A`` of the client's first step; empty if not needed."""
-
-
-class Combine(Protocol):
-    """A rule of ``fedapp.aggregation``."""
-
-    def combine(self, arrays: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
-        """One combination of all."""
+_NEEDS = "an adapter that trains a matrix between two frozen ones (adapter=lora_sb)"
 
 
 @dataclass(frozen=True)
-class SubspaceSharing:
+class SubspaceSharing(ClientRoutine):
     """Send an estimate of the subspace before round 1; then take the mean R, train it, send it back.
 
     B and A stay in the client's memory once they have come. Everything else that is trained, a
@@ -56,24 +37,21 @@ class SubspaceSharing:
     """
 
     dtype: str = "float32"
-    first_dtype: ClassVar[str] = "float32"
 
     def __post_init__(self) -> None:
         require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
 
-    def check_model(self, model: AdaptedModel) -> None:
-        """Refuse adapters without such matrices.
+    @property
+    def needs(self) -> Needs:
+        """An adapter with such matrices."""
+        return Needs(model=SubspaceModel, hint=_NEEDS)
 
-        Raises:
-            ClientFailure: If this adapter has none.
-        """
-        if not callable(getattr(model, "estimate", None)):
-            raise ClientFailure(f"{_NEEDS}, not {type(model).__name__}")
+    def open(self, session: ClientSession) -> Payload:
+        """The client's estimate of the subspace, from its own training rows."""
+        return Payload(arrays=self._model(session).estimate(session.train_set, session.rng))
 
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
-        """Answer with the estimate, or do a round's training."""
-        if session.server_round == AGREEMENT:
-            return Payload(arrays=self._estimate(session)), {}
+        """Do a round's training."""
         self._start(download, session)
         session.score("aggregated" if download.arrays else "own", "before")
         metrics = {"train-loss": session.model.train(session.train_set, session.rng)}
@@ -88,19 +66,17 @@ class SubspaceSharing:
         """Bring the model to what this client would use after this round."""
         self._start(download, session)
 
-    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
-        """Shapes of what a client with these parameters sends in a round.
+    def upload(self, parameters: Shapes, moment: Moment) -> MessageSpec:
+        """Before round 1 the estimate, in fp32; then all that is trained.
 
         Raises:
-            ClientFailure: If no matrix between two others is among them.
+            ClientFailure: If no matrix between two others is among the parameters.
         """
         if not any(name.endswith(_CORE) for name in parameters):
-            raise ClientFailure(_NEEDS)
-        return {name: shape for name, shape in parameters.items() if not _FROZEN.search(name)}
-
-    def first_upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
-        """Shapes of a client's estimate, always sent in fp32."""
-        return {name: shape for name, shape in parameters.items() if _FROZEN.search(name)}
+            raise ClientFailure(f"this method needs {_NEEDS}")
+        opening = moment.phase == "open"
+        sent = {name: shape for name, shape in parameters.items() if bool(_FROZEN.search(name)) == opening}
+        return MessageSpec(sent, "float32" if opening else self.dtype)
 
     def _start(self, download: Payload, session: ClientSession) -> None:
         if session.state:
@@ -108,12 +84,12 @@ class SubspaceSharing:
         session.model.load({name: array.astype(np.float32) for name, array in download.arrays.items()})
 
     @staticmethod
-    def _estimate(session: ClientSession) -> Arrays:
-        found: Arrays = session.model.estimate(session.train_set, session.rng)  # type: ignore[attr-defined]
-        return found
+    def _model(session: ClientSession) -> SubspaceModel:
+        assert isinstance(session.model, SubspaceModel)  # as needed
+        return session.model
 
 
-class SharedSubspace(PayloadStrategy):
+class SharedSubspace(ServerStrategy):
     """Choose B and A from the clients' estimates, then send everybody the mean of all R.
 
     With B and A equal everywhere the mean of R is the mean of the updates B R A, exactly. Before
@@ -127,9 +103,9 @@ class SharedSubspace(PayloadStrategy):
     clients; that the clients do it, in factors, and the server joins them is ours.
     """
 
-    asks_ahead: ClassVar[bool] = True  # for ``fedapp budget``: an exchange before round 1
+    opens: ClassVar[bool] = True
 
-    def __init__(self, combine: Combine, init_step: float = 1e-6) -> None:
+    def __init__(self, combine: Rule, init_step: float = 1e-6) -> None:
         """Take the rule that combines the R's, and the size of the step that R starts with.
 
         Args:
@@ -137,43 +113,30 @@ class SharedSubspace(PayloadStrategy):
             init_step: Step size of the first step; the public code's is that of the first step of
                 its warm-up (1.5e-7 with its settings for commonsense). 0 starts from the base model.
         """
-        if not callable(getattr(combine, "combine", None)):
-            raise ValueError(
-                f"combine={shown(combine)} must be a mapping with _target_, a class with the method combine"
-            )
+        require_kind("combine", combine, Rule, "a rule of fedapp.aggregation")
         require_number("init_step", init_step, "[0, inf)")
         self.combine, self.init_step = combine, init_step
-        self.subspace: Arrays | None = None  # B and A; None until the clients were asked
+        self.subspace: Arrays | None = None  # B and A; None until the clients have answered
         self.current: Arrays = {}
         self._holders: set[int] = set()
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """One message for each client sampled; before the first ones, agree on the subspace."""
-        if self.subspace is None:
-            self.join(grid)
-            self._agree(grid)
-        return super().configure_train(server_round, arrays, config, grid)
-
-    def download(self, client_id: int) -> Payload:
+    def download(self, client_id: int, moment: Moment) -> Payload:
         """The mean of R, with B and A for who may not have them; empty while the clients are asked."""
         if self.subspace is None or client_id in self._holders:
             return Payload(arrays=self.current)
         return Payload(arrays={**self.subspace, **self.current})
 
-    def aggregate(self, uploads: Sequence[Upload]) -> None:
+    def aggregate(self, server_round: int, uploads: Sequence[Upload], lost: Sequence[int]) -> None:
         """Combine this round's R's."""
         self.current = self.combine.combine([u.arrays for u in uploads], [u.num_examples for u in uploads])
-        answered = {upload.client_id for upload in uploads}
         # Who was asked in vain may have lost its memory: it gets everything again.
-        self._holders = (self._holders - self._asked()) | answered
+        self._holders = (self._holders - set(lost)) | {upload.client_id for upload in uploads}
 
     def shared(self) -> Arrays:
         """The whole update."""
         return {**(self.subspace or {}), **self.current}
 
-    def choose(self, uploads: Sequence[Upload]) -> None:
+    def open(self, uploads: Sequence[Upload]) -> None:
         """Find B, A and the first R from the clients' estimates.
 
         Raises:
@@ -189,27 +152,11 @@ class SharedSubspace(PayloadStrategy):
             self.subspace |= {name + _LEFT: left, name + _RIGHT: right}
             self.current[name + _CORE] = np.diag(values * np.float32(self.init_step))
 
-    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
-        """Shapes of what each client gets once it has B and A."""
-        return [dict(upload) for upload in uploads]
-
-    def first_download_spec(self, uploads: Sequence[Shapes]) -> list[Shapes]:
-        """Shapes of B and A, as in an estimate, and of the first R."""
+    def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
+        """After the estimates B, A and the first R; then R."""
         cores = {
             name.removesuffix(_RIGHT) + _CORE: (shape[0], shape[0])
-            for name, shape in uploads[0].items()
+            for name, shape in uploads[0].shapes.items()
             if name.endswith(_RIGHT)
         }
-        return [{**upload, **cores} for upload in uploads]
-
-    def _agree(self, grid: Grid) -> None:
-        messages = self._messages("train", AGREEMENT, self._sample(AGREEMENT))
-        replies = self._exchange(grid, "train", AGREEMENT, messages, None)
-        received = self.plan.reader.read("train", AGREEMENT, self.plan.asked("train"), replies)
-        # Uploads of the rounds look different, so a reader of its own finds what is usual here.
-        reader = ReplyReader(self.plan.max_bytes, self.plan.observer.warning)
-        self.choose(self._take(reader.keep_alike(received, AGREEMENT), "train", AGREEMENT))
-
-    def _asked(self) -> set[int]:
-        plan: Any = getattr(self, "plan", None)
-        return set(plan.asked("train").values()) if plan else set()
+        return [MessageSpec({**upload.shapes, **cores}) for upload in uploads]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedapp.core.checks import require_choice
-from fedapp.core.model import AdaptedModel
+from fedapp.core.method import ClientRoutine, MessageSpec, Moment
 from fedapp.core.payload import DTYPES, Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
@@ -18,7 +18,7 @@ _OWN = re.compile(r"\.lora_([AB])$")
 
 
 @dataclass(frozen=True)
-class RestOfWorld:
+class RestOfWorld(ClientRoutine):
     """Put what came into the others' slot, train one's own LoRA and the mixer, send the own LoRA.
 
     The own LoRA goes on from where the client left it; what comes from the others never overwrites
@@ -36,14 +36,6 @@ class RestOfWorld:
     def __post_init__(self) -> None:
         require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
 
-    def check_model(self, model: AdaptedModel) -> None:
-        """Refuse adapters without a mixer.
-
-        Raises:
-            ClientFailure: If this adapter has none.
-        """
-        _require_mixer(model.parameters())
-
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Do a round's training."""
         self._start(download, session)
@@ -60,14 +52,14 @@ class RestOfWorld:
         """Bring the model to what this client would use after this round."""
         self._start(download, session)
 
-    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
-        """Shapes of what a client with these parameters sends in a round.
+    def upload(self, parameters: Shapes, moment: Moment) -> MessageSpec:
+        """The client's own LoRA.
 
         Raises:
-            ClientFailure: If there is no mixer among them.
+            ClientFailure: If there is no mixer among the parameters.
         """
         _require_mixer(parameters)
-        return {name: shape for name, shape in parameters.items() if _OWN.search(name)}
+        return MessageSpec({n: shape for n, shape in parameters.items() if _OWN.search(n)}, self.dtype)
 
     @staticmethod
     def _start(download: Payload, session: ClientSession) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from fedapp.aggregation import interpolate
 from fedapp.core.checks import is_number, require_choice, require_int, require_number, shown
@@ -23,8 +23,13 @@ CRITERIA = ("loss", "score")
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
+@runtime_checkable
 class Mixing(Protocol):
     """How a client joins its own parameters with what it received."""
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether every client must have validation rows."""
 
     def mix(self, own: Arrays, received: Arrays, session: ClientSession) -> tuple[Arrays, float]:
         """Return the mix and the share of the own part in it."""
@@ -39,6 +44,7 @@ class FixedMixing:
     """
 
     local_weight: float = 0.5
+    needs_validation: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         require_number("local_weight", self.local_weight, "[0, 1]")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 
-from fedapp.core.checks import require_choice, shown
+from fedapp.aggregation import Rule
+from fedapp.core.checks import require_choice, require_kind, shown
+from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
 from fedapp.core.payload import DTYPES, Payload, Upload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
-from fedapp.methods.mixing import AdaptiveMixing as AdaptiveMixing  # configs of older runs name it here
 from fedapp.methods.mixing import FixedMixing, Mixing
-from fedapp.server.strategy import PayloadStrategy
+from fedapp.server.strategy import ServerStrategy
+
+A_RULE = "a rule of fedapp.aggregation"
 
 # What of an intervention leaves the client: R rotates, W and b are the learned source.
 # Source: FedReFT compares sharing strategies and shares all; the partial ones here are ours.
@@ -30,18 +33,8 @@ SHARED_ROLES = {
 }
 
 
-class Combine(Protocol):
-    """A rule of ``fedapp.aggregation``."""
-
-    def combine(self, arrays: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
-        """One combination of all."""
-
-    def leave_one_out(self, arrays: Sequence[Arrays], weights: Sequence[float]) -> list[Arrays]:
-        """For each, the combination of all the others."""
-
-
 @dataclass(frozen=True)
-class ParameterSharing:
+class ParameterSharing(ClientRoutine):
     """Mix own and received parameters, train, send back the shared part.
 
     Attributes:
@@ -56,9 +49,9 @@ class ParameterSharing:
     dtype: str = "float32"
 
     @property
-    def needs_validation(self) -> bool:
-        """Whether every client must have validation rows."""
-        return getattr(self.mixing, "needs_validation", False)
+    def needs(self) -> Needs:
+        """Validation rows, where the mixing weight is chosen on them."""
+        return Needs(validation_rows=self.mixing.needs_validation)
 
     def __post_init__(self) -> None:
         try:
@@ -69,11 +62,10 @@ class ParameterSharing:
                 f"method.routine.share={shown(self.share)} is neither of {known} nor a pattern: {error}"
             ) from None
         require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
-        _require_method("method.routine.mixing", self.mixing, "mix")
+        require_kind("method.routine.mixing", self.mixing, Mixing, "a rule of mixing such as FixedMixing")
 
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Start from the mix of own and received, train, remember the result."""
-        self._shared(session.model.parameters())  # in vain, it would be a pity to find out after training
         metrics = self._start(download, session)
         session.score(_name(metrics), "before")
         metrics["train-loss"] = session.model.train(session.train_set, session.rng)
@@ -88,9 +80,13 @@ class ParameterSharing:
         """Bring the model to what this client would use after this round."""
         session.metrics.update(self._start(download, session))
 
-    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
-        """The shared part; ClientFailure if ``share`` matches nothing."""
-        return {name: parameters[name] for name in self._shared(parameters)}
+    def upload(self, parameters: Shapes, moment: Moment) -> MessageSpec:
+        """The shared part.
+
+        Raises:
+            ClientFailure: If ``share`` matches no parameter.
+        """
+        return MessageSpec({name: parameters[name] for name in self._shared(parameters)}, self.dtype)
 
     def _start(self, download: Payload, session: ClientSession) -> Metrics:
         model = session.model
@@ -133,54 +129,47 @@ class ParameterSharing:
             )
 
 
-def _require_method(name: str, value: object, method: str) -> None:
-    if not callable(getattr(value, method, None)):
-        raise ValueError(
-            f"{name}={shown(value)} must be a mapping with _target_, a class with the method {method}"
-        )
-
-
 def _name(metrics: Metrics) -> str:
     """What the model is before training: its own, what arrived, or a mix of both."""
     weight = metrics.get("local-weight", 1.0)
     return {0.0: "aggregated", 1.0: "own"}.get(weight, "mixed")
 
 
-class LocalOnly(PayloadStrategy):
+class LocalOnly(ServerStrategy):
     """Every client stays alone: nothing is sent in either direction but the messages themselves."""
 
     equal_shapes: ClassVar[bool] = False
 
-    def download(self, client_id: int) -> Payload:
+    def download(self, client_id: int, moment: Moment) -> Payload:
         """Nothing."""
         return Payload()
 
-    def aggregate(self, uploads: Sequence[Upload]) -> None:
+    def aggregate(self, server_round: int, uploads: Sequence[Upload], lost: Sequence[int]) -> None:
         """Nothing to remember."""
 
-    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
+    def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
         """Nothing."""
-        return [{} for _ in uploads]
+        return [MessageSpec() for _ in uploads]
 
 
-class Average(PayloadStrategy):
+class Average(ServerStrategy):
     """Send every client the same combination of all uploads (FedAvg with the plain mean).
 
     With LoRA adapters and the mean weighted by examples this is FedIT.
     Source: McMahan et al. 2017, https://arxiv.org/abs/1602.05629.
     """
 
-    def __init__(self, combine: Combine) -> None:
+    def __init__(self, combine: Rule) -> None:
         """Take the rule that combines uploads (``fedapp.aggregation``)."""
-        _require_method("combine", combine, "combine")
+        require_kind("combine", combine, Rule, A_RULE)
         self.combine = combine
         self.current: Arrays = {}
 
-    def download(self, client_id: int) -> Payload:
+    def download(self, client_id: int, moment: Moment) -> Payload:
         """The combination; empty until somebody has uploaded."""
         return Payload(arrays=self.current)
 
-    def aggregate(self, uploads: Sequence[Upload]) -> None:
+    def aggregate(self, server_round: int, uploads: Sequence[Upload], lost: Sequence[int]) -> None:
         """Combine this round's uploads."""
         self.current = self.combine.combine([u.arrays for u in uploads], [u.num_examples for u in uploads])
 
@@ -189,7 +178,7 @@ class Average(PayloadStrategy):
         return self.current
 
 
-class AllButMe(PayloadStrategy):
+class AllButMe(ServerStrategy):
     """Send each client the combination of every other client's parameters.
 
     A client that did not take part in a round keeps its own parameters and is in nobody's
@@ -197,21 +186,21 @@ class AllButMe(PayloadStrategy):
     not take part: ours).
     """
 
-    def __init__(self, combine: Combine) -> None:
+    def __init__(self, combine: Rule) -> None:
         """Take the rule that combines the others' uploads (``fedapp.aggregation``)."""
-        _require_method("combine", combine, "leave_one_out")
+        require_kind("combine", combine, Rule, A_RULE)
         self.combine = combine
         self.latest: dict[int, Upload] = {}
         self.others: dict[int, Arrays] = {}
         self.everyone: Arrays | None = None
 
-    def download(self, client_id: int) -> Payload:
+    def download(self, client_id: int, moment: Moment) -> Payload:
         """Everyone but the receiver; empty until somebody else has uploaded."""
         if client_id in self.others:
             return Payload(arrays=self.others[client_id])
         return Payload(arrays=self.shared())
 
-    def aggregate(self, uploads: Sequence[Upload]) -> None:
+    def aggregate(self, server_round: int, uploads: Sequence[Upload], lost: Sequence[int]) -> None:
         """Combine all leave-one-out sets of this round at once."""
         self.latest = {u.client_id: u for u in uploads}
         self.others = {}  # the last round's are let go of before this round's are made
@@ -219,9 +208,9 @@ class AllButMe(PayloadStrategy):
         self.others = dict(zip(self.latest, self.combine.leave_one_out(arrays, weights), strict=True))
         self.everyone = None
 
-    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
+    def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
         """As its own upload; nothing for an only client."""
-        return super().download_spec(uploads) if len(uploads) > 1 else [{} for _ in uploads]
+        return super().downloads(uploads, moment) if len(uploads) > 1 else [MessageSpec() for _ in uploads]
 
     def shared(self) -> Arrays:
         """The same rule over everyone."""

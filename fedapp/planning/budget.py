@@ -1,8 +1,7 @@
 """What a run trains and sends, worked out from shapes before it starts.
 
 Adapter, routine and strategy are the run's own: the adapter is attached to a base model without
-weights, the routine says which arrays go up (``upload_spec``), the strategy which come down
-(``download_spec``). Bytes are those of the values, as ``payload-bytes`` of traffic.jsonl.
+weights, and the two halves of the method say what their messages hold (``fedapp.planning.traffic``).
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from typing import Any
 
 from fedapp.config.build import ConfigError, build
 from fedapp.config.clients import client_config, one_of_each, variant
-from fedapp.config.run import RunSettings, run_settings
+from fedapp.config.run import run_settings
 from fedapp.core.errors import one_line
-from fedapp.core.sampling import sample
+from fedapp.core.method import AnswerSizes, Moment
+from fedapp.core.model import AdaptedModel
 from fedapp.core.types import ClientFailure, Shapes, count
-from fedapp.methods.consensus.cost import Answers, ExpectedBytes
-from fedapp.planning.preflight import require_fitting
-from fedapp.planning.traffic import ITEM_BYTES, Exchange, Wire
+from fedapp.planning.preflight import build_method, require_fitting
+from fedapp.planning.traffic import RunTraffic
 
 
 @dataclass(frozen=True)
-class Trained:
+class ClientCost:
     """What one client trains, and on what.
 
     Attributes:
@@ -60,12 +59,12 @@ class Budget:
         up_bytes, down_bytes: The same in bytes.
         run_up_bytes, run_down_bytes: All clients, all rounds, evaluations included.
         exact: Whether all clients take part in every round. Where not, a method may send more to
-            a client that has missed a round than ``download_spec`` says.
+            a client that has missed a round than is counted here.
         texts: Whether clients send answers, of which lengths are assumed.
         warnings: What to know of these numbers.
     """
 
-    trained: tuple[Trained, ...]
+    trained: tuple[ClientCost, ...]
     up_values: tuple[int, ...]
     down_values: tuple[int, ...]
     up_bytes: tuple[int, ...]
@@ -77,7 +76,7 @@ class Budget:
     warnings: tuple[str, ...] = ()
 
 
-def budget_of(config: Mapping[str, Any], answers: Answers | None = None) -> Budget:
+def budget_of(config: Mapping[str, Any], answers: AnswerSizes | None = None) -> Budget:
     """Work out the cost of a run.
 
     Args:
@@ -85,83 +84,43 @@ def budget_of(config: Mapping[str, Any], answers: Answers | None = None) -> Budg
         answers: What is assumed of answers, where clients send these instead of arrays.
 
     Raises:
-        ConfigError: If a setting cannot be used, or the method or adapter does not say what it sends.
+        ConfigError: If a setting cannot be used.
     """
-    from fedapp.server.strategy import PayloadStrategy
-
     try:
         settings = run_settings(config)
-        routine = build(config["method"]["routine"], "method.routine")
-        strategy = build(config["method"]["strategy"], "method.strategy")
+        routine, strategy = build_method(config)
         alike = [client_config(config, client_id) for client_id in one_of_each(config)]
-        if isinstance(strategy, PayloadStrategy):
-            require_fitting(config, alike, strategy, routine)
+        require_fitting(config, alike, strategy, routine)
         found = {variant(config, k): _trained(client_config(config, k)) for k in one_of_each(config)}
-        each = [found[variant(config, client)] for client in range(settings.num_clients)]
-        warnings = tuple(dict.fromkeys(warning for _, warning in found.values() if warning))
-        if hasattr(routine, "expected_bytes"):
-            expected = routine.expected_bytes(answers or Answers())
-            return _of_texts(settings, expected, tuple(trained for trained, _ in each), warnings)
-        wire = Wire.of(routine, strategy, [trained for trained, _ in each])
-        up, down = over_the_run(settings, wire)
-        everyone, usual = range(settings.num_clients), wire.steady
+        each = [found[variant(config, client)][0] for client in range(settings.num_clients)]
+        arrays = {name: {**cost.frozen, **cost.shapes} for name, (cost, _) in found.items()}
+        traffic = RunTraffic(
+            settings,
+            routine,
+            strategy,
+            [arrays[variant(config, client)] for client in range(settings.num_clients)],
+            answers or AnswerSizes(),
+        )
+        up, down = traffic.total_bytes()
+        usual = traffic.usual()
+        downloads = usual.down(range(settings.num_clients), Moment(3, "train", traffic.answers))
         return Budget(
-            trained=tuple(trained for trained, _ in each),
-            up_values=tuple(map(usual.up, everyone)),
-            down_values=tuple(usual.down(everyone)),
-            up_bytes=tuple(values * ITEM_BYTES[usual.up_dtype] for values in map(usual.up, everyone)),
-            down_bytes=tuple(values * ITEM_BYTES[usual.down_dtype] for values in usual.down(everyone)),
+            trained=tuple(each),
+            up_values=tuple(upload.num_values for upload in usual.uploads),
+            down_values=tuple(download.num_values for download in downloads),
+            up_bytes=tuple(round(upload.num_bytes) for upload in usual.uploads),
+            down_bytes=tuple(round(download.num_bytes) for download in downloads),
             run_up_bytes=up,
             run_down_bytes=down,
             exact=settings.clients_per_round in (0, settings.num_clients),
-            warnings=warnings,
+            texts=any(upload.text_bytes for upload in usual.uploads),
+            warnings=tuple(dict.fromkeys(warning for _, warning in found.values() if warning)),
         )
     except (ClientFailure, ValueError, ImportError, OSError) as error:
         raise ConfigError(one_line(error)) from None
 
 
-def _of_texts(
-    settings: RunSettings, expected: ExpectedBytes, trained: tuple[Trained, ...], warnings: tuple[str, ...]
-) -> Budget:
-    """Where clients send answers: each as expected, in all rounds; evaluating needs no download."""
-    clients = settings.num_clients
-    asked = settings.clients_per_round or clients
-    return Budget(
-        trained=trained,
-        up_values=(0,) * clients,
-        down_values=(0,) * clients,
-        up_bytes=(round(expected.up),) * clients,
-        down_bytes=(round(expected.down),) * clients,
-        run_up_bytes=round(expected.up * asked * settings.num_rounds),
-        run_down_bytes=round(expected.down * asked * (settings.num_rounds - 1)),
-        exact=asked == clients,
-        texts=True,
-        warnings=warnings,
-    )
-
-
-def over_the_run(settings: RunSettings, wire: Wire) -> tuple[int, int]:
-    """Bytes up and down over all rounds, for the clients that the run's seed draws.
-
-    A round: a download for every client drawn (empty in the first exchange), its upload; where the
-    round ends with an evaluation, a download for every client of the federation and nothing back.
-    """
-    clients, every = list(range(settings.num_clients)), settings.evaluate_every
-    up = down = 0
-    before: tuple[Exchange, list[int]] | None = None
-    for server_round in range(0 if wire.asks_ahead else 1, settings.num_rounds + 1):
-        exchange = wire.steady if before else wire.first
-        drawn = sample(clients, settings.clients_per_round, settings.seed, server_round)
-        if before:
-            down += before[0].down_bytes(before[1], drawn)
-        up += exchange.up_bytes(drawn)
-        before = exchange, drawn
-        if server_round == settings.num_rounds or (every and server_round and server_round % every == 0):
-            down += exchange.down_bytes(drawn, clients)
-    return up, down
-
-
-def _trained(config: Mapping[str, Any]) -> tuple[Trained, str | None]:
+def _trained(config: Mapping[str, Any]) -> tuple[ClientCost, str | None]:
     """What a client of this config trains; what to warn of."""
     labels: Sequence[str] = ()
     if config["model"]["build"].get("head") == "classification":
@@ -173,7 +132,7 @@ def _trained(config: Mapping[str, Any]) -> tuple[Trained, str | None]:
 @lru_cache(maxsize=16)
 def _attached(
     model: str, adapter: str, train: str, labels: tuple[str, ...], seed: int
-) -> tuple[Trained, str | None]:
+) -> tuple[ClientCost, str | None]:
     """The same from the parts that decide it: methods with one adapter attach it once."""
     base, frozen, warning = _base(model, labels)
     made = build(json.loads(adapter)["build"], "adapter.build")
@@ -205,9 +164,7 @@ def clear_cache() -> None:
     _base.cache_clear()
 
 
-def _shapes(adapted: Any, base: int | None) -> Trained:
-    if not callable(getattr(adapted, "shapes", None)):
-        raise ConfigError(f"adapter.build: {type(adapted).__name__} cannot be counted, it has no shapes()")
-    frozen = adapted.frozen_shapes() if hasattr(adapted, "frozen_shapes") else {}
+def _shapes(adapted: AdaptedModel, base: int | None) -> ClientCost:
+    frozen = adapted.frozen_shapes()
     shapes = {name: shape for name, shape in adapted.shapes().items() if name not in frozen}
-    return Trained(shapes, frozen, base)
+    return ClientCost(shapes, frozen, base)

@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -16,13 +16,13 @@ from fedapp.config.clients import client_config, one_of_each
 from fedapp.config.compose import load_config
 from fedapp.config.run import RunSettings, folder_setting, run_settings
 from fedapp.core import files
+from fedapp.core.checks import require_kind
 from fedapp.core.errors import one_line
+from fedapp.core.method import ClientRoutine
 from fedapp.core.types import ClientFailure
 from fedapp.engines import ENGINES
 from fedapp.models.loading import count_gpus
-
-if TYPE_CHECKING:
-    from fedapp.server.strategy import PayloadStrategy
+from fedapp.server.strategy import ServerStrategy
 
 
 def check(config: Mapping[str, Any], *, with_model: bool) -> None:
@@ -41,30 +41,43 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
             adapter do not fit each other.
     """
     from fedapp.client import workplace as workplaces
-    from fedapp.server.strategy import PayloadStrategy
 
     try:
-        place = workplaces.Prepared(config)
+        setup = workplaces.ClientSetup(config)
         alike = [client_config(config, client_id) for client_id in one_of_each(config)]
-        strategy = build(config["method"]["strategy"], "method.strategy")
-        if not isinstance(strategy, PayloadStrategy):
-            target = config["method"]["strategy"]["_target_"]
-            raise ConfigError(f"method.strategy._target_={target!r} is no strategy (fedapp.methods)")
+        strategy = build_method(config)[1]
         for own in alike:
             build(own["adapter"]["build"], "adapter.build")
-        require_fitting(config, alike, strategy, place.routine)
-        for client_id in range(place.settings.num_clients):
-            place.data(client_id)
+        require_fitting(config, alike, strategy, setup.routine)
+        for client_id in range(setup.settings.num_clients):
+            setup.data(client_id)
         if with_model:
             workplaces.close()
             for own in alike:
-                workplaces.Workplace(own, place).model.detach()
+                workplaces.Workplace(own, setup).model.detach()
     except (ClientFailure, ValueError, ImportError, OSError) as error:
         raise ConfigError(one_line(error)) from None
 
 
+def build_method(config: Mapping[str, Any]) -> tuple[ClientRoutine, ServerStrategy]:
+    """Make the two halves of a run's method.
+
+    Raises:
+        ConfigError: If a setting cannot be used.
+        ValueError: If a node names something else than a half of a method.
+    """
+    routine = build(config["method"]["routine"], "method.routine")
+    require_kind("method.routine", routine, ClientRoutine, "a client routine of fedapp.methods")
+    strategy = build(config["method"]["strategy"], "method.strategy")
+    require_kind("method.strategy", strategy, ServerStrategy, "a server strategy of fedapp.methods")
+    return routine, strategy
+
+
 def require_fitting(
-    config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]], strategy: PayloadStrategy, routine: Any
+    config: Mapping[str, Any],
+    alike: Sequence[Mapping[str, Any]],
+    strategy: ServerStrategy,
+    routine: ClientRoutine,
 ) -> None:
     """Refuse clients, and settings of the run, that the strategy cannot do with.
 
@@ -80,7 +93,7 @@ def require_fitting(
     if strategy.equal_shapes:
         require_one_rank(config, alike)
     require_same_settings(config, alike, strategy.same_settings)
-    strategy.check(config["num_clients"], routine)
+    strategy.check(run_settings(config), routine)
 
 
 def require_one_rank(config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> None:
@@ -120,7 +133,8 @@ def _mixed_rank_methods() -> list[str]:
     found = []
     for name in groups()["method"]:
         tree = yaml.safe_load((files.CONF / "method" / f"{name}.yaml").read_text(encoding="utf-8"))
-        if not getattr(named_class(tree["strategy"]["_target_"]), "equal_shapes", True):
+        kind = named_class(tree["strategy"]["_target_"])
+        if isinstance(kind, type) and issubclass(kind, ServerStrategy) and not kind.equal_shapes:
             found.append(name)
     return found
 

@@ -1,139 +1,109 @@
-"""The arrays of a run's messages by their shapes, as routine and strategy describe them.
+"""The bytes of a run's messages, as the two halves of a method declare them.
 
-A method says it with hooks, all of names and shapes:
-
-- routine ``upload_spec(parameters)``: what a client sends in a round; values in the routine's
-  ``dtype`` (fp32 if it has none).
-- strategy ``download_spec(uploads)``: what each sender gets after a round of these uploads, in the
-  strategy's ``download_dtype``.
-- Where the first exchange is another than the rest: routine ``first_upload_spec(parameters)`` in
-  ``first_dtype``, strategy ``first_download_spec(uploads)`` in ``first_download_dtype``; each stands
-  for its counterpart of a usual round if it is absent. A strategy with ``asks_ahead = True`` has
-  that exchange before round 1, with the clients that are drawn for round 0.
+A client half says what goes up (``ClientRoutine.upload``), a server half what comes down
+(``ServerStrategy.downloads``); rounds, drawn clients and evaluations are counted as the server runs
+them. Bytes are those of the values, as ``payload-bytes`` of traffic.jsonl.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
-from fedapp.config.build import ConfigError
-from fedapp.core.types import Shapes, count
-
-ITEM_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-
-
-class Known(Protocol):
-    """What is known of a client's arrays."""
-
-    @property
-    def shapes(self) -> Shapes:
-        """Of the trainable ones."""
-
-    @property
-    def frozen(self) -> Shapes:
-        """Of those that the adapter holds beside them."""
+from fedapp.config.run import RunSettings
+from fedapp.core.method import OPENING, AnswerSizes, ClientRoutine, MessageSpec, Moment
+from fedapp.core.sampling import sample
+from fedapp.core.types import Shapes
+from fedapp.server.strategy import ServerStrategy
 
 
 @dataclass
-class Exchange:
+class RoundTraffic:
     """Uploads of a round, and the downloads that follow from them.
 
     Attributes:
-        uploads: What each client sends.
-        download_spec: The strategy's.
-        up_dtype, down_dtype: Types of the values.
+        uploads: What each client sends; one object for clients that are alike.
+        strategy: What the server sends after them.
     """
 
-    uploads: Sequence[Shapes]
-    download_spec: Callable[[Sequence[Shapes]], list[Shapes]]
-    up_dtype: str
-    down_dtype: str
-    _counts: dict[int, int] = field(default_factory=dict)
-    _downs: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
+    uploads: Sequence[MessageSpec]
+    strategy: ServerStrategy
+    _downloads: dict[tuple[object, ...], list[MessageSpec]] = field(default_factory=dict)
 
-    def up(self, client: int) -> int:
-        """Values that a client sends."""
-        upload = self.uploads[client]
-        if id(upload) not in self._counts:
-            self._counts[id(upload)] = count(upload)
-        return self._counts[id(upload)]
-
-    def down(self, senders: Sequence[int]) -> list[int]:
-        """Values for each sender after a round of theirs; worked out once for like senders."""
-        uploads = [self.uploads[client] for client in senders]
-        key = tuple(id(upload) for upload in uploads)
-        if key not in self._downs:
-            self._downs[key] = [count(spec) for spec in self.download_spec(uploads)]
-        return self._downs[key]
-
-    def up_bytes(self, clients: Sequence[int]) -> int:
+    def up_bytes(self, clients: Sequence[int]) -> float:
         """Bytes that these clients send together."""
-        return sum(map(self.up, clients)) * ITEM_BYTES[self.up_dtype]
+        return sum(self.uploads[client].num_bytes for client in clients)
 
-    def down_bytes(self, senders: Sequence[int], clients: Sequence[int]) -> int:
+    def down(self, senders: Sequence[int], moment: Moment) -> list[MessageSpec]:
+        """What each sender gets after a round of theirs; worked out once for like senders."""
+        uploads = [self.uploads[client] for client in senders]
+        key = (moment.phase, *(id(upload) for upload in uploads))
+        if key not in self._downloads:
+            self._downloads[key] = self.strategy.downloads(uploads, moment)
+        return self._downloads[key]
+
+    def down_bytes(self, senders: Sequence[int], clients: Sequence[int], moment: Moment) -> float:
         """Bytes for these clients after a round of these senders; who missed it is taken for one more."""
-        known = dict(zip(senders, self.down(senders), strict=True))
+        known = dict(zip(senders, self.down(senders, moment), strict=True))
         for client in set(clients) - set(known):
             everyone = sorted([*senders, client])
-            known[client] = self.down(everyone)[everyone.index(client)]
-        return sum(known[client] for client in clients) * ITEM_BYTES[self.down_dtype]
+            known[client] = self.down(everyone, moment)[everyone.index(client)]
+        return sum(known[client].num_bytes for client in clients)
 
 
 @dataclass
-class Wire:
+class RunTraffic:
     """All messages of a run.
 
     Attributes:
-        first: The first exchange.
-        steady: All others.
-        asks_ahead: Whether the first exchange comes before round 1.
+        settings: Of the run.
+        routine, strategy: The two halves of its method.
+        clients: Shapes of each client's named arrays; the same object for clients that are alike.
+        answers: What is assumed of answers, where clients send these.
     """
 
-    first: Exchange
-    steady: Exchange
-    asks_ahead: bool
+    settings: RunSettings
+    routine: ClientRoutine
+    strategy: ServerStrategy
+    clients: Sequence[Shapes]
+    answers: AnswerSizes
 
-    @classmethod
-    def of(cls, routine: Any, strategy: Any, clients: Sequence[Known]) -> Wire:
-        """Ask a method what it sends.
+    def usual(self) -> RoundTraffic:
+        """A round in the middle of a long run."""
+        return self._round(Moment(2, "train", self.answers))
 
-        Args:
-            routine: Its client half.
-            strategy: Its server half.
-            clients: What each client has; the same object for clients that are alike.
+    def total_bytes(self) -> tuple[int, int]:
+        """Bytes up and down over all rounds, for the clients that the run's seed draws.
 
-        Raises:
-            ConfigError: If it does not say.
-            ClientFailure: If it finds nothing to send.
+        A round: a download for every client drawn (empty before anybody has sent anything), its
+        upload; where the round ends with an evaluation, a download for every client of the
+        federation and nothing back.
         """
-        up = _hook(routine, "upload_spec", "method.routine")
-        down = _hook(strategy, "download_spec", "method.strategy")
-        up_dtype = getattr(routine, "dtype", "float32")
-        down_dtype = getattr(strategy, "download_dtype", "float32")
-        steady = Exchange(_each(up, clients), down, up_dtype, down_dtype)
-        first_up = getattr(routine, "first_upload_spec", None)
-        first_down = getattr(strategy, "first_download_spec", None)
-        if first_up is None and first_down is None:
-            return cls(steady, steady, False)
-        first = Exchange(
-            steady.uploads if first_up is None else _each(first_up, clients),
-            first_down or down,
-            up_dtype if first_up is None else getattr(routine, "first_dtype", up_dtype),
-            down_dtype if first_down is None else getattr(strategy, "first_download_dtype", down_dtype),
-        )
-        return cls(first, steady, getattr(strategy, "asks_ahead", False))
+        settings, everybody = self.settings, list(range(self.settings.num_clients))
+        up = down = 0.0
+        before: tuple[RoundTraffic, list[int]] | None = None
+        first = OPENING if self.strategy.opens else 1
+        for number in range(first, settings.num_rounds + 1):
+            moment = Moment(number, "open" if number == OPENING else "train", self.answers)
+            traffic = self._round(moment)
+            drawn = sample(everybody, settings.clients_per_round, settings.seed, number)
+            if before:
+                down += before[0].down_bytes(before[1], drawn, moment)
+            up += traffic.up_bytes(drawn)
+            before = traffic, drawn
+            every = settings.evaluate_every
+            if number == settings.num_rounds or (every and number and number % every == 0):
+                down += traffic.down_bytes(drawn, everybody, replace(moment, phase="evaluate"))
+        return round(up), round(down)
 
+    def _round(self, moment: Moment) -> RoundTraffic:
+        """The round of a moment; rounds with the same uploads share one, and what it has worked out."""
+        found = {id(shapes): self.routine.upload(shapes, moment) for shapes in self.clients}
+        for known in self._known:
+            if all(found[id(s)] == u for s, u in zip(self.clients, known.uploads, strict=True)):
+                return known
+        self._known.append(RoundTraffic([found[id(shapes)] for shapes in self.clients], self.strategy))
+        return self._known[-1]
 
-def _each(spec: Callable[[Shapes], Shapes], clients: Sequence[Known]) -> list[Shapes]:
-    """What each client sends; one object for clients that are alike."""
-    found = {id(client): spec({**client.frozen, **client.shapes}) for client in clients}
-    return [found[id(client)] for client in clients]
-
-
-def _hook(owner: Any, name: str, where: str) -> Any:
-    method = getattr(owner, name, None)
-    if not callable(method):
-        raise ConfigError(f"{where}: {type(owner).__name__} cannot be counted, it has no {name}()")
-    return method
+    def __post_init__(self) -> None:
+        self._known: list[RoundTraffic] = []

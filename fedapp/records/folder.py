@@ -36,6 +36,7 @@ from fedapp.records.adapter_file import write_adapter
 from fedapp.records.summary import hostile_clients, name_clients, summarise
 from fedapp.server.directory import ClientDirectory
 from fedapp.server.replies import Reply
+from fedapp.wire.messages import Done
 
 PACKAGES = ("flwr", "torch", "transformers", "peft", "pyreft", "pyvene", "datasets", "flwr-datasets", "numpy")
 
@@ -125,12 +126,10 @@ class RunFolder:
         self._warnings.append(message)
         self.event("warning", message=message)
 
-    def reply(self, server_round: int, phase: str, client_id: int, facts: Mapping[str, Any]) -> None:
+    def reply(self, phase: str, done: Done) -> None:
         """A client has answered; for progress displays."""
-        metrics = facts.get("metrics")
-        loss = metrics.get("train-loss") if isinstance(metrics, dict) else None
-        names = {"server-round": server_round, "client-id": client_id}
-        self.event("reply", **names, phase=phase, loss=loss, seconds=facts.get("seconds"))
+        names = {"server-round": done.server_round, "client-id": done.client_id}
+        self.event("reply", **names, phase=phase, loss=done.metrics.get("train-loss"), seconds=done.seconds)
 
     def traffic(self, row: Mapping[str, Any]) -> None:
         """Append to traffic.jsonl."""
@@ -145,12 +144,12 @@ class RunFolder:
         """Append a round's scores to metrics.jsonl."""
         for reply in replies:
             client = reply.upload.client_id
-            self._about.setdefault(client, reply.about)
+            self._about.setdefault(client, reply.sizes.facts())
             head = {"server-round": server_round, "client-id": client}
             for row in reply.rows:
-                self._rows.append({**head, **row})
+                self._rows.append({**head, **row.facts()})
                 self._append("metrics", self._rows[-1])
-            model = "own" if phase == "train" else reply.rows[0]["model"] if reply.rows else "final"
+            model = "own" if phase == "train" else reply.rows[0].model if reply.rows else "final"
             own = {"split": "train", "model": model, "moment": "after"}
             measured = {**head, **own, "num-examples": reply.upload.num_examples, **reply.upload.metrics}
             if reply.upload.metrics:

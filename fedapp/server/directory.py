@@ -8,14 +8,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedapp.core.errors import FederationError, one_line
 from fedapp.server.transport import POLL_SECONDS, pull, push
-from fedapp.wire.records import Envelope, WireError, pack, unpack
+from fedapp.wire.messages import Failed, Join, Joined
+from fedapp.wire.reading import read_joined
+from fedapp.wire.records import WireError
 
 Notify = Callable[[str], None]
 
@@ -45,16 +46,16 @@ class ClientDirectory:
         self.max_bytes = max_bytes
         self.notify = notify
         self.nodes: dict[int, int] = {}
-        self._answers: dict[int, Mapping[str, Any]] = {}
+        self._answers: dict[int, Joined] = {}
         self._refusals: dict[int, str] = {}
         self._claims: dict[int, set[int]] = {}
 
-    def join(self, grid: Grid, facts: Mapping[str, Any], timeout: float, needed: int) -> None:
+    def join(self, grid: Grid, message: Join, timeout: float, needed: int) -> None:
         """Ask nodes who they are until all clients are there or time is up.
 
         Args:
             grid: Where the nodes are.
-            facts: What the handshake tells a node (the composed config).
+            message: What the handshake tells a node.
             timeout: Seconds to wait for all clients.
             needed: Clients without which the run cannot start.
 
@@ -66,7 +67,10 @@ class ClientDirectory:
         pending: dict[str, int] = {}
         while time.monotonic() < deadline:
             new = [node for node in grid.get_node_ids() if node not in asked]
-            messages = [_message(facts, node, "query", "join") for node in new]
+            messages = [
+                Message(message.pack(), dst_node_id=node, message_type="query", group_id="join")
+                for node in new
+            ]
             asked.update(new)
             pending |= push(grid, messages)
             arrived = pull(grid, list(pending))
@@ -99,21 +103,16 @@ class ClientDirectory:
         try:
             if reply.has_error():
                 raise WireError(one_line(reply.error.reason or f"Flower reports error {reply.error.code}"))
-            facts = unpack(reply.content, self.max_bytes).facts
-            clients = facts.get("clients")
-            if not isinstance(clients, list) or not all(type(c) is int for c in clients):
-                raise WireError("it does not say which clients it holds")
-            if not clients:
-                return  # A node to spare: the run has fewer clients than there are nodes.
-            self._claims[node] = set(clients)
-            if "failure" in facts:
-                raise WireError(one_line(str(facts["failure"])))
-            found = facts.get("fingerprints")
-            if not isinstance(found, list) or [type(value) for value in found] != [str] * len(clients):
-                raise WireError("it does not say which base model it has")
-            self._answers[node] = facts
+            answer = read_joined(reply.content, self.max_bytes)
         except WireError as error:
             self._refusals[node] = f"a node cannot join: {error}"
+            return
+        if answer.clients:
+            self._claims[node] = set(answer.clients)
+        if isinstance(answer, Failed):
+            self._refusals[node] = f"a node cannot join: {answer.reason}"
+        elif answer.clients:  # else a node to spare: the run has fewer clients than there are nodes
+            self._answers[node] = answer
 
     def _heard_of(self) -> int:
         """How many clients are accounted for; a node that could not even say counts as one."""
@@ -125,14 +124,14 @@ class ClientDirectory:
 
     def _settle(self) -> None:
         self._vote()
-        for node, facts in sorted(self._answers.items(), key=lambda item: item[1]["clients"]):
-            known = [c for c in facts["clients"] if 0 <= c < self.num_clients]
-            for client in sorted(set(facts["clients"]) - set(known)):
+        for node, answer in sorted(self._answers.items(), key=lambda item: item[1].clients):
+            known = [c for c in answer.clients if 0 <= c < self.num_clients]
+            for client in sorted(set(answer.clients) - set(known)):
                 self.notify(f"a node claims client {client}, outside 0 to {self.num_clients - 1}; left out")
-            own = dict(zip(facts["clients"], facts["fingerprints"], strict=True))
+            own = dict(zip(answer.clients, answer.fingerprints, strict=True))
             if odd := [client for client in known if own[client] != self.fingerprint(client)]:
                 self._refusals[node] = (
-                    f"the node of client {_listed(facts['clients'])} is refused: its base model is "
+                    f"the node of client {_listed(answer.clients)} is refused: its base model is "
                     f"{own[odd[0]][:16]}, this run's is {str(self.fingerprint(odd[0]))[:16]}"
                 )
                 continue
@@ -147,8 +146,8 @@ class ClientDirectory:
     def _vote(self) -> None:
         """Where no base model is prescribed, that of most clients counts; in doubt the first client's."""
         votes: dict[str, list[str]] = {}
-        for facts in sorted(self._answers.values(), key=lambda facts: facts["clients"]):
-            for client, value in zip(facts["clients"], facts["fingerprints"], strict=True):
+        for answer in sorted(self._answers.values(), key=lambda answer: answer.clients):
+            for client, value in zip(answer.clients, answer.fingerprints, strict=True):
                 if 0 <= client < self.num_clients:
                     votes.setdefault(self._variants[client], []).append(value)
         for variant, values in votes.items():
@@ -167,10 +166,6 @@ class ClientDirectory:
             )
         if missing:
             self.notify(f"the run starts without client {_listed(missing)}")
-
-
-def _message(facts: Mapping[str, Any], node: int, kind: str, group: str) -> Message:
-    return Message(pack(Envelope(dict(facts))), dst_node_id=node, message_type=kind, group_id=group)
 
 
 def _listed(clients: Sequence[int]) -> str:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from flwr.app import Message
 
 from fedapp.core.errors import one_line
-from fedapp.core.payload import Upload, spec
+from fedapp.core.payload import Spec, Upload, spec_of
 from fedapp.core.types import Arrays
-from fedapp.wire.records import WireError, unpack, wire_bytes
-
-MAX_ROWS = 1000
+from fedapp.wire.messages import ClientSizes, Failed, Row
+from fedapp.wire.reading import read_done
+from fedapp.wire.records import WireError, wire_bytes
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,14 @@ class Reply:
 
     Attributes:
         upload: The payload with its sender.
-        rows: Scores that the client measured, one mapping a row.
-        about: What the client says of itself (number of test examples, tasks).
+        rows: Scores that the client measured.
+        sizes: What the client says of itself.
         wire_bytes: Exact size as Flower serialised it.
     """
 
     upload: Upload
-    rows: list[dict[str, Any]]
-    about: dict[str, Any]
+    rows: tuple[Row, ...]
+    sizes: ClientSizes
     wire_bytes: int
 
 
@@ -47,7 +46,13 @@ class ReplyReader:
         self.max_norm_ratio = max_norm_ratio
         self.warn = warn
         self.last_reasons: list[str] = []
-        self._spec: Any = None
+        self._usual: dict[str, Spec] = {}  # of each part of an upload, what most clients sent first
+
+    def afresh(self) -> ReplyReader:
+        """A reader to which nothing is usual yet; what it leaves out counts as this one's."""
+        reader = ReplyReader(self.max_bytes, self.warn)
+        reader.last_reasons = self.last_reasons
+        return reader
 
     def read(
         self, phase: str, server_round: int, asked: Mapping[str, int], messages: Iterable[Message]
@@ -86,25 +91,42 @@ class ReplyReader:
         return [found[client_id] for client_id in sorted(found)]
 
     def keep_alike(
-        self, replies: Sequence[Reply], server_round: int, spec_of: Callable[[Arrays], Any] = spec
+        self,
+        replies: Sequence[Reply],
+        server_round: int,
+        parts: Callable[[Arrays], dict[str, Arrays]],
+        alike: Callable[[Arrays], Spec] = spec_of,
     ) -> list[Reply]:
         """Keep the replies whose arrays have the names, dtypes and shapes of the majority.
+
+        Each part of an upload is compared with the majority's under the same name; what most sent
+        when a part first came stays the measure.
 
         Args:
             replies: Usable replies of one round.
             server_round: For warnings.
-            spec_of: What must agree, as triples like ``fedapp.core.payload.spec``'s; a negative size
-                stands for one that is free.
+            parts: An upload's arrays in named parts; ValueError if it holds what no part is made of.
+            alike: What of a part must agree, as triples like ``spec_of``'s; a negative size stands
+                for one that is free.
         """
-        specs = [spec_of(reply.upload.arrays) for reply in replies]
-        if self._spec is None and specs:
-            self._spec = Counter(specs).most_common(1)[0][0]
+        found: list[tuple[Reply, dict[str, Spec]]] = []
+        for reply in replies:
+            try:
+                named = parts(reply.upload.arrays)
+            except ValueError as error:
+                self._leave_out(server_round, _senders([reply.upload.client_id]), str(error))
+            else:
+                found.append((reply, {name: alike(arrays) for name, arrays in named.items()}))
+        for part in sorted({part for _, specs in found for part in specs} - set(self._usual)):
+            sent = Counter(specs[part] for _, specs in found if part in specs)
+            self._usual[part] = sent.most_common(1)[0][0]
         kept = []
-        for reply, own in zip(replies, specs, strict=True):
-            if own == self._spec:
+        for reply, specs in found:
+            odd = next((part for part in sorted(specs) if specs[part] != self._usual[part]), None)
+            if odd is None:
                 kept.append(reply)
                 continue
-            name, dtype, shape = sorted(set(own) ^ set(self._spec))[0]
+            name, dtype, shape = sorted(set(specs[odd]) ^ set(self._usual[odd]))[0]
             self._leave_out(
                 server_round,
                 _senders([reply.upload.client_id]),
@@ -114,29 +136,29 @@ class ReplyReader:
         return kept
 
     def keep_near(
-        self, replies: Sequence[Reply], server_round: int, kinds: Callable[[Arrays], dict[str, Arrays]]
+        self, replies: Sequence[Reply], server_round: int, parts: Callable[[Arrays], dict[str, Arrays]]
     ) -> list[Reply]:
-        """Keep the replies whose norm is within ``max_norm_ratio`` medians, for each kind of arrays.
+        """Keep the replies whose norm is within ``max_norm_ratio`` medians, part by part.
 
-        Where at least half of the uploads of a kind are 0 there is no scale to measure by, and all
+        Where at least half of the uploads of a part are 0 there is no scale to measure by, and all
         are kept. The limit and its unit are ours.
 
         Args:
             replies: Usable replies of one round.
             server_round: For warnings.
-            kinds: An upload's arrays by kind; those of one kind count as one vector.
+            parts: An upload's arrays in named parts; each counts as one vector.
         """
         kept = list(replies)
         if not self.max_norm_ratio:
             return kept
-        grouped = {reply.upload.client_id: kinds(reply.upload.arrays) for reply in replies}
-        for kind in sorted(set().union(*grouped.values())):
-            senders = [reply.upload.client_id for reply in kept if kind in grouped[reply.upload.client_id]]
-            norms = {client: _norm(grouped[client][kind]) for client in senders}
+        grouped = {reply.upload.client_id: parts(reply.upload.arrays) for reply in replies}
+        for part in sorted(set().union(*grouped.values())):
+            senders = [reply.upload.client_id for reply in kept if part in grouped[reply.upload.client_id]]
+            norms = {client: _norm(grouped[client][part]) for client in senders}
             median = float(np.median(list(norms.values()))) if norms else 0.0
             far = {c: norm for c, norm in norms.items() if median and norm > self.max_norm_ratio * median}
             kept = [reply for reply in kept if reply.upload.client_id not in far]
-            named = f" of {kind}" if kind else ""
+            named = f" of {part}" if part else ""
             for client, norm in far.items():
                 self._leave_out(
                     server_round,
@@ -153,23 +175,14 @@ class ReplyReader:
     def _open(self, message: Message, client_id: int, server_round: int) -> Reply:
         if message.has_error():
             raise WireError(one_line(message.error.reason or f"Flower reports error {message.error.code}"))
-        envelope = unpack(message.content, self.max_bytes)
-        facts = envelope.facts
-        if "failure" in facts:
-            raise WireError(one_line(str(facts["failure"])))
-        if facts.get("client-id") != client_id:
-            raise WireError(f"it calls itself client {facts.get('client-id')!r}")
-        if facts.get("server-round") != server_round:
-            raise WireError(f"it answers round {facts.get('server-round')!r}")
-        for name, array in envelope.payload.arrays.items():
+        done = read_done(message.content, client_id, server_round, self.max_bytes)
+        if isinstance(done, Failed):
+            raise WireError(done.reason)
+        for name, array in done.upload.arrays.items():
             if array.dtype.kind not in "iu" and not np.isfinite(array.astype(np.float32, copy=False)).all():
                 raise WireError(f"its values in {name!r} are not finite")
-        num_examples, metrics = _count(facts), _numbers(facts.get("metrics"))
-        upload = Upload(envelope.payload.arrays, envelope.payload.texts, client_id, num_examples, metrics)
-        about = facts.get("about")
-        if not isinstance(about, dict):
-            about = {}
-        return Reply(upload, _rows(facts.get("rows")), about, wire_bytes(message.content))
+        upload = Upload(done.upload.arrays, done.upload.texts, client_id, done.num_examples, done.metrics)
+        return Reply(upload, done.rows, done.sizes, wire_bytes(message.content))
 
 
 def _sizes(shape: Sequence[int]) -> str:
@@ -189,25 +202,3 @@ def _senders(clients: Sequence[int | None]) -> str:
         return f"a reply of client {known[0]} is" if known else "a reply is"
     names = f" of clients {', '.join(map(str, known))}" if known else ""
     return f"{len(clients)} replies{names} are"
-
-
-def _count(facts: Mapping[str, Any]) -> int:
-    value = facts.get("num-examples")
-    if type(value) is not int or not 0 < value < 2**40:
-        raise WireError(f"it reports num-examples={value!r}")
-    return value
-
-
-def _numbers(metrics: Any) -> dict[str, float]:
-    if not isinstance(metrics, dict) or not all(type(v) in (int, float) for v in metrics.values()):
-        raise WireError("it reports malformed metrics")
-    return metrics
-
-
-def _rows(rows: Any) -> list[dict[str, Any]]:
-    if not isinstance(rows, list) or len(rows) > MAX_ROWS:
-        raise WireError("it reports malformed scores")
-    for row in rows:
-        if not isinstance(row, dict) or not all(type(v) in (str, int, float) for v in row.values()):
-            raise WireError("it reports malformed scores")
-    return rows

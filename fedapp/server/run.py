@@ -1,16 +1,25 @@
-"""What a strategy must know of the run that it serves, and who is told of what happens in it."""
+"""One run as the server sees it: whom it asks, what it sends and takes, who is told of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from flwr.app import Metadata
+from flwr.app import Message, Metadata
+from flwr.serverapp import Grid
 
+from fedapp.core.errors import FederationError
+from fedapp.core.method import Moment, RunFacts, TaskFacts
+from fedapp.core.payload import Payload, Upload
 from fedapp.core.public_set import PublicSet
+from fedapp.core.sampling import sample
 from fedapp.server.directory import ClientDirectory
 from fedapp.server.replies import Reply, ReplyReader
+from fedapp.server.transport import ask
+from fedapp.wire.messages import Done, Join, Work
+from fedapp.wire.reading import peek_done
+from fedapp.wire.records import WireError, wire_bytes
 
 
 class Observer(Protocol):
@@ -19,8 +28,8 @@ class Observer(Protocol):
     def warning(self, message: str) -> None:
         """Something that a reader of the results should know."""
 
-    def reply(self, server_round: int, phase: str, client_id: int, facts: Mapping[str, Any]) -> None:
-        """A reply has arrived; nothing of it is checked yet but its client id's type."""
+    def reply(self, phase: str, done: Done) -> None:
+        """A reply has arrived; its arrays are not looked at yet."""
 
     def traffic(self, row: Mapping[str, Any]) -> None:
         """What one message weighed."""
@@ -33,18 +42,19 @@ class Observer(Protocol):
 
 
 @dataclass
-class RunPlan:
-    """What a strategy must know of the run that it serves.
+class ServerRun:
+    """What the server needs to run a federation, whatever the method.
 
     Attributes:
         config_json: The composed config, sent along with every message.
         directory: The clients and their nodes.
         observer: Told of everything worth keeping.
+        reader: Checks replies.
         num_rounds, clients_per_round, replies_needed, evaluate_every, seed: See ``RunSettings``.
         join_timeout, round_timeout: Seconds.
-        reader: Checks replies.
         max_bytes: Largest payload accepted.
-        public: The public prompts, for strategies that ask for them (``needs_public_prompts``).
+        task: Works out what the task is.
+        public: The public prompts, for methods whose clients answer them.
         sent: Of each phase's last messages, the clients they went to and their metadata. Flower
             fills in the message id when it sends; a reply names that id.
     """
@@ -52,6 +62,7 @@ class RunPlan:
     config_json: str
     directory: ClientDirectory
     observer: Observer
+    reader: ReplyReader
     num_rounds: int
     clients_per_round: int
     replies_needed: int
@@ -59,11 +70,126 @@ class RunPlan:
     seed: int
     join_timeout: float
     round_timeout: float
-    reader: ReplyReader
     max_bytes: int
+    task: Callable[[], TaskFacts]
     public: PublicSet | None = None
     sent: dict[str, list[tuple[int, Metadata]]] = field(default_factory=dict)
+
+    def join(self, grid: Grid) -> bool:
+        """Find the clients, unless that is done; say whether it was done now.
+
+        Raises:
+            FederationError: If too few clients joined in time.
+        """
+        if self.directory.nodes:
+            return False
+        self.directory.join(grid, Join(self.config_json), self.join_timeout, self.replies_needed)
+        return True
+
+    def facts(self) -> RunFacts:
+        """What a method may know, once the clients are there."""
+        return RunFacts(
+            num_clients=self.directory.num_clients,
+            num_rounds=self.num_rounds,
+            base_fingerprint=str(self.directory.fingerprint(0)),
+            task=self.task,
+            public=self.public,
+            warn=self.observer.warning,
+            record=self.observer.record,
+        )
+
+    def clients_of(self, moment: Moment) -> list[int]:
+        """Who is asked at this moment: the clients drawn, or all where models are evaluated."""
+        everybody = sorted(self.directory.nodes)
+        if moment.phase == "evaluate":
+            every = self.evaluate_every
+            due = moment.server_round == self.num_rounds or (every and moment.server_round % every == 0)
+            return everybody if due else []
+        return sample(everybody, self.clients_per_round, self.seed, moment.server_round)
 
     def asked(self, phase: str) -> dict[str, int]:
         """Clients asked in a phase, by the id of the message that asked them."""
         return {metadata.message_id: client for client, metadata in self.sent.get(phase, [])}
+
+    def messages(
+        self, moment: Moment, clients: Sequence[int], download: Callable[[int, Moment], Payload]
+    ) -> list[Message]:
+        """One message for each client, with what the method gives it."""
+        messages = []
+        sent = self.sent[moment.phase] = []
+        for client_id in clients:
+            payload = download(client_id, moment)
+            content = Work(
+                config=self.config_json,
+                client_id=client_id,
+                server_round=moment.server_round,
+                phase=moment.phase,
+                fingerprint=self.directory.fingerprint(client_id),
+                final=moment.server_round == self.num_rounds,
+                download=payload,
+            ).pack()
+            self._count(moment, client_id, "down", payload.num_bytes, wire_bytes(content))
+            message = Message(
+                content,
+                dst_node_id=self.directory.nodes[client_id],
+                message_type="evaluate" if moment.phase == "evaluate" else "train",
+                group_id=str(moment.server_round),
+            )
+            messages.append(message)
+            sent.append((client_id, message.metadata))
+        return messages
+
+    def exchange(
+        self, grid: Grid, moment: Moment, messages: list[Message], timeout: float | None
+    ) -> list[Message]:
+        """Send a phase's messages, a node's clients one after the other; the replies in any order."""
+        clients = [client for client, _ in self.sent[moment.phase]]
+        by_client = dict(zip(clients, messages, strict=True))
+        messages.clear()  # every message holds a download: none is kept longer than it is needed
+        replies: list[Message] = []
+        for wave in self.directory.waves(by_client):
+            batch = [by_client.pop(client) for client in wave]
+            patience = timeout or self.round_timeout
+            replies += ask(grid, batch, patience, lambda reply: self._notice(moment, reply))
+        return replies
+
+    def take(self, received: Sequence[Reply], moment: Moment) -> list[Upload]:
+        """Tell the observer of a round's usable replies, if they are enough.
+
+        Raises:
+            FederationError: If fewer replies are usable than the run needs.
+        """
+        for reply in received:
+            self._count(moment, reply.upload.client_id, "up", reply.upload.num_bytes, reply.wire_bytes)
+        if len(received) < self.replies_needed:
+            why = "; ".join(self.reader.last_reasons) or "no reply came in time"
+            raise FederationError(
+                f"round {moment.server_round}: {len(received)} usable replies of "
+                f"{len(self.sent[moment.phase])}, {self.replies_needed} are needed (min_replies): {why}"
+            )
+        self.observer.round_done(moment.server_round, moment.phase, received)
+        return [reply.upload for reply in received]
+
+    def _notice(self, moment: Moment, reply: Message) -> None:
+        """Let the observer see that somebody has answered."""
+        client = self.asked(moment.phase).get(reply.metadata.reply_to_message_id)
+        if client is None or reply.has_error():
+            return
+        try:
+            done = peek_done(reply.content, client, moment.server_round, self.max_bytes)
+        except WireError:
+            return
+        if isinstance(done, Done):
+            self.observer.reply(moment.phase, done)
+
+    def _count(self, moment: Moment, client: int, way: str, payload: int, wire: int) -> None:
+        self.observer.traffic(
+            {
+                "server-round": moment.server_round,
+                "client-id": client,
+                "phase": moment.phase,
+                "direction": way,
+                "payload-bytes": payload,
+                "wire-bytes": wire,
+            }
+        )

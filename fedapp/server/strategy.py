@@ -1,130 +1,182 @@
-"""The two halves of a method: a client routine and a server strategy.
+"""The server half of every method, which is a Flower ``Strategy``.
 
-``PayloadStrategy`` is a Flower ``Strategy``. Sampling, lost and malformed replies, order, metrics
-and traffic are dealt with here, once; a method only says what each client gets and what the
-server remembers.
+A method says what each client gets and what the server remembers; every hook that it may have is
+declared here with a default. Flower's own hooks are written once, below them, and final: sampling,
+lost and malformed replies, order, metrics and traffic are the same for all methods.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import ClassVar, final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedapp.core.errors import FederationError
-from fedapp.core.payload import Payload, Upload, spec
-from fedapp.core.sampling import sample
-from fedapp.core.types import Arrays, Shapes
-from fedapp.server.replies import Reply
-from fedapp.server.run import RunPlan
-from fedapp.server.transport import exchange
-from fedapp.wire.records import Envelope, WireError, pack, unpack_facts, wire_bytes
+from fedapp.config.run import RunSettings
+from fedapp.core.method import OPENING, ClientRoutine, MessageSpec, Moment, RunFacts
+from fedapp.core.payload import Payload, Spec, Upload, spec_of
+from fedapp.core.types import Arrays
+from fedapp.server.run import ServerRun
 
 
-class PayloadStrategy(Strategy):
-    """A Flower strategy in terms of payloads and clients."""
+class ServerStrategy(Strategy, ABC):
+    """The server half of a method in terms of payloads and clients."""
 
-    plan: RunPlan
-    download_dtype = "float32"  # of the values that go down, for ``fedapp budget``
+    #: What it may know of its run; set when ``begin`` is called.
+    run: RunFacts
+
+    #: Whether clients send something before round 1, which ``open`` takes.
+    opens: ClassVar[bool] = False
 
     #: Whether all clients must send the same shapes; where not, ranks may differ (``by_client``).
     equal_shapes: ClassVar[bool] = True
 
-    #: Settings of ``adapter.build`` that no client may have differently (``by_client``).
+    #: Settings of the adapter that no client may have differently (``by_client``).
     same_settings: ClassVar[tuple[str, ...]] = ()
 
-    def comparable(self, arrays: Arrays) -> Any:
-        """What of an upload's arrays must agree among clients: triples of name, dtype and shape."""
-        return spec(arrays)
-
-    def kinds(self, arrays: Arrays) -> dict[str, Arrays]:
-        """An upload's arrays in groups whose norms are measured apart (``max_norm_ratio``)."""
-        return {"": arrays}
+    # What every method must say.
 
     @abstractmethod
-    def download(self, client_id: int) -> Payload:
+    def download(self, client_id: int, moment: Moment) -> Payload:
         """What this client gets now; empty before anybody has uploaded."""
 
     @abstractmethod
-    def aggregate(self, uploads: Sequence[Upload]) -> None:
-        """Take in a round's uploads, sorted by client id, all of one spec, all finite."""
+    def aggregate(self, server_round: int, uploads: Sequence[Upload], lost: Sequence[int]) -> None:
+        """Take in a round's uploads.
 
-    def shared(self) -> Arrays:
-        """The one adapter that this method would hand to a newcomer; empty if it has none."""
-        return {}
-
-    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
-        """What each sender gets after a round of these uploads (``fedapp.planning.traffic``).
-
-        Here the names and shapes of its own upload, as of a mean.
+        Args:
+            server_round: From 1.
+            uploads: Sorted by client id; alike part by part, all finite.
+            lost: Clients that were asked and of which nothing could be used.
         """
-        return [dict(upload) for upload in uploads]
 
-    def summary(self) -> None:
-        """Flower's hook for logging settings; the run folder's config.yaml holds them all."""
+    # What a method may say.
 
-    def check(self, num_clients: int, routine: Any) -> None:
+    def check(self, settings: RunSettings, routine: ClientRoutine) -> None:
         """Refuse own settings that the run's other settings leave without effect; here there are none.
 
         Args:
-            num_clients: Clients of the run.
+            settings: Of the run.
             routine: What each client does.
 
         Raises:
             ValueError: In one line that begins with the setting.
         """
 
-    def prepare(self, plan: RunPlan) -> None:
-        """Attach the strategy to a run, before it starts."""
-        self.plan = plan
+    def begin(self, run: RunFacts) -> None:
+        """The clients are there and the rounds begin."""
+        self.run = run
 
+    def trains(self, server_round: int) -> bool:
+        """Whether clients are asked to train in this round."""
+        return True
+
+    def open(self, uploads: Sequence[Upload]) -> None:
+        """Take in what clients sent before round 1 (``opens``), sorted by client id."""
+
+    def end(self) -> None:
+        """The last round's uploads are taken in."""
+
+    def shared(self) -> Arrays:
+        """The one adapter that this method would hand to a newcomer; empty if it has none."""
+        return {}
+
+    def parts(self, arrays: Arrays) -> dict[str, Arrays]:
+        """An upload's arrays in named parts, each compared and measured on its own.
+
+        Raises:
+            ValueError: If they are none of what this method's clients send; the upload is left out.
+        """
+        return {"": arrays}
+
+    def alike(self, arrays: Arrays) -> Spec:
+        """What of a part must agree among clients: triples of name, dtype and shape."""
+        return spec_of(arrays)
+
+    def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
+        """What each sender gets after a round of these uploads, for ``fedapp budget``.
+
+        Here the names and shapes of its own upload in fp32, as of a mean.
+
+        Args:
+            uploads: One per client of the round; the same object for clients that are alike.
+            moment: When the downloads go.
+        """
+        return [MessageSpec(upload.shapes) for upload in uploads]
+
+    # Flower's side, the same for all methods.
+
+    @final
+    def attach(self, run: ServerRun) -> None:
+        """Attach the strategy to a run, before it starts."""
+        self._server_run = run
+        self._opened = not self.opens
+
+    @final
+    def join(self, grid: Grid) -> None:
+        """Find the clients and begin, unless that is done."""
+        if self._server_run.join(grid):
+            self.begin(self._server_run.facts())
+
+    @final
+    def summary(self) -> None:
+        """Flower's hook for logging settings; the run folder's config.yaml holds them all."""
+
+    @final
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """One message for each client sampled for this round."""
+        """One message for each client sampled for this round; before round 1, the opening exchange."""
         self.join(grid)
-        return self._messages("train", server_round, self._sample(server_round))
+        moment = Moment(server_round, "train")
+        if not self.trains(server_round):
+            return self._server_run.messages(moment, [], self.download)
+        if not self._opened:
+            self._open(grid)
+        return self._messages(moment)
 
+    @final
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[None, MetricRecord]:
         """Hand the usable replies to ``aggregate``.
 
         Raises:
             FederationError: If fewer replies are usable than the run needs.
         """
-        received = self.plan.reader.read("train", server_round, self.plan.asked("train"), replies)
-        received = self.usable(received, server_round)
-        received = self.plan.reader.keep_near(received, server_round, self.kinds)
-        uploads = self._take(received, "train", server_round)
-        self.aggregate(uploads)
-        return None, _weighted_metrics(uploads)
+        metrics = MetricRecord()
+        if self.trains(server_round):
+            uploads, lost = self._receive(Moment(server_round, "train"), replies)
+            self.aggregate(server_round, uploads, lost)
+            metrics = _weighted_metrics(uploads)
+        if server_round == self._server_run.num_rounds:
+            self.end()
+        return None, metrics
 
-    def usable(self, received: Sequence[Reply], server_round: int) -> list[Reply]:
-        """The replies that may be combined: those with the majority's names, dtypes and shapes."""
-        return self.plan.reader.keep_alike(received, server_round, self.comparable)
-
+    @final
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """One message for each client after the last round and every ``evaluate_every`` rounds."""
-        every = self.plan.evaluate_every
-        if server_round != self.plan.num_rounds and not (every and server_round % every == 0):
-            self.plan.sent["evaluate"] = []
-            return []
         self.join(grid)
-        return self._messages("evaluate", server_round, sorted(self.plan.directory.nodes))
+        return self._messages(Moment(server_round, "evaluate"))
 
+    @final
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Collect what the clients measured."""
-        asked = self.plan.asked("evaluate")
+        """Collect what the clients measured.
+
+        Raises:
+            FederationError: If fewer replies are usable than the run needs.
+        """
+        run, moment = self._server_run, Moment(server_round, "evaluate")
+        asked = run.asked("evaluate")
         if not asked:
             return None
-        received = self.plan.reader.read("evaluate", server_round, asked, replies)
-        return _weighted_metrics(self._take(received, "evaluate", server_round))
+        received = run.reader.read("evaluate", server_round, asked, replies)
+        return _weighted_metrics(run.take(received, moment))
 
+    @final
     def start(
         self,
         grid: Grid,
@@ -142,101 +194,41 @@ class PayloadStrategy(Strategy):
         one client at a time. Initial arrays do not exist here: every client starts from the seed.
         """
         empty, config = ArrayRecord(), ConfigRecord()
-        result = Result()
-        for server_round in range(1, (num_rounds or self.plan.num_rounds) + 1):
+        run, result = self._server_run, Result()
+        for server_round in range(1, (num_rounds or run.num_rounds) + 1):
             messages = self.configure_train(server_round, empty, config, grid)
-            replies = self._exchange(grid, "train", server_round, messages, timeout)
+            replies = run.exchange(grid, Moment(server_round, "train"), messages, timeout)
             _, train_metrics = self.aggregate_train(server_round, _given_away(replies))
             result.train_metrics_clientapp[server_round] = train_metrics
             messages = self.configure_evaluate(server_round, empty, config, grid)
-            replies = self._exchange(grid, "evaluate", server_round, messages, timeout)
+            replies = run.exchange(grid, Moment(server_round, "evaluate"), messages, timeout)
             metrics = self.aggregate_evaluate(server_round, _given_away(replies))
             if metrics is not None:
                 result.evaluate_metrics_clientapp[server_round] = metrics
         return result
 
-    def join(self, grid: Grid) -> None:
-        """Find the clients, unless that is done."""
-        plan = self.plan
-        if not plan.directory.nodes:
-            facts = {"config": plan.config_json}
-            plan.directory.join(grid, facts, plan.join_timeout, plan.replies_needed)
+    def _messages(self, moment: Moment) -> list[Message]:
+        return self._server_run.messages(moment, self._server_run.clients_of(moment), self.download)
 
-    def _sample(self, server_round: int) -> list[int]:
-        plan = self.plan
-        return sample(sorted(plan.directory.nodes), plan.clients_per_round, plan.seed, server_round)
+    def _open(self, grid: Grid) -> None:
+        self._opened = True
+        moment = Moment(OPENING, "open")
+        messages = self._messages(moment)
+        replies = self._server_run.exchange(grid, moment, messages, None)
+        self.open(self._receive(moment, replies)[0])
 
-    def _messages(self, phase: str, server_round: int, clients: Sequence[int]) -> list[Message]:
-        messages = []
-        sent = self.plan.sent[phase] = []
-        for client_id in clients:
-            facts = {
-                "config": self.plan.config_json,
-                "client-id": client_id,
-                "server-round": server_round,
-                "fingerprint": self.plan.directory.fingerprint(client_id),
-                "final": server_round == self.plan.num_rounds,
-            }
-            payload = self.download(client_id)
-            content = pack(Envelope(facts, payload))
-            self._count(server_round, client_id, phase, "down", payload.num_bytes, wire_bytes(content))
-            node = self.plan.directory.nodes[client_id]
-            message = Message(content, dst_node_id=node, message_type=phase, group_id=str(server_round))
-            messages.append(message)
-            sent.append((client_id, message.metadata))
-        return messages
-
-    def _exchange(
-        self, grid: Grid, phase: str, server_round: int, messages: list[Message], timeout: float | None
-    ) -> list[Message]:
-        clients = [client for client, _ in self.plan.sent[phase]]
-        by_client = dict(zip(clients, messages, strict=True))
-        messages.clear()  # every message holds a download: none is kept longer than it is needed
-        replies: list[Message] = []
-        for wave in self.plan.directory.waves(by_client):
-            batch = [by_client.pop(client) for client in wave]
-            replies += exchange(
-                grid,
-                batch,
-                timeout or self.plan.round_timeout,
-                lambda reply: self._notice(phase, server_round, reply),
-            )
-        return replies
-
-    def _notice(self, phase: str, server_round: int, reply: Message) -> None:
-        try:
-            facts = {} if reply.has_error() else unpack_facts(reply.content, self.plan.max_bytes)
-        except WireError:
-            return
-        if isinstance(facts.get("client-id"), int) and "failure" not in facts:
-            self.plan.observer.reply(server_round, phase, facts["client-id"], facts)
-
-    def _take(self, received: Sequence[Reply], phase: str, server_round: int) -> list[Upload]:
-        """Tell the observer of a round's usable replies, if they are enough."""
-        for reply in received:
-            self._count(
-                server_round, reply.upload.client_id, phase, "up", reply.upload.num_bytes, reply.wire_bytes
-            )
-        if len(received) < self.plan.replies_needed:
-            why = "; ".join(self.plan.reader.last_reasons) or "no reply came in time"
-            raise FederationError(
-                f"round {server_round}: {len(received)} usable replies of {len(self.plan.sent[phase])}, "
-                f"{self.plan.replies_needed} are needed (min_replies): {why}"
-            )
-        self.plan.observer.round_done(server_round, phase, received)
-        return [reply.upload for reply in received]
-
-    def _count(self, server_round: int, client: int, phase: str, way: str, payload: int, wire: int) -> None:
-        self.plan.observer.traffic(
-            {
-                "server-round": server_round,
-                "client-id": client,
-                "phase": phase,
-                "direction": way,
-                "payload-bytes": payload,
-                "wire-bytes": wire,
-            }
-        )
+    def _receive(self, moment: Moment, replies: Iterable[Message]) -> tuple[list[Upload], list[int]]:
+        """The usable uploads of a phase, and the clients of which nothing could be used."""
+        run, number = self._server_run, moment.server_round
+        asked = run.asked(moment.phase)
+        received = run.reader.read(moment.phase, number, asked, replies)
+        # What opens a run looks different from what its rounds send, and has a measure of its own.
+        reader = run.reader if moment.phase == "train" else run.reader.afresh()
+        received = reader.keep_alike(received, number, self.parts, self.alike)
+        if moment.phase == "train":
+            received = reader.keep_near(received, number, self.parts)
+        uploads = run.take(received, moment)
+        return uploads, sorted(set(asked.values()) - {upload.client_id for upload in uploads})
 
 
 def _given_away(messages: list[Message]) -> Iterator[Message]:

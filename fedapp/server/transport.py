@@ -35,7 +35,7 @@ def pull(grid: Grid, message_ids: Sequence[str]) -> list[tuple[str, Message]]:
     return list(found.items())
 
 
-def exchange(
+def ask(
     grid: Grid, messages: list[Message], timeout: float, on_reply: Callable[[Message], None]
 ) -> list[Message]:
     """Send messages and collect their replies until all are in or time is up.

@@ -91,6 +91,10 @@ class ToyModel:
         """Copies."""
         return {name: value.copy() for name, value in self.values.items()}
 
+    def frozen_shapes(self) -> Shapes:
+        """Nothing is held beside what is trained."""
+        return {}
+
     def shapes(self) -> Shapes:
         """Shapes of ``parameters()``."""
         return {name: value.shape for name, value in self.values.items()}

@@ -43,6 +43,11 @@ class Toy:
             }
         )
 
+    @property
+    def template_version(self) -> str:
+        """That of the benchmark."""
+        return self.version
+
     def public_prompts(self) -> list[Example]:
         """Prompts of neither split; the targets are references, for reports only."""
         tasks = [(f"public prompt {i}", i % self.num_tasks) for i in range(self.num_public)]

@@ -69,6 +69,10 @@ class ToyLowRankModel:
         merged = {} if self.merged is None else {_MERGED: self.merged}
         return {name: value.copy() for name, value in (self.values | merged).items()}
 
+    def frozen_shapes(self) -> Shapes:
+        """Nothing is held beside what is trained."""
+        return {}
+
     def shapes(self) -> Shapes:
         """Shapes of what is trained."""
         return {name: value.shape for name, value in self.values.items()}

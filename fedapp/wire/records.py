@@ -172,7 +172,9 @@ def _read_json(records: RecordDict, max_bytes: int, name: str) -> Any:
         if not inflater.eof:
             raise WireError(f"the message's text is cut short or larger than max_payload_bytes={max_bytes}")
         return json.loads(text)
-    except (zlib.error, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except WireError:
+        raise
+    except (zlib.error, ValueError, RecursionError) as error:  # also integers of thousands of digits
         raise WireError(f"the message's text cannot be read: {error}") from None
 
 

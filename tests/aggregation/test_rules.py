@@ -187,8 +187,8 @@ def test_uploads_that_nearly_agree_keep_their_distances():
     # Far from the origin inner products alone cancel; multiples of 1/4 are exact there in fp32.
     near = [np.round(4 * flat(u)) / 4 for u in random_uploads(6, spread=3.0)]
     far = [{"w": (p + 2.0**20).astype(np.float32)} for p in near]
-    found = GeometricMedian().mixture(far).groups[0][1]
-    expected = GeometricMedian().mixture([{"w": p.astype(np.float32)} for p in near]).groups[0][1]
+    found = GeometricMedian().combination(far).groups[0][1]
+    expected = GeometricMedian().combination([{"w": p.astype(np.float32)} for p in near]).groups[0][1]
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
@@ -196,8 +196,10 @@ def test_an_absurd_upload_does_not_blur_others_that_nearly_agree():
     absurd = {"w": np.full(26, 1e12, np.float32)}
     near = [np.round(4 * flat(u)[:26]) / 4 for u in random_uploads(8, spread=3.0)]
     far = [{"w": (p + 2.0**20).astype(np.float32)} for p in near]
-    found = GeometricMedian().mixture([absurd, *far]).groups[0][1]
-    expected = GeometricMedian().mixture([absurd, *[{"w": p.astype(np.float32)} for p in near]]).groups[0][1]
+    found = GeometricMedian().combination([absurd, *far]).groups[0][1]
+    expected = (
+        GeometricMedian().combination([absurd, *[{"w": p.astype(np.float32)} for p in near]]).groups[0][1]
+    )
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -292,9 +294,9 @@ def test_without_others_there_is_nothing_to_receive(rule):
 @pytest.mark.parametrize("rule", RULES)
 def test_one_download_at_a_time_equals_all_at_once(rule):
     uploads = random_uploads(5)
-    mixture = rule.mixture(uploads)
+    mixture = rule.combination(uploads)
     for k, expected in enumerate(rule.leave_one_out(uploads)):
-        np.testing.assert_allclose(flat(mixture.mix([k])[0]), flat(expected), rtol=2e-7, atol=1e-7)
+        np.testing.assert_allclose(flat(mixture.make([k])[0]), flat(expected), rtol=2e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -357,7 +359,7 @@ def test_values_that_are_not_finite_are_refused_by_client(rule, bad):
     message = "client 4: array 'a.weight' has 1 of 7 values that are not finite"
     with pytest.raises(ValueError, match=message):
         all_but_me(uploads, rule)
-    for start in (rule.combine, rule.leave_one_out, GeometricMedian().mixture):
+    for start in (rule.combine, rule.leave_one_out, GeometricMedian().combination):
         with pytest.raises(ValueError, match="upload 1: array 'a.weight'"):
             start(list(uploads.values()))
     with pytest.raises(ValueError, match=message):

@@ -9,7 +9,7 @@ def test_one_client_a_round_trains_on_the_pool_and_all_are_scored_with_it(tmp_pa
     run = run_toy(tmp_path / "run", "method=centralised", "num_rounds=3")
     trained = [row for row in run.rows("metrics") if row["split"] == "train" and "train-loss" in row]
     assert [row["server-round"] for row in trained] == [1, 2, 3]
-    together = sum(len(workplaces.Prepared(load_config(TOY)).data(c).train) for c in range(4))
+    together = sum(len(workplaces.ClientSetup(load_config(TOY)).data(c).train) for c in range(4))
     assert {row["num-examples"] for row in trained} == {together}
     final = {row["client-id"] for row in run.rows("metrics") if row["model"] == "final"}
     assert final == {0, 1, 2, 3}

@@ -10,10 +10,12 @@ from fedapp.aggregation import Mean
 from fedapp.client import serve as serving
 from fedapp.client import workplace as workplaces
 from fedapp.core.errors import FederationError
+from fedapp.core.method import MessageSpec
 from fedapp.core.payload import Upload
 from fedapp.engines.grid import Network, run_local
 from fedapp.methods.fed_sb import SharedSubspace, SubspaceSharing
 from fedapp.wire.records import Envelope, pack
+from tests.server_side import TRAIN
 
 SMALL = [
     "method=fed_sb",
@@ -36,10 +38,10 @@ class Run:
     def __init__(self, folder, monkeypatch, *words, network=None):
         self.messages, serve = [], serving.serve
 
-        def watch(phase, facts, download, state):
-            reply, payload = serve(phase, facts, download, state)
-            self.messages.append((phase, facts["server-round"], facts["client-id"], download, payload))
-            return reply, payload
+        def watch(work, state, output_dir):
+            done = serve(work, state, output_dir)
+            self.messages.append((work.phase, work.server_round, work.client_id, work.download, done.upload))
+            return done
 
         monkeypatch.setattr(serving, "serve", watch)
         few = [] if "adapter=lora" in words else ["adapter.build.init_examples=4"]
@@ -82,8 +84,8 @@ def test_only_r_is_sent_after_the_agreement(run):
             assert payload.num_bytes == BYTES_OF_R
             assert set(payload.arrays) == set(cores(run.shared))
             assert download.num_bytes == BYTES_OF_R + (BYTES_OF_BASES if server_round == 1 else 0)
-    assert [payload.num_bytes for _, payload in run.of("train", 0).values()] == [BYTES_OF_BASES] * 3
-    assert [download.num_bytes for download, _ in run.of("train", 0).values()] == [0] * 3
+    assert [payload.num_bytes for _, payload in run.of("open", 0).values()] == [BYTES_OF_BASES] * 3
+    assert [download.num_bytes for download, _ in run.of("open", 0).values()] == [0] * 3
 
 
 def test_a_and_b_are_bit_equal_on_all_clients_and_never_change(run):
@@ -94,7 +96,7 @@ def test_a_and_b_are_bit_equal_on_all_clients_and_never_change(run):
 
 
 def test_the_agreed_subspace_is_that_of_the_mean_of_the_estimates(run):
-    estimates = [payload.arrays for _, payload in run.of("train", 0).values()]
+    estimates = [payload.arrays for _, payload in run.of("open", 0).values()]
     start = run.of("train", 1)[0][0].arrays
     for name in cores(start):
         left, right = name.replace("sb_R", "sb_B"), name.replace("sb_R", "sb_A")
@@ -138,24 +140,19 @@ def test_who_missed_the_first_rounds_still_gets_the_subspace(tmp_path, monkeypat
 def test_a_client_that_failed_gets_the_subspace_again():
     strategy = SharedSubspace(Mean())
     factor = {"x.sb_B": np.ones((3, 1), np.float32), "x.sb_A": np.ones((1, 2), np.float32)}
-    strategy.choose([Upload(factor, client_id=k, num_examples=1) for k in (0, 1)])
+    strategy.open([Upload(factor, client_id=k, num_examples=1) for k in (0, 1)])
 
-    class Plan:
-        def asked(self, phase):
-            return {"a": 0, "b": 1}
-
-    strategy.plan = Plan()
     trained = {"x.sb_R": np.ones((1, 1), np.float32)}
-    strategy.aggregate([Upload(trained, client_id=k, num_examples=1) for k in (0, 1)])
-    assert set(strategy.download(1).arrays) == {"x.sb_R"}
-    strategy.aggregate([Upload(trained, client_id=0, num_examples=1)])
-    assert set(strategy.download(0).arrays) == {"x.sb_R"}
-    assert set(strategy.download(1).arrays) == {"x.sb_R", "x.sb_A", "x.sb_B"}
+    strategy.aggregate(1, [Upload(trained, client_id=k, num_examples=1) for k in (0, 1)], [])
+    assert set(strategy.download(1, TRAIN).arrays) == {"x.sb_R"}
+    strategy.aggregate(2, [Upload(trained, client_id=0, num_examples=1)], [1])
+    assert set(strategy.download(0, TRAIN).arrays) == {"x.sb_R"}
+    assert set(strategy.download(1, TRAIN).arrays) == {"x.sb_R", "x.sb_A", "x.sb_B"}
 
 
 def test_inits_that_need_no_data_skip_the_agreements_bytes(tmp_path, monkeypatch):
     run = Run(tmp_path / "run", monkeypatch, "adapter.build.init=svd_weight", "num_rounds=1")
-    assert [payload.num_bytes for _, payload in run.of("train", 0).values()] == [0] * 3
+    assert [payload.num_bytes for _, payload in run.of("open", 0).values()] == [0] * 3
     assert [download.num_bytes for download, _ in run.of("train", 1).values()] == [0] * 3
     assert all(payload.num_bytes == BYTES_OF_R for _, payload in run.of("train", 1).values())
 
@@ -168,11 +165,11 @@ def test_an_adapter_without_a_subspace_is_refused_in_one_line(tmp_path, monkeypa
 
 def test_the_specs_are_those_of_the_real_payloads(run):
     parameters = {name: value.shape for name, value in run.finals[0].items()}
-    sent = SubspaceSharing().upload_spec(parameters)
+    sent = SubspaceSharing().upload(parameters, TRAIN).shapes
     download, payload = run.of("train", 2)[0]
     assert sent == {name: value.shape for name, value in payload.arrays.items()}
-    received = SharedSubspace(Mean()).download_spec([sent])[0]
-    assert received == {name: value.shape for name, value in download.arrays.items()}
+    (received,) = SharedSubspace(Mean()).downloads([MessageSpec(sent)], TRAIN)
+    assert received.shapes == {name: value.shape for name, value in download.arrays.items()}
 
 
 @pytest.mark.parametrize("value", [-1.0, "x"])

@@ -1,6 +1,7 @@
 """FedALT on a real model: who sends and keeps what, and that it learns."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from fedapp.core.session import ClientSession
 from fedapp.core.types import ClientFailure
 from fedapp.engines.grid import run_local
 from fedapp.methods.fedalt import RestOfWorld
+from tests.server_side import TRAIN
 
 SMALL = [
     "method=fedalt",
@@ -34,14 +36,15 @@ class Run:
     def __init__(self, folder, *words, poisoned=None):
         self.messages, self.states, serve = [], {}, serving.serve
 
-        def watch(phase, facts, download, state):
-            reply, payload = serve(phase, facts, download, state)
-            if payload is not None and facts["client-id"] == poisoned:
-                payload = Payload({name: 1000 * value for name, value in payload.arrays.items()})
-            key = (phase, facts["server-round"], facts["client-id"])
-            self.messages.append((*key, download, payload))
+        def watch(work, state, output_dir):
+            done = serve(work, state, output_dir)
+            if work.client_id == poisoned:
+                arrays = {name: 1000 * value for name, value in done.upload.arrays.items()}
+                done = replace(done, upload=Payload(arrays))
+            key = (work.phase, work.server_round, work.client_id)
+            self.messages.append((*key, work.download, done.upload))
             self.states[key] = dict(state)
-            return reply, payload
+            return done
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(serving, "serve", watch)
@@ -112,7 +115,7 @@ def test_it_learns_over_the_rounds(run):
 def test_the_spec_is_that_of_the_real_payload(run):
     parameters = {name: value.shape for name, value in run.finals[0].items()}
     sent = {name: value.shape for name, value in run.uploads(3)[0].items()}
-    assert RestOfWorld().upload_spec(parameters) == sent
+    assert RestOfWorld().upload(parameters, TRAIN).shapes == sent
 
 
 class Model:
@@ -140,7 +143,7 @@ def test_what_does_not_fit_is_refused_in_one_line(names, download, message):
     session = ClientSession(0, 1, Model(*names), [], [], [], {}, np.random.default_rng(0))
 
     def look_at():
-        RestOfWorld().check_model(session.model)
+        RestOfWorld().upload(session.model.parameters(), TRAIN)
         RestOfWorld().evaluate(Payload(download), session)
 
     with pytest.raises(ClientFailure, match=message):

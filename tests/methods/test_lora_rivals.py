@@ -31,10 +31,10 @@ def run(tmp_path, monkeypatch):
         sent = []
         serve = serving.serve
 
-        def watch(phase, facts, download, state):
-            reply, payload = serve(phase, facts, download, state)
-            sent.append((phase, set(download.arrays), set(payload.arrays) if payload else set()))
-            return reply, payload
+        def watch(work, state, output_dir):
+            done = serve(work, state, output_dir)
+            sent.append((work.phase, set(work.download.arrays), set(done.upload.arrays)))
+            return done
 
         monkeypatch.setattr(serving, "serve", watch)
         words = [f"method={method}", *SMALL, f"run_dir={tmp_path / 'run'}"]

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from fedapp.aggregation import GeometricMedian, Mean
+from fedapp.config.build import ConfigError
+from fedapp.config.compose import load_config
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
@@ -15,7 +17,9 @@ from fedapp.methods.parameter_sharing import (
     LocalOnly,
     ParameterSharing,
 )
+from fedapp.planning import preflight
 from fedapp.toy.adapter import Toy
+from tests.server_side import TRAIN
 
 NAMES = [f"layer.0.prefix.{role}" for role in ("rotate", "weight", "bias")]
 
@@ -37,42 +41,42 @@ def vectors(value: float) -> dict[str, np.ndarray]:
 
 def test_all_but_me_leaves_the_receiver_out():
     strategy = AllButMe(combine=Mean())
-    strategy.aggregate([upload(c, float(c)) for c in (0, 3, 6)])
-    assert strategy.download(0).arrays["w"] == [4.5]  # (3 + 6) / 2
-    assert strategy.download(3).arrays["w"] == [3.0]  # (0 + 6) / 2
+    strategy.aggregate(1, [upload(c, float(c)) for c in (0, 3, 6)], [])
+    assert strategy.download(0, TRAIN).arrays["w"] == [4.5]  # (3 + 6) / 2
+    assert strategy.download(3, TRAIN).arrays["w"] == [3.0]  # (0 + 6) / 2
     assert strategy.shared()["w"] == [3.0]
 
 
 def test_the_geometric_median_of_the_others_is_not_their_mean():
     strategy = AllButMe(combine=GeometricMedian())
-    strategy.aggregate([upload(c, w) for c, w in enumerate([0.0, 1.0, 2.0, 100.0])])
-    assert strategy.download(0).arrays["w"] == pytest.approx([2.0], abs=1e-3)  # median of 1, 2, 100
+    strategy.aggregate(1, [upload(c, w) for c, w in enumerate([0.0, 1.0, 2.0, 100.0])], [])
+    assert strategy.download(0, TRAIN).arrays["w"] == pytest.approx([2.0], abs=1e-3)  # median of 1, 2, 100
 
 
 def test_a_client_that_was_not_asked_gets_the_combination_of_all():
     strategy = AllButMe(combine=Mean())
-    strategy.aggregate([upload(1, 2.0), upload(2, 4.0)])
-    assert strategy.download(0).arrays["w"] == [3.0]
+    strategy.aggregate(1, [upload(1, 2.0), upload(2, 4.0)], [])
+    assert strategy.download(0, TRAIN).arrays["w"] == [3.0]
 
 
 def test_a_client_that_took_part_alone_gets_nothing():
     strategy = AllButMe(combine=Mean())
-    strategy.aggregate([upload(1, 2.0)])
-    assert strategy.download(1).arrays == {}
+    strategy.aggregate(1, [upload(1, 2.0)], [])
+    assert strategy.download(1, TRAIN).arrays == {}
 
 
 def test_the_average_weighs_by_examples_where_it_says_so():
     uploads = [upload(0, 0.0, 1), upload(1, 4.0, 3)]
     by_examples, uniform = Average(Mean(weighting="examples")), Average(Mean(weighting="uniform"))
-    by_examples.aggregate(uploads)
-    uniform.aggregate(uploads)
-    assert by_examples.download(0).arrays["w"] == [3.0]  # (0 * 1 + 4 * 3) / 4
-    assert uniform.download(0).arrays["w"] == [2.0]
+    by_examples.aggregate(1, uploads, [])
+    uniform.aggregate(1, uploads, [])
+    assert by_examples.download(0, TRAIN).arrays["w"] == [3.0]  # (0 * 1 + 4 * 3) / 4
+    assert uniform.download(0, TRAIN).arrays["w"] == [2.0]
 
 
 def test_before_anybody_uploads_there_is_nothing_to_send():
     for strategy in (Average(Mean()), AllButMe(Mean()), LocalOnly()):
-        assert strategy.download(0).arrays == {}
+        assert strategy.download(0, TRAIN).arrays == {}
         assert strategy.shared() == {}
 
 
@@ -131,12 +135,12 @@ def test_what_is_not_shared_stays_the_clients_own():
 
 
 def test_a_share_that_matches_nothing_is_an_error():
-    opened = session()
-    start = opened.model.parameters()
     with pytest.raises(ClientFailure, match="method.routine.share='lora_A' matches no parameter"):
-        ParameterSharing(share="lora_A").train(Payload(), opened)
-    # It is known before the time for training is spent.
-    assert all(np.array_equal(opened.model.parameters()[name], start[name]) for name in start)
+        ParameterSharing(share="lora_A").upload(session().model.shapes(), TRAIN)
+    # It is known before the time for training is spent, indeed before the run begins.
+    toy = ["model=toy", "adapter=toy", "benchmark=toy", "engine=local"]
+    with pytest.raises(ConfigError, match="method.routine.share='lora_A' matches no parameter"):
+        preflight.check(load_config([*toy, "method.routine.share=lora_A"]), with_model=True)
 
 
 @pytest.mark.parametrize("head", [{}, {"head.classifier.weight": np.zeros(2, np.float32)}])

@@ -14,15 +14,17 @@ from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
 from fedapp.config.run import RunSettings
 from fedapp.core.files import CONF
+from fedapp.core.method import AnswerSizes, MessageSpec
 from fedapp.core.payload import DTYPES
 from fedapp.core.types import ClientFailure, count
 from fedapp.engines.grid import run_local
 from fedapp.methods.parameter_sharing import AllButMe, Average, LocalOnly, ParameterSharing
 from fedapp.models import outline
 from fedapp.models.outline import ARCHITECTURES
-from fedapp.planning.budget import Trained, budget_of, clear_cache, over_the_run
-from fedapp.planning.traffic import ITEM_BYTES, Wire
+from fedapp.planning.budget import ClientCost, budget_of, clear_cache
+from fedapp.planning.traffic import RunTraffic
 from tests.federation import ToyRun, run_toy
+from tests.server_side import TRAIN
 from tests.test_method_contract import METHODS, ROLES
 
 ROLES_OF = {method: [role] for method, role in ROLES.items()}
@@ -74,56 +76,61 @@ def test_clients_that_differ_are_each_counted():
 
 def test_the_hooks_of_the_strategies_by_hand():
     parameters = {"layer.0.x.lora_A": (2, 8), "layer.0.x.lora_B": (4, 2), "head.w": (3,)}
-    sent = ParameterSharing(share=r"\.lora_A$").upload_spec(parameters)
+    sent = ParameterSharing(share=r"\.lora_A$").upload(parameters, TRAIN).shapes
     assert sent == {"layer.0.x.lora_A": (2, 8)}
-    assert count(ParameterSharing(share="all").upload_spec(parameters)) == 16 + 8 + 3
-    assert ParameterSharing(share="none").upload_spec(parameters) == {}
+    assert count(ParameterSharing(share="all").upload(parameters, TRAIN).shapes) == 16 + 8 + 3
+    assert ParameterSharing(share="none").upload(parameters, TRAIN).shapes == {}
     with pytest.raises(ClientFailure, match="share='RWb' matches no parameter"):
-        ParameterSharing(share="RWb").upload_spec(parameters)
-    assert Average(Mean()).download_spec([sent]) == [sent]
-    assert AllButMe(Mean()).download_spec([sent, sent]) == [sent, sent]
-    assert AllButMe(Mean()).download_spec([sent]) == [{}]
-    assert LocalOnly().download_spec([sent]) == [{}]
+        ParameterSharing(share="RWb").upload(parameters, TRAIN)
+    spec, none = MessageSpec(sent), MessageSpec()
+    assert Average(Mean()).downloads([spec], TRAIN) == [spec]
+    assert AllButMe(Mean()).downloads([spec, spec], TRAIN) == [spec, spec]
+    assert AllButMe(Mean()).downloads([spec], TRAIN) == [none]
+    assert LocalOnly().downloads([spec], TRAIN) == [none]
 
 
-class Vectors:
+class Vectors(ParameterSharing):
     """A routine whose first upload is another than the rest."""
 
-    first_dtype = "float16"
-
-    def upload_spec(self, parameters):
-        return {"coefficients": parameters["coefficients"]}
-
-    def first_upload_spec(self, parameters):
-        return {"vectors": parameters["vectors"]}
+    def upload(self, parameters, moment):
+        if moment.server_round < 2:
+            return MessageSpec({"vectors": parameters["vectors"]}, "float16")
+        return MessageSpec({"coefficients": parameters["coefficients"]})
 
 
 class Twice(LocalOnly):
-    """A strategy that sends double of what it got."""
+    """A strategy that sends double of what it got, but the first time."""
 
-    first_download_dtype = "bfloat16"
+    def downloads(self, uploads, moment):
+        if "vectors" in uploads[0].shapes:
+            return [MessageSpec(upload.shapes, "bfloat16") for upload in uploads]
+        return [
+            MessageSpec({name: (2, *shape) for name, shape in upload.shapes.items()}) for upload in uploads
+        ]
 
-    def download_spec(self, uploads):
-        return [{name: (2, *shape) for name, shape in upload.items()} for upload in uploads]
 
-    def first_download_spec(self, uploads):
-        return [dict(upload) for upload in uploads]
+class Ahead(Twice):
+    """The same with an exchange before round 1."""
+
+    opens = True
 
 
-@pytest.mark.parametrize(("ahead", "up", "down"), [(False, 20 + 8, 20 + 16), (True, 20 + 16, 20 + 2 * 16)])
-def test_a_first_exchange_of_its_own_is_counted_in_round_1_or_before_it(ahead, up, down):
-    # 10 vector values of 2 bytes, 2 coefficients of 4 bytes; two rounds and an evaluation.
-    client = Trained(shapes={"coefficients": (2,)}, frozen={"vectors": (5, 2)}, base=None)
-    strategy = Twice()
-    strategy.asks_ahead = ahead
-    wire = Wire.of(Vectors(), strategy, [client] * 3)
+# 10 vector values of 2 bytes, 2 coefficients of 4 bytes; two rounds and an evaluation.
+@pytest.mark.parametrize(
+    ("strategy", "up", "down"), [(Twice(), 20 + 8, 20 + 16), (Ahead(), 20 + 20 + 8, 20 + 20 + 16)]
+)
+def test_a_first_exchange_of_its_own_is_counted_in_round_1_or_before_it(strategy, up, down):
+    client = ClientCost(shapes={"coefficients": (2,)}, frozen={"vectors": (5, 2)}, base=None)
     settings = RunSettings(num_clients=3, num_rounds=2)
-    assert over_the_run(settings, wire) == (3 * up, 3 * down)
+    shapes = {**client.frozen, **client.shapes}
+    traffic = RunTraffic(settings, Vectors(), strategy, [shapes] * 3, AnswerSizes())
+    assert traffic.total_bytes() == (3 * up, 3 * down)
     assert client.adapter == 2
 
 
 def test_the_item_sizes_are_those_of_the_wire():
-    assert {name: DTYPES[name].itemsize for name in ITEM_BYTES} == ITEM_BYTES
+    for name, dtype in DTYPES.items():
+        assert MessageSpec({"w": (3,)}, name).num_bytes == 3 * dtype.itemsize
 
 
 def test_405_billion_parameters_are_counted_without_holding_any(monkeypatch):
@@ -224,16 +231,10 @@ def test_what_cannot_be_counted_is_one_line_and_status_2(capsys, words, says):
     assert says in output.err
 
 
-def test_parts_that_do_not_say_what_they_send_are_named(monkeypatch):
-    monkeypatch.delattr(ParameterSharing, "upload_spec")
-    with pytest.raises(ConfigError, match="method.routine: ParameterSharing cannot be counted"):
-        budget_of(load_config([]))
-
-
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["method=flora", "adapter=loreft"], "low-rank factors (adapter=lora)"),
+        (["method=flora", "adapter=loreft"], "low-rank factors, both of them trained"),
         (["method=fed_sb", "adapter=lora"], "(adapter=lora_sb)"),
         (["method=fedalt", "adapter=lora"], "(adapter=lora_mixed)"),
         (["method=fedit", 'by_client=["adapter.build.rank=4","adapter.build.rank=8"]'], "one rank on all"),

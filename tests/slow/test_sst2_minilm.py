@@ -54,7 +54,7 @@ def scores(tmp_path_factory):
     rows = [r for r in ToyRun(folder).rows("metrics") if (r["model"], r["split"]) == ("final", "test")]
     workplaces.close()
     place = workplaces.Workplace(load_config(shlex.split(overrides)))
-    data = [place.data(client) for client in range(3)]
+    data = [place.setup.data(client) for client in range(3)]
     place.model.detach()
     return np.mean([row["accuracy"] for row in rows]), linear_head(place.base, data)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from fedapp.core.payload import Payload, spec
+from fedapp.core.payload import Payload, spec_of
 from fedapp.engines.grid import over_the_wire
 from fedapp.wire.records import Envelope, WireError, pack, unpack, unpack_facts, wire_bytes
 
@@ -28,7 +28,7 @@ def test_a_payload_survives_the_wire_bit_by_bit():
     envelope = unpack(pack(Envelope({"client-id": 3}, sample())))
     assert envelope.facts == {"client-id": 3}
     assert envelope.payload.texts == sample().texts
-    assert spec(envelope.payload.arrays) == spec(sample().arrays)
+    assert spec_of(envelope.payload.arrays) == spec_of(sample().arrays)
     for name, array in sample().arrays.items():
         assert envelope.payload.arrays[name].tobytes() == np.ascontiguousarray(array).tobytes()
 

@@ -102,6 +102,10 @@ class LoraAdapted(Trained):
         trained = {name: value.detach().cpu().numpy().copy() for name, value in self._tensors.items()}
         return trained | self.low_rank.merged
 
+    def frozen_shapes(self) -> Shapes:
+        """Nothing is held beside what is trained."""
+        return {}
+
     def shapes(self) -> Shapes:
         """Shapes of the trainable part."""
         return {name: tuple(value.shape) for name, value in self._tensors.items()}

@@ -142,6 +142,10 @@ class ReftAdapted(Trained):
         """Copy the trainable part: ``layer.<n>.<group>.rotate|weight|bias`` and ``head.*``."""
         return {name: value.detach().cpu().numpy().copy() for name, value in self._views().items()}
 
+    def frozen_shapes(self) -> Shapes:
+        """Nothing is held beside what is trained."""
+        return {}
+
     def shapes(self) -> Shapes:
         """Shapes of ``parameters()``."""
         return {name: tuple(value.shape) for name, value in self._views().items()}

@@ -17,6 +17,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from fedapp.benchmarks.base import BenchmarkDefaults
 from fedapp.benchmarks.embedded import world
 from fedapp.benchmarks.embedded.episodes import HELD_OUT_KINDS, of_kind, tone
 from fedapp.benchmarks.embedded.stories import split_of
@@ -102,7 +103,7 @@ def draw(task: str, wanted: str, split: str, rng: random.Random) -> str:
 
 
 @dataclass(frozen=True)
-class EmbeddedClassification:
+class EmbeddedClassification(BenchmarkDefaults):
     """One of the tasks above, with as many rows of every class.
 
     Attributes:

@@ -15,6 +15,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from fedapp.benchmarks.base import BenchmarkDefaults
 from fedapp.benchmarks.embedded.stories import FORMATS, answer_in, check_tasks, split_of
 from fedapp.benchmarks.metrics import exact_match, rouge_l
 from fedapp.core.checks import require_choice, require_int
@@ -42,7 +43,7 @@ def draw(task: str, split: str, rng: random.Random) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class EmbeddedInstructions:
+class EmbeddedInstructions(BenchmarkDefaults):
     """Short instructions of several kinds; with ``partitioner=distinct_task`` a kind for each client.
 
     Attributes:

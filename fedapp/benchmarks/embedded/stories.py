@@ -16,6 +16,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from fedapp.benchmarks.base import BenchmarkDefaults
 from fedapp.benchmarks.embedded import world
 from fedapp.core.types import Example
 
@@ -101,7 +102,7 @@ def check_tasks(tasks: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Embedded:
+class Embedded(BenchmarkDefaults):
     """Arithmetic stories, two-choice commonsense, sentiment, instructions and odd-one-out.
 
     Attributes:

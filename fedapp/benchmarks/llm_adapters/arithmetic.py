@@ -17,7 +17,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.llm_adapters import schema as llm_adapters
 from fedapp.benchmarks.metrics import accuracy, same_number
 from fedapp.benchmarks.sources import with_columns
@@ -48,7 +48,7 @@ TEMPLATES = llm_adapters.prompt_templates(between=" " * 16)
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class Arithmetic(BenchmarkDefaults):
     """Word problems answered by a chain of thought that ends in a number or a letter.
 
     Attributes:

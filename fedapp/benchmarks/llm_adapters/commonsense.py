@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.llm_adapters import schema as llm_adapters
 from fedapp.benchmarks.metrics import accuracy
 from fedapp.core.types import Example
@@ -42,7 +42,7 @@ TEMPLATES = llm_adapters.prompt_templates(between="")
 
 
 @dataclass(frozen=True)
-class Commonsense:
+class Commonsense(BenchmarkDefaults):
     """Up to eight multiple-choice tasks whose answer is generated as text.
 
     Attributes:

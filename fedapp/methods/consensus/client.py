@@ -10,22 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from fedapp.core.checks import require_bool, require_int, require_number
+from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
+from fedapp.core.model import RatingModel
 from fedapp.core.payload import Payload
 from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
-from fedapp.core.types import ClientFailure, Example, Metrics, Sampling
+from fedapp.core.types import ClientFailure, Example, Metrics, Sampling, Shapes
 from fedapp.methods.consensus.answers import num_bytes
-from fedapp.methods.consensus.cost import Answers, ExpectedBytes, expected_bytes
+from fedapp.methods.consensus.cost import ExpectedBytes, expected_bytes
 from fedapp.methods.consensus.differences import MEMORY, ClientMemory, as_texts
 
 
 @dataclass(frozen=True)
-class BehaviourSharing:
+class BehaviourSharing(ClientRoutine):
     """Train on private and pseudo-labelled examples, answer the public prompts, send the answers.
 
     Attributes:
@@ -47,7 +48,6 @@ class BehaviourSharing:
     temperature: float = 0.0
     top_p: float = 1.0
     adaptive: bool = False
-    needs_public_prompts: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require_number("pseudo_share", self.pseudo_share, "[0, 1)")
@@ -56,6 +56,14 @@ class BehaviourSharing:
         require_number("top_p", self.top_p, "(0, 1]")
         for name in ("extracted", "likelihoods", "adaptive"):
             require_bool(name, getattr(self, name))
+
+    @property
+    def needs(self) -> Needs:
+        """Public prompts, and a model that rates its answers where likelihoods are sent."""
+        if not self.likelihoods:
+            return Needs(public_prompts=True)
+        hint = "a model that can rate its answers (or method.routine.likelihoods=false)"
+        return Needs(RatingModel, hint, public_prompts=True)
 
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Train from the client's own parameters, then answer."""
@@ -85,8 +93,12 @@ class BehaviourSharing:
             session.state[MEMORY] = memory.array()
         return Payload(texts={"public-set": [public.digest], **texts}), metrics
 
-    def expected_bytes(self, answers: Answers) -> ExpectedBytes:
-        """Bytes of a round with such answers, nothing dropped and everything sent (``fedapp budget``)."""
+    def upload(self, parameters: Shapes, moment: Moment) -> MessageSpec:
+        """Answers as long as is assumed, nothing left out as unchanged."""
+        return MessageSpec(text_bytes=self._expected(moment).up)
+
+    def _expected(self, moment: Moment) -> ExpectedBytes:
+        answers = moment.answers
         prompts = min(self.prompts_per_round or answers.prompts, answers.prompts)
         return expected_bytes(prompts, answers.tokens, bytes_per_token=answers.bytes_per_token)
 
@@ -117,14 +129,10 @@ class BehaviourSharing:
     def _rate(
         self, public: PublicSet, ids: Sequence[str], answers: dict[int, str], session: ClientSession
     ) -> list[str]:
-        rate = getattr(session.model, "log_likelihoods", None)
-        if rate is None:
-            raise ClientFailure(
-                "method.routine.likelihoods=True needs a model that can rate its answers; set it to false"
-            )
+        assert isinstance(session.model, RatingModel)  # as needed
         told = [name for name in ids if answers[int(name)]]
         examples = [Example(public.examples[int(name)].prompt, answers[int(name)]) for name in told]
-        rated = dict(zip(told, rate(examples), strict=True)) if told else {}
+        rated = dict(zip(told, session.model.log_likelihoods(examples), strict=True)) if told else {}
         return [f"{rated[name]:.4f}" if name in rated else "" for name in ids]
 
 

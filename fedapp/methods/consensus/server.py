@@ -15,20 +15,20 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
-
-from fedapp.core.checks import require_bool, require_choice, require_int, shown
+from fedapp.config.run import RunSettings
+from fedapp.core.checks import require_bool, require_choice, require_int, require_kind
+from fedapp.core.method import ClientRoutine, MessageSpec, Moment, RunFacts
+from fedapp.core.model import RatingModel
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.public_set import PublicSet
 from fedapp.methods.consensus.answers import Answers, described, read_answers
+from fedapp.methods.consensus.cost import DIGEST_BYTES
 from fedapp.methods.consensus.differences import ServerMemory, as_texts
 from fedapp.methods.consensus.votes import Ballot, Verdict, Vote
-from fedapp.server.run import RunPlan
-from fedapp.server.strategy import PayloadStrategy
+from fedapp.server.strategy import ServerStrategy
 
 
-class SemanticConsensus(PayloadStrategy):
+class SemanticConsensus(ServerStrategy):
     """Remember each client's latest answers, vote on every public prompt, send back what won.
 
     The votes of a prompt are counted against all clients whose answers are held, also those that did not
@@ -36,7 +36,6 @@ class SemanticConsensus(PayloadStrategy):
     until it sends others.
     """
 
-    needs_public_prompts = True
     equal_shapes = False  # clients send texts
 
     def __init__(
@@ -58,8 +57,7 @@ class SemanticConsensus(PayloadStrategy):
                 said; 0: for ever.
             adaptive: Send only pseudo-labels that changed, to clients that say which they hold.
         """
-        if not callable(getattr(vote, "decide", None)):
-            raise ValueError(f"vote={shown(vote)} must be a mapping with _target_, a kind of vote")
+        require_kind("vote", vote, Vote, "a kind of vote")
         require_choice("weighting", weighting, ("uniform", "examples"))
         require_int("max_answer_chars", max_answer_chars, at_least=1)
         require_int("max_age", max_age, at_least=0)
@@ -70,50 +68,30 @@ class SemanticConsensus(PayloadStrategy):
         self.labels: dict[int, str] = {}
         self.memory = ServerMemory()
         self._latest: dict[int, _Voter] = {}
-        self._evaluating = False
         self._saved = 0
         self._warned: set[tuple[int, str]] = set()
 
-    def check(self, num_clients: int, routine: Any) -> None:
+    def check(self, settings: RunSettings, routine: ClientRoutine) -> None:
         """As in the base class: votes that nobody can win, ratings that nobody sends."""
-        needed = getattr(self.vote, "min_votes", 0)
-        if needed > num_clients:
+        if self.vote.min_votes > settings.num_clients:
             raise ValueError(
-                f"method.strategy.vote.min_votes={needed} is more than num_clients={num_clients}: "
-                "no answer could ever win"
+                f"method.strategy.vote.min_votes={self.vote.min_votes} is more than "
+                f"num_clients={settings.num_clients}: no answer could ever win"
             )
-        rated = getattr(self.vote, "representative", "") == "likelihood"
-        if rated and not getattr(routine, "likelihoods", True):
+        if self.vote.needs_ratings and routine.needs.model is not RatingModel:
             raise ValueError(
                 "method.strategy.vote.representative='likelihood' needs clients that rate their answers: "
                 "set method.routine.likelihoods=true"
             )
 
-    def prepare(self, plan: RunPlan) -> None:
+    def begin(self, run: RunFacts) -> None:
         """As in the base class; loads the encoder."""
-        super().prepare(plan)
+        super().begin(run)
         self.vote.ready()
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """As in the base class; notes the round."""
-        self.server_round = server_round
-        return super().configure_train(server_round, arrays, config, grid)
-
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> list[Message]:
-        """As in the base class; who is scored needs no pseudo-labels."""
-        self._evaluating = True
-        try:
-            return super().configure_evaluate(server_round, arrays, config, grid)
-        finally:
-            self._evaluating = False
-
-    def download(self, client_id: int) -> Payload:
-        """The pseudo-labels with their prompt ids; empty before there are any."""
-        if self._evaluating:
+    def download(self, client_id: int, moment: Moment) -> Payload:
+        """The pseudo-labels with their prompt ids; empty before there are any, and to be scored."""
+        if moment.phase == "evaluate":
             return Payload()
         if self.adaptive:
             texts, saved = self.memory.download(client_id)
@@ -121,10 +99,17 @@ class SemanticConsensus(PayloadStrategy):
             return Payload(texts=texts)
         return Payload(texts=as_texts("labels", self.labels)) if self.labels else Payload()
 
-    def aggregate(self, uploads: Sequence[Upload]) -> None:
+    def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
+        """A pseudo-label for every prompt answered, none to be scored."""
+        if moment.phase == "evaluate":
+            return [MessageSpec()] * len(uploads)
+        return [MessageSpec(text_bytes=max(upload.text_bytes - DIGEST_BYTES, 0)) for upload in uploads]
+
+    def aggregate(self, server_round: int, uploads: Sequence[Upload], lost: Sequence[int]) -> None:
         """Take in what can be used of the answers, decide on every prompt, and put on record how."""
-        public = self.plan.public
-        assert public is not None
+        public = self.run.public
+        assert public is not None  # as the client half needs
+        self.server_round = server_round
         heard = {upload.client_id: self._hear(upload, public) for upload in uploads}
         voters = self._voters()
         total = sum(voter.weight for voter in voters)
@@ -144,7 +129,7 @@ class SemanticConsensus(PayloadStrategy):
         if self.adaptive:
             row |= {"upload-bytes-saved": saved, "download-bytes-saved": self._saved}
             self._saved = 0
-        self.plan.observer.record("consensus", row)
+        self.run.record("consensus", row)
 
     def _hear(self, upload: Upload, public: PublicSet) -> Answers:
         found = read_answers(upload.texts, len(public.examples), public.digest, self.max_answer_chars)
@@ -168,7 +153,7 @@ class SemanticConsensus(PayloadStrategy):
         """The first of a kind is a warning; consensus.jsonl counts them all."""
         if (client_id, kind or message) not in self._warned:
             self._warned.add((client_id, kind or message))
-            self.plan.observer.warning(f"round {self.server_round}: {message}")
+            self.run.warn(f"round {self.server_round}: {message}")
 
 
 class _Voter:

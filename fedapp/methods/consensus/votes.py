@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -59,8 +59,17 @@ class Embedder(Protocol):
         """One row of length one per text, [texts, dim]."""
 
 
+@runtime_checkable
 class Vote(Protocol):
     """A rule of this module."""
+
+    @property
+    def min_votes(self) -> int:
+        """Voters that an answer needs."""
+
+    @property
+    def needs_ratings(self) -> bool:
+        """Whether clients must say how likely they find their answers."""
 
     def ready(self) -> None:
         """Get what deciding needs; called before the first round, so that what is missing costs none."""
@@ -97,6 +106,11 @@ class SemanticVote:
     representative: str = "medoid"
     quorum: float = 0.5
     min_votes: int = 2
+
+    @property
+    def needs_ratings(self) -> bool:
+        """Where the likeliest answer is to represent its cluster."""
+        return self.representative == "likelihood"
 
     def __post_init__(self) -> None:
         require_choice("representative", self.representative, REPRESENTATIVES)
@@ -181,6 +195,7 @@ class MajorityVote:
 
     quorum: float = 0.0
     min_votes: int = 1
+    needs_ratings: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         _check_quorum(self.quorum, self.min_votes)

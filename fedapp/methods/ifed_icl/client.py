@@ -6,13 +6,12 @@ default is. Nobody keeps track of phases: a client does what its download allows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 
 from fedapp.core.checks import require_bool, require_choice
+from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
 from fedapp.core.model import COEFFICIENTS, VECTORS, ContextModel
 from fedapp.core.payload import DTYPES, Payload
 from fedapp.core.session import ClientSession
@@ -23,7 +22,7 @@ _MOMENTS = "moments/"
 
 
 @dataclass(frozen=True)
-class ContextSharing:
+class ContextSharing(ClientRoutine):
     """Read the own examples into vectors; once everybody's mean has come, calibrate coefficients.
 
     Attributes:
@@ -38,6 +37,11 @@ class ContextSharing:
     def __post_init__(self) -> None:
         require_choice("method.routine.vectors_dtype", self.vectors_dtype, WIRE_DTYPES)
         require_bool("method.routine.keep_optimiser", self.keep_optimiser)
+
+    @property
+    def needs(self) -> Needs:
+        """An adapter that reads demonstrations."""
+        return Needs(model=ContextModel, hint="an adapter that reads demonstrations (adapter=context)")
 
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Send vectors while there are none of everybody's, else calibrated coefficients."""
@@ -62,18 +66,11 @@ class ContextSharing:
         """Inject what came; the bare base model answers while nobody has sent vectors."""
         self._take(download, session)
 
-    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
-        """Shapes of what a client sends in a steady round, from the adapter's parameters."""
-        return {COEFFICIENTS: tuple(parameters[COEFFICIENTS])}
-
-    def first_upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> Shapes:
-        """Shapes of a client's first upload, which has ``vectors_dtype``."""
-        return {VECTORS: tuple(parameters[VECTORS])}
-
-    @property
-    def first_dtype(self) -> str:
-        """Type of the first upload's values."""
-        return self.vectors_dtype
+    def upload(self, parameters: Shapes, moment: Moment) -> MessageSpec:
+        """The vectors in round 1, which have ``vectors_dtype``; then the coefficients, in fp32."""
+        if moment.server_round == 1:
+            return MessageSpec({VECTORS: tuple(parameters[VECTORS])}, self.vectors_dtype)
+        return MessageSpec({COEFFICIENTS: tuple(parameters[COEFFICIENTS])})
 
     def _take(self, download: Payload, session: ClientSession) -> bool:
         """Load vectors and coefficients, remember the vectors; say whether there are any."""
@@ -103,12 +100,11 @@ class ContextSharing:
 
     def _labels(self, session: ClientSession) -> Metrics:
         """How many labels of the benchmark the client has no example of."""
-        known = len(getattr(session.model, "labels", ()))
+        known = len(_context_model(session).labels)
         present = {example.label for example in session.train_set}
         return {"num-demonstrations": len(session.train_set), MISSING: max(known - len(present), 0)}
 
 
 def _context_model(session: ClientSession) -> ContextModel:
-    if not callable(getattr(session.model, "encode", None)):
-        raise ClientFailure("this method needs an adapter that reads demonstrations: set adapter=context")
-    return cast(ContextModel, session.model)
+    assert isinstance(session.model, ContextModel)  # as needed
+    return session.model

@@ -6,15 +6,14 @@ those of I2CL's transfer code. What a similar task changes here (the coefficient
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from fedapp.config.build import build
 from fedapp.core.checks import require_choice, require_number, shown
 from fedapp.core.errors import FederationError
+from fedapp.core.method import RunFacts
 from fedapp.methods.ifed_icl.names import READ_BY
 from fedapp.methods.ifed_icl.store import StoredTask, TaskKey, TaskStore, cosine, merge_means
 
@@ -74,12 +73,12 @@ class TaskMemory:
         self._own: np.ndarray | None = None
         self._count = 0.0
 
-    def recall(self, config_json: str, base: str) -> StoredTask | None:
+    def recall(self, run: RunFacts, rule: str) -> StoredTask | None:
         """The stored task of this run.
 
         Args:
-            config_json: The run's composed config.
-            base: Fingerprint of the base model.
+            run: What is known of the run.
+            rule: In words, how vectors are combined: others' vectors mean something else.
 
         Raises:
             FederationError: If a task of this id has another base model, template or labels.
@@ -87,15 +86,11 @@ class TaskMemory:
         """
         if self.store is None:
             return None
-        config = json.loads(config_json)
-        benchmark = build(config["benchmark"]["build"], "benchmark.build")
-        version = getattr(benchmark, "template_version", benchmark.version)
-        adapter = config["adapter"]["build"]
-        read = [f"{name} {adapter[name]!r}" for name in READ_BY if name in adapter]
-        rule = json.dumps(config["method"]["strategy"]["combine"], sort_keys=True)
-        template = ", ".join([f"{benchmark.name} {version}", *read, f"combined by {rule}"])
+        task = run.task()
+        read = [f"{name} {task.adapter[name]!r}" for name in READ_BY if name in task.adapter]
+        template = ", ".join([f"{task.name} {task.version}", *read, rule])
         self._form = "".join(one for one in read if one.startswith("injection "))
-        self._key = TaskKey(self.task or benchmark.name, base, template, tuple(benchmark.labels or ()))
+        self._key = TaskKey(self.task or task.name, run.base_fingerprint, template, task.labels)
         self.store.prepare()
         self._found = self.store.get(self._key.task)
         if self._found is not None:

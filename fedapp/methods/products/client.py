@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from fedapp.aggregation import low_rank as rules
+from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
 from fedapp.core.model import AdaptedModel, LowRankModel
 from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
-from fedapp.core.types import Arrays, ClientFailure, Metrics
-from fedapp.methods.products.updates import beside, split
+from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
+from fedapp.methods.products.updates import beside, split_updates
 
 _LAST = "last-update"  # in a client's memory: the number of the last update that it has merged
 
 
 @dataclass(frozen=True)
-class LowRankSharing:
+class LowRankSharing(ClientRoutine):
     """Merge the updates that came, start from the factors that came, train, send factors back.
 
     A download without factors means to start afresh (A drawn by the client's own seed, B zero)
@@ -26,18 +26,10 @@ class LowRankSharing:
     shared as it is. A client goes on from what it trained itself only where nothing came.
     """
 
-    def check_model(self, model: AdaptedModel) -> None:
-        """Refuse adapters that are no products.
-
-        Raises:
-            ClientFailure: If this adapter has no trainable factors.
-        """
-        if not isinstance(model, LowRankModel):
-            kind = type(model).__name__
-            raise ClientFailure(
-                f"this method needs an adapter of low-rank factors (adapter=lora), not {kind}"
-            )
-        model.factors()
+    @property
+    def needs(self) -> Needs:
+        """An adapter whose updates are products."""
+        return Needs(model=LowRankModel, hint="an adapter of low-rank factors (adapter=lora)")
 
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Bring the base up to date, train one round's update, send it."""
@@ -58,15 +50,18 @@ class LowRankSharing:
         """Bring base and adapter to what the federation has agreed on."""
         self._start(download, session, _low_rank(session.model))
 
-    def upload_spec(self, parameters: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """Shapes of what a client with these trainable parameters sends.
+    def upload(self, parameters: Shapes, moment: Moment) -> MessageSpec:
+        """Both factors of every update, and what is trained beside them.
 
         Raises:
-            ClientFailure: If there are no factors among them.
+            ClientFailure: If there are no pairs of factors among the parameters.
         """
         if not rules.layers(parameters):
-            raise ClientFailure("this method needs an adapter of low-rank factors (adapter=lora)")
-        return {name: shape for name, shape in parameters.items() if not name.endswith(rules.MERGED)}
+            raise ClientFailure(
+                "this method needs an adapter of low-rank factors, both of them trained "
+                "(adapter=lora adapter.freeze_a=false)"
+            )
+        return MessageSpec({name: s for name, s in parameters.items() if not name.endswith(rules.MERGED)})
 
     def _start(self, download: Payload, session: ClientSession, model: LowRankModel) -> tuple[int, Arrays]:
         """Merge and load; the number of the last update merged, and what came beside updates."""
@@ -75,7 +70,7 @@ class LowRankSharing:
         if download.arrays:
             kept = {name: value for name, value in kept.items() if name.endswith(rules.MERGED)}
         model.load(kept)
-        updates, given = split(download.arrays)
+        updates, given = split_updates(download.arrays)
         for number in sorted(updates):
             if number > last + 1:
                 raise ClientFailure(
@@ -92,5 +87,5 @@ class LowRankSharing:
 
 
 def _low_rank(model: AdaptedModel) -> LowRankModel:
-    assert isinstance(model, LowRankModel)  # check_model has seen it
+    assert isinstance(model, LowRankModel)  # as needed
     return model

@@ -8,18 +8,19 @@ A client remembers the number of the last update that it has merged (``fedapp.me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 from fedapp.aggregation import low_rank as rules
 from fedapp.aggregation import weighted_mean
-from fedapp.core.payload import Payload, Upload
+from fedapp.core.method import MessageSpec, Moment
+from fedapp.core.payload import Payload, Spec, Upload
 from fedapp.core.types import Arrays, Shapes
-from fedapp.methods.products.updates import UpdateLog, free_spec, number_name
-from fedapp.server.strategy import PayloadStrategy
+from fedapp.methods.products.updates import UpdateLog, spec_without_ranks, update_name
+from fedapp.server.strategy import ServerStrategy
 
 
-class Stack(PayloadStrategy):
+class Stack(ServerStrategy):
     """Send everybody's factors to everybody; clients merge the weighted sum of the products.
 
     Ranks may differ. Each client starts the next round with a fresh update.
@@ -32,15 +33,15 @@ class Stack(PayloadStrategy):
         self.log = UpdateLog()
         self.beside: Arrays = {}
 
-    def comparable(self, arrays: Arrays) -> Any:
+    def alike(self, arrays: Arrays) -> Spec:
         """Names, dtypes and sizes; ranks are free."""
-        return free_spec(arrays)
+        return spec_without_ranks(arrays)
 
-    def download(self, client_id: int) -> Payload:
+    def download(self, client_id: int, moment: Moment) -> Payload:
         """All updates that the client has not confirmed, and the mean of what is trained beside."""
         return Payload(arrays=self.log.since_confirmed(client_id) | self.beside)
 
-    def aggregate(self, uploads: Sequence[Upload]) -> None:
+    def aggregate(self, server_round: int, uploads: Sequence[Upload], lost: Sequence[int]) -> None:
         """Stack this round's factors."""
         arrays, counts = _arrays(uploads), _counts(uploads)
         self.beside = _mean_beside(uploads)
@@ -50,16 +51,17 @@ class Stack(PayloadStrategy):
         """The sum of all updates, dense."""
         return rules.product(self.log.updates) | self.beside
 
-    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
-        """Each client gets the ranks of all; see ``PayloadStrategy``."""
-        found = dict(rules.rest_of(uploads[0]))
-        for layer in rules.layers(uploads[0]):
-            rank = sum(shapes[layer + rules.A][0] for shapes in uploads)
-            found |= _update_spec(uploads[0], layer, rank)
-        return [found for _ in uploads]
+    def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
+        """Each client gets the ranks of all; see ``ServerStrategy``."""
+        first = uploads[0].shapes
+        found = dict(rules.rest_of(first))
+        for layer in rules.layers(first):
+            rank = sum(upload.shapes[layer + rules.A][0] for upload in uploads)
+            found |= _update_shapes(first, layer, rank)
+        return [MessageSpec(found)] * len(uploads)
 
 
-class ExactAverage(PayloadStrategy):
+class ExactAverage(ServerStrategy):
     """Send the means of A and B, and as an update to merge what their product lacks.
 
     Source: FedEx-LoRA, https://arxiv.org/abs/2410.09432 (weights by examples as in FedAvg, and rounds
@@ -70,11 +72,11 @@ class ExactAverage(PayloadStrategy):
         self.log = UpdateLog()
         self.means: Arrays = {}
 
-    def download(self, client_id: int) -> Payload:
+    def download(self, client_id: int, moment: Moment) -> Payload:
         """The means, and all residuals that the client has not confirmed."""
         return Payload(arrays=self.log.since_confirmed(client_id) | self.means)
 
-    def aggregate(self, uploads: Sequence[Upload]) -> None:
+    def aggregate(self, server_round: int, uploads: Sequence[Upload], lost: Sequence[int]) -> None:
         """Average this round's factors and find the residual."""
         means, residual = rules.mean_and_residual(_arrays(uploads), _counts(uploads))
         self.means = means | _mean_beside(uploads)
@@ -86,16 +88,17 @@ class ExactAverage(PayloadStrategy):
             return {}
         return rules.product([*self.log.updates, self.means]) | rules.rest_of(self.means)
 
-    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
-        """Means of an upload's shapes, residuals of K - 1 times its rank; see ``PayloadStrategy``."""
-        found = dict(uploads[0])
-        for layer in rules.layers(uploads[0]):
-            rank = (len(uploads) - 1) * uploads[0][layer + rules.A][0]
-            found |= _update_spec(uploads[0], layer, rank)
-        return [found for _ in uploads]
+    def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
+        """Means of an upload's shapes, residuals of K - 1 times its rank; see ``ServerStrategy``."""
+        first = uploads[0].shapes
+        found = dict(first)
+        for layer in rules.layers(first):
+            rank = (len(uploads) - 1) * first[layer + rules.A][0]
+            found |= _update_shapes(first, layer, rank)
+        return [MessageSpec(found)] * len(uploads)
 
 
-class Redistribute(PayloadStrategy):
+class Redistribute(ServerStrategy):
     """Send each client the best approximation, at its own rank, of the weighted sum of the products.
 
     Nothing is merged: an adapter holds the whole update. A client whose rank is not known yet gets
@@ -110,18 +113,18 @@ class Redistribute(PayloadStrategy):
         self.current: Arrays = {}
         self.beside: Arrays = {}
 
-    def comparable(self, arrays: Arrays) -> Any:
+    def alike(self, arrays: Arrays) -> Spec:
         """Names, dtypes and sizes; ranks are free."""
-        return free_spec(arrays)
+        return spec_without_ranks(arrays)
 
-    def download(self, client_id: int) -> Payload:
+    def download(self, client_id: int, moment: Moment) -> Payload:
         """The decomposed sum at this client's rank; empty until somebody has uploaded."""
         if not self.current:
             return Payload()
         ranks = self.ranks.get(client_id) or self._largest()
         return Payload(arrays=rules.truncate(self.current, ranks) | self.beside)
 
-    def aggregate(self, uploads: Sequence[Upload]) -> None:
+    def aggregate(self, server_round: int, uploads: Sequence[Upload], lost: Sequence[int]) -> None:
         """Decompose the sum of this round's products."""
         arrays = _arrays(uploads)
         self.current = rules.decompose(arrays, _counts(uploads))
@@ -136,17 +139,17 @@ class Redistribute(PayloadStrategy):
             return {}
         return rules.product([rules.truncate(self.current, self._largest())]) | self.beside
 
-    def download_spec(self, uploads: Sequence[Mapping[str, tuple[int, ...]]]) -> list[Shapes]:
-        """The shapes of each upload, as far as a product can have its rank; see ``PayloadStrategy``."""
+    def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
+        """The shapes of each upload, as far as a product can have its rank; see ``ServerStrategy``."""
         downloads = []
         for upload in uploads:
-            found = dict(upload)
-            for layer in rules.layers(upload):
-                (rank, width), (height, _) = upload[layer + rules.A], upload[layer + rules.B]
-                total = sum(shapes[layer + rules.A][0] for shapes in uploads)
+            found = dict(upload.shapes)
+            for layer in rules.layers(upload.shapes):
+                (rank, width), (height, _) = found[layer + rules.A], found[layer + rules.B]
+                total = sum(other.shapes[layer + rules.A][0] for other in uploads)
                 rank = min(rank, total, width, height)
                 found |= {layer + rules.A: (rank, width), layer + rules.B: (height, rank)}
-            downloads.append(found)
+            downloads.append(MessageSpec(found))
         return downloads
 
     def _largest(self) -> dict[str, int]:
@@ -167,7 +170,7 @@ def _mean_beside(uploads: Sequence[Upload]) -> Arrays:
     return weighted_mean([rules.rest_of(upload.arrays) for upload in uploads], _counts(uploads))
 
 
-def _update_spec(upload: Mapping[str, tuple[int, ...]], layer: str, rank: int) -> dict[str, tuple[int, ...]]:
+def _update_shapes(upload: Shapes, layer: str, rank: int) -> Shapes:
     """Shapes of a layer's first update to merge."""
     width, height = upload[layer + rules.A][1], upload[layer + rules.B][0]
-    return {number_name(1, layer + rules.A): (rank, width), number_name(1, layer + rules.B): (height, rank)}
+    return {update_name(1, layer + rules.A): (rank, width), update_name(1, layer + rules.B): (height, rank)}

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from fedapp.aggregation.low_rank import MERGED, A, B, layers, rest_of
-from fedapp.core.payload import spec
+from fedapp.core.payload import Spec, spec_of
 from fedapp.core.types import Arrays
 
 FREE = -1
@@ -37,18 +37,18 @@ class UpdateLog:
         """What a client may lack, under numbered names."""
         first = self.confirmed.get(client_id, 0)
         return {
-            number_name(number, name): array
+            update_name(number, name): array
             for number, update in enumerate(self.updates[first:], start=first + 1)
             for name, array in update.items()
         }
 
 
-def number_name(number: int, name: str) -> str:
+def update_name(number: int, name: str) -> str:
     """What an array of an update is called in a download."""
     return f"update-{number}/{name}"
 
 
-def split(arrays: Arrays) -> tuple[dict[int, Arrays], Arrays]:
+def split_updates(arrays: Arrays) -> tuple[dict[int, Arrays], Arrays]:
     """Updates by number, and everything else."""
     updates: dict[int, Arrays] = {}
     rest: Arrays = {}
@@ -61,8 +61,8 @@ def split(arrays: Arrays) -> tuple[dict[int, Arrays], Arrays]:
     return updates, rest
 
 
-def free_spec(arrays: Arrays) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
-    """Names, dtypes and shapes as ``fedapp.core.payload.spec``, but for ranks.
+def spec_without_ranks(arrays: Arrays) -> Spec:
+    """Names, dtypes and shapes as ``fedapp.core.payload.spec_of``, but for ranks.
 
     A rank becomes ``FREE`` where the two factors of a layer agree on it; elsewhere it stays what
     it is, so that an upload whose factors do not fit each other is like no other. Nor is one of more
@@ -73,7 +73,7 @@ def free_spec(arrays: Arrays) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
         a, b = arrays[layer + A].shape, arrays[layer + B].shape
         if len(a) == len(b) == 2 and a[0] == b[1] and 0 < a[0] <= max(a[1], b[0]):
             free |= {layer + A: (FREE, a[1]), layer + B: (b[0], FREE)}
-    return tuple((name, dtype, free.get(name, shape)) for name, dtype, shape in spec(arrays))
+    return tuple((name, dtype, free.get(name, shape)) for name, dtype, shape in spec_of(arrays))
 
 
 def beside(arrays: Arrays) -> Arrays:

@@ -1,14 +1,64 @@
 """What an exchange of answers costs, against real payloads and against LoRA."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import pytest
 
+from fedapp.core.checks import require_number
 from fedapp.core.payload import Payload
 from fedapp.core.public_set import PublicSet
-from fedapp.methods.consensus.cost import LLAMA_31_405B, expected_bytes, lora_ratio
+from fedapp.methods.consensus.cost import expected_bytes
 from fedapp.methods.consensus.differences import as_texts
 from fedapp.toy.benchmark import Toy
 
 ALL_LINEAR = ("q", "k", "v", "o", "gate", "up", "down")
+
+
+@dataclass(frozen=True)
+class Llama:
+    """The shape of a Llama-like decoder, as far as LoRA's size depends on it.
+
+    Attributes:
+        layers: Number of blocks.
+        hidden: Width.
+        key_value: Width of keys and of values (heads of them times their size).
+        inner: Width inside the MLP.
+    """
+
+    layers: int
+    hidden: int
+    key_value: int
+    inner: int
+
+    def lora_parameters(self, rank: int, targets: Sequence[str] = ("q", "v")) -> int:
+        """Entries of A and B over all layers, for targets out of q, k, v, o, gate, up, down.
+
+        Raises:
+            ValueError: If a target is none of these.
+        """
+        attention = dict.fromkeys(("q", "o"), self.hidden + self.hidden)
+        attention |= dict.fromkeys(("k", "v"), self.hidden + self.key_value)
+        sides = attention | dict.fromkeys(("gate", "up", "down"), self.hidden + self.inner)
+        if odd := [name for name in targets if name not in sides]:
+            raise ValueError(f"targets={list(targets)} has {odd[0]!r}; known: {', '.join(sides)}")
+        return rank * self.layers * sum(sides[name] for name in targets)
+
+
+LLAMA_31_405B = Llama(layers=126, hidden=16384, key_value=1024, inner=53248)
+"""Source: config.json of https://huggingface.co/meta-llama/Llama-3.1-405B (8 key-value heads of 128)."""
+
+
+def lora_ratio(exchange_bytes: float, parameters: int, bytes_per_value: int = 2) -> float:
+    """How many times the bytes of both directions a federated LoRA sends: it moves all values up and down.
+
+    Args:
+        exchange_bytes: Up and down together, of one client and round.
+        parameters: Values of the LoRA update (``Llama.lora_parameters``).
+        bytes_per_value: 2 for bf16 and fp16.
+    """
+    require_number("exchange_bytes", exchange_bytes, "(0, inf)", "number of bytes")
+    return 2 * parameters * bytes_per_value / exchange_bytes
 
 
 @pytest.mark.parametrize(

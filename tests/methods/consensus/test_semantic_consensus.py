@@ -1,10 +1,9 @@
 """Semantic consensus and FedCT: what a client trains on and sends, what the server makes of it."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
+from fedapp.core.model import RatingModel
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
@@ -16,12 +15,13 @@ from fedapp.methods.consensus.server import SemanticConsensus, statistics
 from fedapp.methods.consensus.votes import MajorityVote, SemanticVote, Verdict
 from fedapp.models.embedders import TfIdfEmbedder
 from fedapp.toy.benchmark import Toy
+from tests.server_side import TRAIN, begin
 
 PUBLIC = PublicSet.of(Toy(num_public=4))
 PRIVATE = [Example(f"private {i}", "0", "task-0", 0) for i in range(6)]
 
 
-class Model:
+class Model(RatingModel):
     """Answers as it is told, and notes what it is trained on."""
 
     def __init__(self, *answers, size=3):
@@ -59,22 +59,9 @@ def labels(**by_id):
     return Payload(texts={"ids": [name[1:] for name in by_id], "labels": list(by_id.values())})
 
 
-class Observer:
-    def __init__(self):
-        self.rows, self.warnings = [], []
-
-    def record(self, name, row):
-        assert name == "consensus"
-        self.rows.append(row)
-
-    def warning(self, message):
-        self.warnings.append(message)
-
-
 def server(vote=None, public=PUBLIC, **settings):
     made = SemanticConsensus(vote or MajorityVote(quorum=0.5, min_votes=2), **settings)
-    made.plan = SimpleNamespace(public=public, observer=Observer())
-    made.server_round = 1
+    made.told = begin(made, public)
     return made
 
 
@@ -199,45 +186,42 @@ def test_a_model_that_answers_too_few_prompts_is_a_failure_of_that_client():
 
 def test_the_consensus_comes_back_with_the_ids_of_its_prompts():
     strategy = server()
-    assert strategy.download(0).texts == {}
-    strategy.aggregate(
-        [upload(0, "a", "x", "c", "d"), upload(1, "a", "y", "c"), upload(2, "b", "z", "c", "d")]
-    )
-    assert strategy.download(7).texts == {"ids": ["0", "2", "3"], "labels": ["a", "c", "d"]}
+    assert strategy.download(0, TRAIN).texts == {}
+    uploads = [upload(0, "a", "x", "c", "d"), upload(1, "a", "y", "c"), upload(2, "b", "z", "c", "d")]
+    strategy.aggregate(1, uploads, [])
+    assert strategy.download(7, TRAIN).texts == {"ids": ["0", "2", "3"], "labels": ["a", "c", "d"]}
 
 
 def test_answers_are_matched_by_id_whatever_their_order():
     strategy = server()
-    strategy.aggregate([upload(0, "a", "b"), upload(1, "b", "a", ids=["1", "0"])])
+    strategy.aggregate(1, [upload(0, "a", "b"), upload(1, "b", "a", ids=["1", "0"])], [])
     assert strategy.labels == {0: "a", 1: "b"}
 
 
 def test_the_latest_answers_count_until_a_client_sends_others():
     strategy = server()
-    strategy.aggregate([upload(c, "a") for c in range(3)])
-    strategy.aggregate([upload(2, "b")])
+    strategy.aggregate(1, [upload(c, "a") for c in range(3)], [])
+    strategy.aggregate(1, [upload(2, "b")], [])
     assert strategy.labels == {0: "a"}
-    strategy.aggregate([upload(1, "b")])
+    strategy.aggregate(1, [upload(1, "b")], [])
     assert strategy.labels == {0: "b"}
 
 
 def test_answers_may_grow_too_old_to_count():
     strategy = server(max_age=2)
-    strategy.aggregate([upload(c, "a") for c in range(3)])
-    strategy.server_round = 2
-    strategy.aggregate([upload(0, "b")])
+    strategy.aggregate(1, [upload(c, "a") for c in range(3)], [])
+    strategy.aggregate(2, [upload(0, "b")], [])
     assert strategy.labels == {0: "a"}
-    strategy.server_round = 3
-    strategy.aggregate([upload(0, "b"), upload(1, "b")])
-    assert strategy.plan.observer.rows[-1]["clients"] == 2
+    strategy.aggregate(3, [upload(0, "b"), upload(1, "b")], [])
+    assert strategy.told.rows[-1]["clients"] == 2
     assert strategy.labels == {0: "b"}
 
 
 def test_weights_are_votes_or_examples():
     uploads = [upload(0, "a", num_examples=9), upload(1, "b"), upload(2, "b")]
     even, weighted = server(), server(MajorityVote(), weighting="examples")
-    even.aggregate(uploads)
-    weighted.aggregate(uploads)
+    even.aggregate(1, uploads, [])
+    weighted.aggregate(1, uploads, [])
     assert (even.labels, weighted.labels) == ({0: "b"}, {0: "a"})
 
 
@@ -245,24 +229,24 @@ def test_one_client_that_floods_is_outvoted():
     strategy = server(SemanticVote(TfIdfEmbedder(), Clustering(threshold=0.9)))
     honest = ["paris is it", "two and two is four", "a dog", "yes"]
     flood = upload(2, *["BUY NOW"] * 400, ids=["0", "1", "2", "3"] * 100)
-    strategy.aggregate([upload(0, *honest), upload(1, *honest), flood])
+    strategy.aggregate(1, [upload(0, *honest), upload(1, *honest), flood], [])
     assert strategy.labels == dict(enumerate(honest))
-    assert strategy.plan.observer.rows[0]["refused"] == {"2": {"to a prompt answered before": 396}}
+    assert strategy.told.rows[0]["refused"] == {"2": {"to a prompt answered before": 396}}
 
 
 def test_all_disagreeing_leaves_clients_with_their_own_examples():
     strategy = server(SemanticVote(TfIdfEmbedder(), Clustering(threshold=0.9)))
-    strategy.aggregate([upload(c, f"{'xyz'[c]} {'uvw'[c]}") for c in range(3)])
+    strategy.aggregate(1, [upload(c, f"{'xyz'[c]} {'uvw'[c]}") for c in range(3)], [])
     assert strategy.labels == {}
-    assert strategy.download(0).texts == {}
-    (warning,) = strategy.plan.observer.warnings
+    assert strategy.download(0, TRAIN).texts == {}
+    (warning,) = strategy.told.warnings
     assert "no public prompt reached the quorum" in warning
 
 
 def test_what_a_round_came_to_is_on_record():
     strategy = server()
-    strategy.aggregate([upload(0, "0", "1", "x"), upload(1, "0", "2", "x"), upload(2, "0", "1", "y")])
-    row = strategy.plan.observer.rows[0]
+    strategy.aggregate(1, [upload(0, "0", "1", "x"), upload(1, "0", "2", "x"), upload(2, "0", "1", "y")], [])
+    row = strategy.told.rows[0]
     assert row == {
         "server-round": 1,
         "clients": 3,
@@ -278,8 +262,8 @@ def test_what_a_round_came_to_is_on_record():
         "reference-agreement": pytest.approx(2 / 3),  # the toy's references are 0, 1, 2, 3
         "refused": {},
     }
-    strategy.aggregate([upload(0, "0", "2", "x"), upload(1), upload(2)])
-    assert strategy.plan.observer.rows[1]["changed"] == 1
+    strategy.aggregate(1, [upload(0, "0", "2", "x"), upload(1), upload(2)], [])
+    assert strategy.told.rows[1]["changed"] == 1
 
 
 def test_no_answers_at_all_are_statistics_too():
@@ -289,13 +273,13 @@ def test_no_answers_at_all_are_statistics_too():
 def test_the_first_fault_of_a_kind_is_a_warning_and_all_are_counted():
     strategy = server()
     for _ in range(3):
-        strategy.aggregate([upload(0, "", "a"), upload(1, "b", "a" * 5000)])
-    assert strategy.plan.observer.warnings == [
+        strategy.aggregate(1, [upload(0, "", "a"), upload(1, "b", "a" * 5000)], [])
+    assert strategy.told.warnings == [
         "round 1: client 0: of its answers 1 empty",
         "round 1: client 1: of its answers 1 cut to max_answer_chars",
         "round 1: no public prompt reached the quorum: clients train on their own examples alone",
     ]
-    assert [row["refused"]["0"] for row in strategy.plan.observer.rows] == [{"empty": 1}] * 3
+    assert [row["refused"]["0"] for row in strategy.told.rows] == [{"empty": 1}] * 3
 
 
 def test_adaptive_exchange_ends_at_the_same_labels_with_fewer_bytes():
@@ -304,17 +288,17 @@ def test_adaptive_exchange_ends_at_the_same_labels_with_fewer_bytes():
     for strategy in (full, lean):
         states, sent[strategy] = [{}, {}, {}], 0
         for server_round in range(1, 5):
-            strategy.server_round, uploads = server_round, []
+            uploads = []
             for client in range(3):
                 model = Model("a", f"{server_round // 3}", "c", f"own {client}")
                 made = session(model, states[client], server_round=server_round)
-                download = strategy.download(client)
+                download = strategy.download(client, TRAIN)
                 payload, metrics = BehaviourSharing(adaptive=strategy.adaptive).train(download, made)
                 sent[strategy] += payload.num_bytes + download.num_bytes
                 uploads.append(Upload({}, payload.texts, client, 1, metrics))
-            strategy.aggregate(uploads)
+            strategy.aggregate(server_round, uploads, [])
     assert lean.labels == full.labels
-    saved = sum(r["upload-bytes-saved"] + r["download-bytes-saved"] for r in lean.plan.observer.rows)
+    saved = sum(r["upload-bytes-saved"] + r["download-bytes-saved"] for r in lean.told.rows)
     assert sent[lean] == sent[full] - saved < sent[full]
 
 

@@ -7,9 +7,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from fedapp.adapters.context.sites import residual_sites
 from fedapp.aggregation import Mean
+from fedapp.core.method import MessageSpec
 from fedapp.core.payload import DTYPES, Payload
 from fedapp.methods.ifed_icl.client import ContextSharing
 from fedapp.methods.ifed_icl.server import ContextAggregation
+from tests.server_side import FIRST, TRAIN
 
 # Source: the models' config.json on the hub.
 LLAMA_3_8B = LlamaConfig(
@@ -40,7 +42,7 @@ def test_vectors_and_coefficients_weigh_what_the_formulas_say(kind, config, vect
     sites = residual_sites(model)
     shapes = {"coefficients": (len(sites), 2, 2), "context-vectors": (len(sites), 2, config.hidden_size)}
     routine, strategy = ContextSharing(), ContextAggregation(Mean())
-    first, steady = routine.first_upload_spec(shapes), routine.upload_spec(shapes)
+    first, steady = routine.upload(shapes, FIRST).shapes, routine.upload(shapes, TRAIN).shapes
     vectors = {n: np.zeros(shape, DTYPES[routine.vectors_dtype]) for n, shape in first.items()}
     coefficients = {name: np.zeros(shape, np.float32) for name, shape in steady.items()}
     assert Payload(vectors).num_bytes == vector_kib * 1024
@@ -49,7 +51,7 @@ def test_vectors_and_coefficients_weigh_what_the_formulas_say(kind, config, vect
     # What a server really sends to a client that has calibrated, and to one that has not.
     strategy.vectors, strategy.coefficients = vectors["context-vectors"], coefficients["coefficients"]
     strategy.holding = {0}
-    assert strategy.download(0).num_bytes == 4 * num_coefficients
-    assert strategy.download(1).num_bytes == vector_kib * 1024 + 4 * num_coefficients
-    (spec,) = strategy.download_spec([steady])
-    assert spec == {name: array.shape for name, array in strategy.download(0).arrays.items()}
+    assert strategy.download(0, TRAIN).num_bytes == 4 * num_coefficients
+    assert strategy.download(1, TRAIN).num_bytes == vector_kib * 1024 + 4 * num_coefficients
+    (spec,) = strategy.downloads([MessageSpec(steady)], TRAIN)
+    assert spec.shapes == {name: array.shape for name, array in strategy.download(0, TRAIN).arrays.items()}

@@ -1,7 +1,5 @@
 """IFed-ICL with a task store, on toy federations: hits, extended means, similar tasks, what is refused."""
 
-import json
-
 import numpy as np
 import pytest
 from safetensors.numpy import load
@@ -11,6 +9,7 @@ from fedapp.core.errors import FederationError
 from fedapp.methods.ifed_icl.memory import TaskMemory
 from fedapp.methods.ifed_icl.store import TaskStore
 from tests.federation import run_toy
+from tests.server_side import run_facts
 
 METHOD = ["method=ifed_icl", "adapter=toy_context", "adapter.build.num_layers=3"]
 
@@ -80,7 +79,7 @@ def test_a_task_calibrated_for_another_injection_is_refused(tmp_path):
     def memory(*words):
         config = load_config(["method=ifed_icl", "benchmark=embedded_text_classification", *words])
         made = TaskMemory(str(tmp_path))
-        return made, lambda: made.recall(json.dumps(config), "base")
+        return made, lambda: made.recall(run_facts(config["adapter"]["build"]), "the mean")
 
     kept, recall = memory()
     assert recall() is None
@@ -97,7 +96,8 @@ def test_a_task_of_another_injection_is_no_start(tmp_path):
     for task, injection, near in (("a", "linear", False), ("b", "balance", False), ("c", "linear", True)):
         words = ["method=ifed_icl", "benchmark=embedded_text_classification"]
         memory = TaskMemory(str(tmp_path), task)
-        memory.recall(json.dumps(load_config([*words, f"adapter.build.injection={injection}"])), "base")
+        config = load_config([*words, f"adapter.build.injection={injection}"])
+        memory.recall(run_facts(config["adapter"]["build"]), "the mean")
         memory.extend(np.ones((2, 2, 3), np.float32), 4)
         assert (memory.warm_start(ones) is not None) == near
         memory.keep(ones, 3)

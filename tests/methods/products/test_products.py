@@ -6,6 +6,7 @@ import pytest
 from fedapp.adapters.lora.adapter import Lora
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
+from fedapp.core.method import MessageSpec
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
@@ -13,11 +14,12 @@ from fedapp.core.types import ClientFailure, Example
 from fedapp.engines.grid import Network
 from fedapp.methods.products.client import LowRankSharing
 from fedapp.methods.products.server import ExactAverage, Redistribute, Stack
-from fedapp.methods.products.updates import free_spec
+from fedapp.methods.products.updates import spec_without_ranks
 from fedapp.planning import preflight
 from fedapp.toy.low_rank import ToyLora
 from tests import tiny_models
 from tests.federation import run_toy
+from tests.server_side import TRAIN as MOMENT
 
 STRATEGIES = [Stack, ExactAverage, Redistribute]
 TRAIN = TrainConfig(batch_size=4, max_steps=2, max_length=48, learning_rate=3e-2, max_grad_norm=0.0)
@@ -44,13 +46,13 @@ class Clients:
         uploads, ends = [], []
         for client in takes_part:
             session = self.open(client, number)
-            self.downloads[client] = self.strategy.download(client)
+            self.downloads[client] = self.strategy.download(client, MOMENT)
             payload, metrics = self.routine.train(self.downloads[client], session)
             if client not in lost:
                 uploads.append(Upload(payload.arrays, {}, client, COUNTS[client], metrics))
                 ends.append(weights(session.model))
             session.model.detach()
-        self.strategy.aggregate(uploads)
+        self.strategy.aggregate(1, uploads, [])
         total = sum(u.num_examples for u in uploads)
         shares = [u.num_examples / total for u in uploads]
         return {name: sum(w * end[name] for w, end in zip(shares, ends, strict=True)) for name in ends[0]}
@@ -59,7 +61,7 @@ class Clients:
         """The weights that a client would use now; what it writes to its memory is dropped."""
         session = self.open(client, number)
         session.state = {name: value.copy() for name, value in session.state.items()}
-        self.routine.evaluate(self.strategy.download(client), session)
+        self.routine.evaluate(self.strategy.download(client, MOMENT), session)
         found = weights(session.model)
         session.model.detach()
         return found
@@ -118,8 +120,8 @@ def test_a_download_carries_what_its_client_has_not_confirmed(strategy):
     assert numbers(clients.downloads[0]) == {2}
     assert numbers(clients.downloads[1]) == {1, 2}
     assert numbers(clients.downloads[2]) == {2}
-    assert numbers(clients.strategy.download(1)) == {3}
-    assert numbers(clients.strategy.download(9)) == {1, 2, 3}
+    assert numbers(clients.strategy.download(1, MOMENT)) == {3}
+    assert numbers(clients.strategy.download(9, MOMENT)) == {1, 2, 3}
 
 
 def numbers(payload):
@@ -147,7 +149,10 @@ def test_flexlora_gives_each_client_the_best_approximation_of_its_rank(ranks):
         for name, value in expected.items():
             u, s, vt = np.linalg.svd(value - start[name])
             assert_close({name: found[name] - start[name]}, {name: u[:, :rank] * s[:rank] @ vt[:rank]})
-    assert clients.strategy.download(7).arrays["layer.0.self_attn.q_proj.lora_A"].shape == (max(ranks), 32)
+    assert clients.strategy.download(7, MOMENT).arrays["layer.0.self_attn.q_proj.lora_A"].shape == (
+        max(ranks),
+        32,
+    )
 
 
 def test_the_first_round_of_flora_trains_as_fedavg_and_later_ones_start_afresh():
@@ -164,7 +169,7 @@ def test_the_first_round_of_flora_trains_as_fedavg_and_later_ones_start_afresh()
     session = clients.open(0, 2)
     initial = session.model.factors()
     session.scorer = lambda model, moment: seen.append((model, moment, session.model.factors()))
-    clients.routine.train(clients.strategy.download(0), session)
+    clients.routine.train(clients.strategy.download(0, MOMENT), session)
     session.model.detach()
     assert [s[:2] for s in seen] == [("aggregated", "before"), ("own", "after")]
     name = "layer.0.self_attn.q_proj.lora_"
@@ -179,16 +184,16 @@ def test_the_specs_are_those_of_real_payloads(strategy):
     uploads = []
     for client in COUNTS:
         session = clients.open(client, 1)
-        expected = clients.routine.upload_spec(shapes(session.model.parameters()))
+        expected = clients.routine.upload(shapes(session.model.parameters()), MOMENT).shapes
         payload, _ = clients.routine.train(Payload(), session)
         session.model.detach()
         assert shapes(payload.arrays) == expected
         uploads.append(expected)
     clients = Clients(strategy(), ranks)
-    planned = clients.strategy.download_spec(uploads)
+    planned = clients.strategy.downloads([MessageSpec(upload) for upload in uploads], MOMENT)
     clients.round(1)
     for client in COUNTS:
-        assert shapes(clients.strategy.download(client).arrays) == planned[client]
+        assert shapes(clients.strategy.download(client, MOMENT).arrays) == planned[client].shapes
 
 
 def shapes(arrays):
@@ -199,9 +204,9 @@ def shapes(arrays):
 def test_what_is_trained_beside_is_averaged_by_examples(strategy):
     made = strategy()
     uploads = [Upload(toy_upload(k), {}, k, n, {}) for k, n in ((0, 1), (1, 3))]
-    made.aggregate(uploads)
+    made.aggregate(1, uploads, [])
     bias = "layer.0.prefix.bias"
-    mean = made.download(0).arrays[bias]
+    mean = made.download(0, MOMENT).arrays[bias]
     expected = 0.25 * uploads[0].arrays[bias] + 0.75 * uploads[1].arrays[bias]
     np.testing.assert_allclose(mean, expected, rtol=1e-6)
     assert (made.shared()[bias] == mean).all()
@@ -212,10 +217,10 @@ def test_the_shared_adapter_is_what_a_newcomer_would_use(strategy):
     made = strategy()
     assert made.shared() == {}
     for number in range(2):
-        made.aggregate([Upload(toy_upload(10 * number + k), {}, k, 1 + k, {}) for k in (0, 1)])
+        made.aggregate(1, [Upload(toy_upload(10 * number + k), {}, k, 1 + k, {}) for k in (0, 1)], [])
     model = ToyLora(rank=4).attach(None, TrainConfig(), seed=1)
     session = ClientSession(5, 3, model, [], [], [], {}, np.random.default_rng(0))
-    LowRankSharing().evaluate(made.download(5), session)
+    LowRankSharing().evaluate(made.download(5, MOMENT), session)
     newcomer = model.weight()
     model.reset()
     model.load(made.shared())
@@ -232,10 +237,10 @@ def test_ranks_are_free_only_where_both_factors_agree():
     def arrays(a, b):
         return {"x.lora_A": np.zeros(a, np.float32), "x.lora_B": np.zeros(b, np.float32)}
 
-    expected = free_spec(arrays((2, 5), (6, 2)))
-    assert free_spec(arrays((3, 5), (6, 3))) == expected
+    expected = spec_without_ranks(arrays((2, 5), (6, 2)))
+    assert spec_without_ranks(arrays((3, 5), (6, 3))) == expected
     for a, b in [((2, 5), (6, 3)), ((2, 4), (6, 2)), ((0, 5), (6, 0)), ((7, 5), (6, 7)), ((2, 5, 1), (6, 2))]:
-        assert free_spec(arrays(a, b)) != expected
+        assert spec_without_ranks(arrays(a, b)) != expected
 
 
 MIXED = 'by_client=["adapter.build.rank=1","adapter.build.rank=3"]'
@@ -252,7 +257,7 @@ def test_a_run_with_mixed_ranks_takes_everybody_in(method, tmp_path):
 
 
 def test_an_upload_whose_factors_do_not_fit_each_other_is_left_out(tmp_path, monkeypatch):
-    factors = Stack().comparable(toy_upload(0))
+    factors = Stack().alike(toy_upload(0))
     assert ("layer.0.prefix.lora_A", "float32", (-1, 4)) in factors
     train = LowRankSharing.train
 
@@ -285,7 +290,7 @@ def test_mixed_ranks_are_refused_where_entries_are_combined():
 def test_an_adapter_without_factors_is_refused_and_the_base_is_left_free():
     for words, said in [
         (["adapter=loreft"], "needs an adapter of low-rank factors .adapter=lora., not ReftAdapted"),
-        (["adapter=lora_b"], "adapter.build.freeze_a=True keeps A fixed"),
+        (["adapter=lora_b"], "low-rank factors, both of them trained .adapter=lora adapter.freeze_a=false."),
     ]:
         with pytest.raises(ConfigError, match=said):
             preflight.check(load_config(["method=flora", *words]), with_model=True)

@@ -1,0 +1,182 @@
+"""What server and client say to each other, typed; ``fedapp.wire.reading`` unpacks and checks it.
+
+What travels beside a payload is JSON; its keys are in kebab-case, as Flower's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import RecordDict
+
+from fedapp.core.method import Phase
+from fedapp.core.payload import Payload
+from fedapp.core.types import Metrics
+from fedapp.wire.records import Envelope, pack
+
+
+@dataclass(frozen=True)
+class Join:
+    """The server asks a node who it is.
+
+    Attributes:
+        config: The composed config as JSON; the same text in every message of a run.
+    """
+
+    config: str
+
+    def pack(self) -> RecordDict:
+        """As Flower's records."""
+        return pack(Envelope({"config": self.config}))
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A node's answer: it has opened all that a round needs.
+
+    Attributes:
+        clients: Numbers of the clients that it holds; none for a node to spare.
+        fingerprints: The base model of each.
+    """
+
+    clients: tuple[int, ...]
+    fingerprints: tuple[str, ...]
+
+    def pack(self) -> RecordDict:
+        """As Flower's records."""
+        return pack(Envelope({"clients": list(self.clients), "fingerprints": list(self.fingerprints)}))
+
+
+@dataclass(frozen=True)
+class Work:
+    """The server asks for a client's part of a round.
+
+    Attributes:
+        config: The composed config as JSON.
+        client_id: Whose part.
+        server_round: From 1; 0 for an exchange before round 1.
+        phase: What is to be done.
+        fingerprint: The base model that the client must have; None if the run prescribes none.
+        final: Whether this is the run's last round.
+        download: What this client gets.
+    """
+
+    config: str
+    client_id: int
+    server_round: int
+    phase: Phase
+    fingerprint: str | None
+    final: bool
+    download: Payload = field(default_factory=Payload)
+
+    def pack(self) -> RecordDict:
+        """As Flower's records."""
+        facts = {
+            "config": self.config,
+            "client-id": self.client_id,
+            "server-round": self.server_round,
+            "phase": self.phase,
+            "fingerprint": self.fingerprint,
+            "final": self.final,
+        }
+        return pack(Envelope(facts, self.download))
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one model on one split of a client's rows.
+
+    Attributes:
+        split: ``validation`` or ``test``.
+        model: ``base``, ``own``, ``aggregated``, ``mixed``, ``current`` or ``final``.
+        moment: ``before`` or ``after`` local training.
+        num_examples: Rows scored.
+        scores: Loss and metrics by name, the benchmark's main metric before its others.
+    """
+
+    split: str
+    model: str
+    moment: str
+    num_examples: int
+    scores: Metrics
+
+    def facts(self) -> dict[str, Any]:
+        """As a JSON object, the scores beside the rest."""
+        about = {"split": self.split, "model": self.model, "moment": self.moment}
+        return {**about, "num-examples": self.num_examples, **self.scores}
+
+
+@dataclass(frozen=True)
+class ClientSizes:
+    """What a client says of itself.
+
+    Attributes:
+        train, validation, test: Its numbers of rows.
+        parameters: Numbers that it trains.
+        tasks: Names of the task families among its training rows.
+    """
+
+    train: int = 0
+    validation: int = 0
+    test: int = 0
+    parameters: int = 0
+    tasks: tuple[str, ...] = ()
+
+    def facts(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {**self.__dict__, "tasks": list(self.tasks)}
+
+
+@dataclass(frozen=True)
+class Done:
+    """A client's part of a round.
+
+    Attributes:
+        client_id, server_round: As in the ``Work`` that it answers.
+        num_examples: Training rows, its weight where clients count by examples.
+        metrics: What the routine measured, by name.
+        rows: Scores.
+        sizes: What the client says of itself.
+        seconds: What the work took.
+        upload: What the client sends.
+    """
+
+    client_id: int
+    server_round: int
+    num_examples: int
+    metrics: Metrics
+    rows: tuple[Row, ...]
+    sizes: ClientSizes
+    seconds: float
+    upload: Payload = field(default_factory=Payload)
+
+    def pack(self) -> RecordDict:
+        """As Flower's records."""
+        facts = {
+            "client-id": self.client_id,
+            "server-round": self.server_round,
+            "num-examples": self.num_examples,
+            "metrics": self.metrics,
+            "rows": [row.facts() for row in self.rows],
+            "seconds": self.seconds,
+            "about": self.sizes.facts(),
+        }
+        return pack(Envelope(facts, self.upload))
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A client, or a node that is asked to join, cannot do its part.
+
+    Attributes:
+        reason: One line for people.
+        clients: The node's clients, as far as it knows them.
+    """
+
+    reason: str
+    clients: tuple[int, ...] = ()
+
+    def pack(self) -> RecordDict:
+        """As Flower's records."""
+        return pack(Envelope({"failure": self.reason, "clients": list(self.clients)}))
