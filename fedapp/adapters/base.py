@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedapp.core.types import Arrays, Example, Sampling
+from fedapp.core.types import Arrays, Decoding, Example
 from fedapp.models.base import Base
 from fedapp.training.trainer import Trainer
 
 
-class Trained:
+class TrainedModel:
     """The part of ``fedapp.core.model.AdaptedModel`` that is the trainer's."""
 
     trainer: Trainer
@@ -26,9 +26,9 @@ class Trained:
         """Mean loss in nats per example, forward only."""
         return self.trainer.loss(examples)
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """Answer each prompt; see ``Trainer.generate``."""
-        return self.trainer.generate(prompts, sampling)
+        return self.trainer.generate(prompts, decoding)
 
     def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
         """Of each example's answer, nats per token."""
@@ -38,13 +38,13 @@ class Trained:
 _MARK = "_fedapp_adapter"
 
 
-def occupy(base: Base, owner: str) -> None:
+def claim(base: Base, owner: str) -> None:
     """Mark a base as carrying an adapter.
 
     Raises:
         ValueError: If it carries one already: two would train each other's parts.
     """
-    other = getattr(base.model, _MARK, None)
+    other = vars(base.model).get(_MARK)
     if other:
         raise ValueError(
             f"the base model ({base.path or 'in memory'}) already carries a {other} adapter: detach it first"
@@ -52,12 +52,12 @@ def occupy(base: Base, owner: str) -> None:
     setattr(base.model, _MARK, owner)
 
 
-def vacate(base: Base) -> None:
-    """Undo ``occupy``."""
-    setattr(base.model, _MARK, None)
+def release(base: Base) -> None:
+    """Undo ``claim``: the model carries no mark."""
+    vars(base.model).pop(_MARK, None)
 
 
-def checked(parameters: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def as_tensors(parameters: Arrays, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Turn received arrays into fp32 tensors.
 
     Args:

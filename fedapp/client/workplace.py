@@ -25,7 +25,6 @@ from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, ClientFailure, Example
-from fedapp.models.base import labelled
 
 
 class Prepared:
@@ -100,7 +99,7 @@ class Workplace(Prepared):
         self.base.set_num_threads(self.settings.num_threads)
         adapter = build(config["adapter"]["build"], "adapter.build")
         self.model: AdaptedModel = adapter.attach(
-            labelled(self.base, labels), self.train, seed=self.settings.seed
+            self.base.with_labels(labels), self.train, seed=self.settings.seed
         )
         try:
             getattr(self.routine, "check_model", _no_check)(self.model)

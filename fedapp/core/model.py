@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, Example, Sampling, Shapes
+from fedapp.core.types import Arrays, Decoding, Example, Shapes
 
 COEFFICIENTS, VECTORS = "coefficients", "context-vectors"
 
@@ -48,7 +48,7 @@ class AdaptedModel(Protocol):
     def loss(self, examples: Sequence[Example]) -> float:
         """Mean loss over examples in nats per example, forward only, no dropout."""
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """Answer each prompt, greedily unless told how to sample: a text, or the label of a classifier."""
 
     def export(self, folder: Path) -> None:

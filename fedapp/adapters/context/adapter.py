@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedapp.adapters.base import checked, occupy, vacate
+from fedapp.adapters.base import as_tensors, claim, release
 from fedapp.adapters.context.injection import INJECTIONS, Injected, SiteHooks, prepare
 from fedapp.adapters.context.reading import principal_components
 from fedapp.adapters.context.sites import residual_sites
@@ -23,11 +23,11 @@ from fedapp.adapters.demonstrations import check_demonstration, write_demonstrat
 from fedapp.core.checks import is_number, require_choice, require_number, shown
 from fedapp.core.model import COEFFICIENTS, VECTORS
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, ClientFailure, Example, Sampling, Shapes
+from fedapp.core.types import Arrays, ClientFailure, Decoding, Example, Shapes
 from fedapp.models.base import Base
 from fedapp.models.structure import hidden_size
 from fedapp.training.batching import batches_by_length
-from fedapp.training.first_token import AnswerTrainer, require_language_model
+from fedapp.training.first_token import FirstTokenTrainer, require_language_model
 from fedapp.training.tokens import Batch
 
 FUSIONS = ("mean", "pca")
@@ -89,7 +89,7 @@ class ContextAdapted:
     def __init__(self, adapter: Context, base: Base, train: TrainConfig) -> None:
         require_language_model(base, "adapter=context")
         self.adapter, self.base = adapter, base
-        occupy(base, "context")
+        claim(base, "context")
         try:
             sites = residual_sites(base.model)
             first = torch.tensor([float(v) for v in adapter.initial[: INJECTIONS[adapter.injection]]])
@@ -99,7 +99,7 @@ class ContextAdapted:
             self._active = True
             self.trainer = _Calibrator(base, train, decayed=[self._coefficients], scope=self._scope)
         except ValueError:
-            vacate(base)
+            release(base)
             raise
         self._hooks = SiteHooks(sites)
         self.labels = base.labels
@@ -126,7 +126,7 @@ class ContextAdapted:
         Raises:
             ValueError: If a name is unknown, a shape differs or a value is not finite.
         """
-        given = checked(parameters, {COEFFICIENTS: tuple(self._initial.shape), VECTORS: self.shape})
+        given = as_tensors(parameters, {COEFFICIENTS: tuple(self._initial.shape), VECTORS: self.shape})
         with torch.no_grad():
             if COEFFICIENTS in given:
                 self._coefficients.copy_(given[COEFFICIENTS])
@@ -198,9 +198,9 @@ class ContextAdapted:
         """Mean loss of the answers' first tokens in nats per example, forward only."""
         return self.trainer.loss(examples)
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """Answer zero-shot prompts under injection."""
-        return self.trainer.generate(prompts, sampling)
+        return self.trainer.generate(prompts, decoding)
 
     def export(self, folder: Path) -> None:
         """Write adapter.safetensors; no other library has a format for these."""
@@ -222,7 +222,7 @@ class ContextAdapted:
     def detach(self) -> None:
         """Take the hooks off; the base is bit for bit what it was."""
         self._hooks.remove()
-        vacate(self.base)
+        release(self.base)
 
     def injected(self) -> Injected | None:
         """What is added as things stand; None where the model answers as the base does."""
@@ -234,7 +234,7 @@ class ContextAdapted:
         return self._hooks.armed(self.injected())
 
 
-class _Calibrator(AnswerTrainer):
+class _Calibrator(FirstTokenTrainer):
     """Can go on with an optimiser's moments, which outlive the process as arrays."""
 
     _optimizer: torch.optim.Optimizer | None = None

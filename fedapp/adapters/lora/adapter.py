@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedapp.adapters.base import Trained, checked, occupy, vacate
+from fedapp.adapters.base import TrainedModel, as_tensors, claim, release
 from fedapp.adapters.head import Head
 from fedapp.adapters.lora.merge import LowRankLayers
 from fedapp.core.checks import require_bool, require_int, require_number, shown
@@ -68,7 +68,7 @@ class Lora:
         return LoraAdapted(self, base, train, seed=seed)
 
 
-class LoraAdapted(Trained):
+class LoraAdapted(TrainedModel):
     """A base model with LoRA; implements ``fedapp.core.model.LowRankModel``.
 
     Names are ``layer.3.self_attn.q_proj.lora_A`` whatever the model calls its blocks; an update
@@ -78,11 +78,11 @@ class LoraAdapted(Trained):
     def __init__(self, adapter: Lora, base: Base, train: TrainConfig, *, seed: int) -> None:
         self.adapter, self.base = adapter, base
         self.trainer = Trainer(base, train, decayed=[])
-        occupy(base, "lora")
+        claim(base, "lora")
         try:
             self._tuner = self._inject(seed)
         except ValueError as error:
-            vacate(base)
+            release(base)
             reason = one_line(error)
             raise ValueError(
                 f"adapter.build.target_modules={shown(adapter.target_modules)}: {reason}"
@@ -113,7 +113,7 @@ class LoraAdapted(Trained):
             ValueError: If a name is unknown, a shape differs or a value is not finite.
         """
         shapes = self.shapes()
-        given = checked(parameters, shapes | self.low_rank.merged_shapes())
+        given = as_tensors(parameters, shapes | self.low_rank.merged_shapes())
         self.low_rank.set_merged({name: value for name, value in given.items() if name not in shapes})
         with torch.no_grad():
             for name in given.keys() & shapes.keys():
@@ -217,7 +217,7 @@ class LoraAdapted(Trained):
         for name in ("peft_config", "_hf_peft_config_loaded"):
             if name in vars(self.base.model):
                 delattr(self.base.model, name)
-        vacate(self.base)
+        release(self.base)
 
     def _config(self, saved: list[str] | None = None) -> Any:
         from peft import LoraConfig, TaskType

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedapp.adapters.base import Trained, checked, occupy, vacate
+from fedapp.adapters.base import TrainedModel, as_tensors, claim, release
 from fedapp.adapters.head import Head
 from fedapp.adapters.lora.targets import Target
 from fedapp.core.train_config import TrainConfig
@@ -20,7 +20,7 @@ from fedapp.models.base import Base
 from fedapp.training.trainer import Trainer
 
 
-class LinearUpdates(Trained, ABC):
+class LinearUpdates(TrainedModel, ABC):
     """A base model whose target layers add an update; implements ``fedapp.core.model.AdaptedModel``.
 
     Parameters are of two kinds. *Trained* ones always belong to ``parameters()``. *Frozen* ones are
@@ -55,7 +55,7 @@ class LinearUpdates(Trained, ABC):
         self.dropout = nn.Dropout(dropout).eval()
         # Checked before anything on the base changes, so that a bad setting leaves it as it was.
         self.trainer = Trainer(base, train, decayed=list(self.trained.values()))
-        occupy(base, owner)
+        claim(base, owner)
         self.head = Head(base)
         self.trainer.extend(list(self.head.tensors.values()), [self.dropout, *self.head.modules])
         self._handles = [
@@ -100,7 +100,7 @@ class LinearUpdates(Trained, ABC):
         """
         trainable = self._trainable()
         known = {**trainable, **self.frozen}
-        given = checked(parameters, {name: tuple(value.shape) for name, value in known.items()})
+        given = as_tensors(parameters, {name: tuple(value.shape) for name, value in known.items()})
         with torch.no_grad():
             for name, value in given.items():
                 if name in trainable:
@@ -134,7 +134,7 @@ class LinearUpdates(Trained, ABC):
             handle.remove()
         self._handles = []
         self.head.release()
-        vacate(self.base)
+        release(self.base)
 
     def _trainable(self) -> dict[str, Tensor]:
         return {**self.trained, **self.head.tensors}

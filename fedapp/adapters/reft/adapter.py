@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedapp.adapters.base import Trained, checked, occupy, vacate
+from fedapp.adapters.base import TrainedModel, as_tensors, claim, release
 from fedapp.adapters.head import Head
 from fedapp.adapters.reft.hooks import BlockHooks
 from fedapp.adapters.reft.interventions import FORMS, PROJECTIONS, Form, Weights, draw, polar, tangent
@@ -95,7 +95,7 @@ class Reft:
         return layers
 
 
-class ReftAdapted(Trained):
+class ReftAdapted(TrainedModel):
     """A base model with interventions; implements ``fedapp.core.model.AdaptedModel``.
 
     Interventions act while the prompt is read, not on what is generated after it.
@@ -131,7 +131,7 @@ class ReftAdapted(Trained):
             before_step=self._before_step,
             after_step=self._after_step,
         )
-        occupy(base, adapter.intervention)
+        claim(base, adapter.intervention)
         self.head = Head(base)
         self.trainer.extend(list(self.head.tensors.values()), [*self.head.modules, self._dropout_switch])
         self._hooks = BlockHooks(
@@ -153,7 +153,7 @@ class ReftAdapted(Trained):
             ValueError: If a name is unknown, a shape differs or a value is not finite.
         """
         views = self._views()
-        given = checked(parameters, self.shapes())
+        given = as_tensors(parameters, self.shapes())
         with torch.no_grad():
             for name, value in given.items():
                 views[name].copy_(value)
@@ -178,7 +178,7 @@ class ReftAdapted(Trained):
         """Remove the hooks and give the base back as it was."""
         self._hooks.remove()
         self.head.release()
-        vacate(self.base)
+        release(self.base)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
