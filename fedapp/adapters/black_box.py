@@ -47,6 +47,10 @@ class BlackBoxModel:
         """Nothing is trained."""
         return {}
 
+    def frozen_shapes(self) -> Shapes:
+        """Nothing is held beside."""
+        return {}
+
     def load(self, parameters: Arrays) -> None:
         """Refuse anything.
 

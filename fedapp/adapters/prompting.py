@@ -97,6 +97,10 @@ class Prompted:
         """Nothing is trained."""
         return {}
 
+    def frozen_shapes(self) -> Shapes:
+        """Nothing is held beside."""
+        return {}
+
     def load(self, parameters: Arrays) -> None:
         """Take over demonstrations.
 

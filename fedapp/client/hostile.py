@@ -141,7 +141,7 @@ class HostileRoutine:
         memory = _take_memory(session.state)
         initial = session.model.parameters()  # a session opens with the run's initial parameters
         # What the model holds and does not train, as context vectors, starts from nothing.
-        frozen: Shapes = getattr(session.model, "frozen_shapes", dict)()
+        frozen = session.model.frozen_shapes()
         initial = {name: np.zeros(shape, np.float32) for name, shape in frozen.items()} | initial
         payload, metrics = self.routine.train(download, session)
         if payload.texts and not payload.arrays:

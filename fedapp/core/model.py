@@ -22,11 +22,11 @@ class AdaptedModel(Protocol):
         """Copy the trainable part, in fp32, under stable names."""
 
     def shapes(self) -> Shapes:
-        """Shapes of ``parameters()``; without values, so it works on the meta device too.
+        """Shapes of ``parameters()``; without values, so it works on the meta device too."""
 
-        An adapter that also holds named arrays which it does not train says them with a method
-        ``frozen_shapes``.
-        """
+    def frozen_shapes(self) -> Shapes:
+        """Shapes of named arrays that the adapter also holds and does not train."""
+        return {}
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite the named parameters; names not given keep their value.
@@ -91,12 +91,38 @@ class LowRankModel(AdaptedModel, Protocol):
         """Start a fresh update: A drawn, B zero."""
 
 
+@runtime_checkable
+class SubspaceModel(AdaptedModel, Protocol):
+    """An adapted model whose updates are B R A: R is trained, B and A are the same on all clients."""
+
+    def estimate(self, examples: Sequence[Example], rng: np.random.Generator) -> Arrays:
+        """What the client's first step says about the subspace; empty where no data are needed.
+
+        Returns:
+            For each layer ``<layer>.sb_B`` [size_out, rank] and ``<layer>.sb_A`` [rank, size_in], fp32.
+        """
+
+
+@runtime_checkable
+class RatingModel(AdaptedModel, Protocol):
+    """An adapted model that can rate answers."""
+
+    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
+        """Of each example's answer, nats per token."""
+
+
+@runtime_checkable
 class ContextModel(AdaptedModel, Protocol):
     """A frozen base model that reads demonstrations into vectors and is steered by them.
 
     Its parameters are ``coefficients`` [num_layers, 2, 2 or 1] and, once loaded, ``context-vectors``
     [num_layers, 2, hidden_size]; the vectors are never trained.
+
+    Attributes:
+        labels: The benchmark's label words.
     """
+
+    labels: tuple[str, ...]
 
     def encode(self, examples: Sequence[Example]) -> np.ndarray:
         """What the model makes of the examples as demonstrations, [num_layers, 2, hidden_size], fp32."""

@@ -208,6 +208,6 @@ def clear_cache() -> None:
 def _shapes(adapted: Any, base: int | None) -> Trained:
     if not callable(getattr(adapted, "shapes", None)):
         raise ConfigError(f"adapter.build: {type(adapted).__name__} cannot be counted, it has no shapes()")
-    frozen = adapted.frozen_shapes() if hasattr(adapted, "frozen_shapes") else {}
+    frozen = adapted.frozen_shapes()
     shapes = {name: shape for name, shape in adapted.shapes().items() if name not in frozen}
     return Trained(shapes, frozen, base)

@@ -99,6 +99,10 @@ class ToyModel:
         """Shapes of ``parameters()``."""
         return {name: value.shape for name, value in self.values.items()}
 
+    def frozen_shapes(self) -> Shapes:
+        """Nothing is held beside."""
+        return {}
+
     def load(self, parameters: Arrays) -> None:
         """Overwrite by name."""
         for name, value in parameters.items():

@@ -73,6 +73,10 @@ class ToyLowRankModel:
         """Shapes of what is trained."""
         return {name: value.shape for name, value in self.values.items()}
 
+    def frozen_shapes(self) -> Shapes:
+        """Nothing is held beside."""
+        return {}
+
     def load(self, parameters: Arrays) -> None:
         """Overwrite by name."""
         size = len(self.values[_BIAS])
