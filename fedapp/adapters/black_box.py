@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, Example, Sampling, Shapes
+from fedapp.core.types import Arrays, Decoding, Example, Shapes
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ class BlackBoxModel:
         """Mean loss in nats per example; NaN where the base only answers."""
         return float(self._trainer.loss(examples)) if self._trainer else float("nan")
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """The base's own answers; one that is not ours to steer samples or not as it likes."""
         if self._trainer:
-            return self._trainer.generate(prompts, sampling)
+            return self._trainer.generate(prompts, decoding)
         return [str(answer) for answer in self.base.generate(list(prompts))]
 
     def export(self, folder: Path) -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fedapp.adapters.base import occupy, vacate
+from fedapp.adapters.base import claim, release
 from fedapp.adapters.demonstrations import check_demonstration, write_demonstration
 from fedapp.core.checks import require_int
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, ClientFailure, Example, Sampling, Shapes
+from fedapp.core.types import Arrays, ClientFailure, Decoding, Example, Shapes
 from fedapp.models.base import Base
-from fedapp.training.first_token import AnswerTrainer, require_language_model
+from fedapp.training.first_token import FirstTokenTrainer, require_language_model
 
 _NAME = "demonstrations"
 _SEPARATOR = "\0"  # stands in no text that a tokenizer is given
@@ -81,8 +81,8 @@ class Prompted:
 
     def __init__(self, adapter: FewShot, base: Base, train: TrainConfig) -> None:
         self.adapter, self.base = adapter, base
-        self.trainer = AnswerTrainer(base, train, decayed=[])
-        occupy(base, "prompting")
+        self.trainer = FirstTokenTrainer(base, train, decayed=[])
+        claim(base, "prompting")
         self._chosen: list[str] = []
         self._active = True
 
@@ -136,9 +136,9 @@ class Prompted:
         prompts = self._behind_demonstrations([example.prompt for example in examples])
         return self.trainer.loss([replace(e, prompt=p) for e, p in zip(examples, prompts, strict=True)])
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """Answer each prompt, behind the demonstrations."""
-        return self.trainer.generate(self._behind_demonstrations(prompts), sampling)
+        return self.trainer.generate(self._behind_demonstrations(prompts), decoding)
 
     def export(self, folder: Path) -> None:
         """Write the demonstrations as text."""
@@ -157,7 +157,7 @@ class Prompted:
 
     def detach(self) -> None:
         """Nothing was changed."""
-        vacate(self.base)
+        release(self.base)
 
     def _behind_demonstrations(self, prompts: Sequence[str]) -> list[str]:
         """Prompts with as many whole demonstrations as fit; the first ones give way."""
@@ -165,11 +165,11 @@ class Prompted:
             return list(prompts)
         encoder = self.trainer.encoder
         room = encoder.max_length - self.trainer.config.max_new_tokens
-        lengths = [len(ids) for ids in encoder._ids(self._chosen)]
+        lengths = [len(ids) for ids in encoder.token_ids(self._chosen)]
         # One token's grace for each seam: text cut in two may tokenise into fewer pieces than whole.
         ends = np.cumsum([0, *(length + 1 for length in reversed(lengths))])
         result = []
-        for prompt, ids in zip(prompts, encoder._ids(prompts), strict=True):
+        for prompt, ids in zip(prompts, encoder.token_ids(prompts), strict=True):
             count = int(np.searchsorted(ends, room - len(ids), side="right")) - 1
             result.append("".join(self._chosen[len(self._chosen) - max(count, 0) :]) + prompt)
         return result

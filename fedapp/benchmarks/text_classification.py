@@ -135,10 +135,6 @@ class TextClassification(BenchmarkDefaults):
         prompt = self.prompt.replace("{text}", str(row["text"]).strip())
         return Example(prompt=prompt, target=self.labels[label], task=self.task, label=label)
 
-    def demonstration(self, example: Example) -> str:
-        """An example with its label word, as few-shot prompts and context vectors show it."""
-        return f"{example.prompt} {example.target}\n"
-
     def extract(self, completion: str) -> str:
         """The first label word in the first line, whatever its case; empty where there is none."""
         return first_label(completion, self.labels)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fedapp.config.build import build
-from fedapp.models.base import labelled
 from fedapp.records.adapter_file import read_adapter
 
 
@@ -29,7 +28,7 @@ def export(source: Path, target: Path) -> None:
             raise ValueError(f"{source / 'adapter.json'} is damaged: it does not say how to build the {part}")
     benchmark = build(about["benchmark"]["build"], "benchmark.build")
     labels = tuple(benchmark.labels or ())
-    base = labelled(build(about["model"]["build"], "model.build", labels=labels), labels)
+    base = build(about["model"]["build"], "model.build", labels=labels).with_labels(labels)
     if base.fingerprint != about["base-fingerprint"]:
         raise ValueError(
             f"{source} belongs to the base model {about['base-fingerprint'][:16]}, "

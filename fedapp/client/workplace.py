@@ -26,7 +26,6 @@ from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, ClientFailure
-from fedapp.models.base import labelled
 
 
 class ClientSetup:
@@ -103,7 +102,7 @@ class Workplace:
         self.base.set_num_threads(settings.num_threads)
         adapter = build(config["adapter"]["build"], "adapter.build")
         self.model: AdaptedModel = adapter.attach(
-            labelled(self.base, labels), self.setup.train, seed=settings.seed
+            self.base.with_labels(labels), self.setup.train, seed=settings.seed
         )
         try:
             require_model(self.setup.routine, self.model)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, Example, Sampling, Shapes
+from fedapp.core.types import Arrays, Decoding, Example, Shapes
 
 COEFFICIENTS, VECTORS = "coefficients", "context-vectors"
 
@@ -23,14 +23,11 @@ class AdaptedModel(Protocol):
         """Copy the trainable part, in fp32, under stable names."""
 
     def shapes(self) -> Shapes:
-        """Shapes of ``parameters()``; without values, so it works on the meta device too.
-
-        An adapter that also holds named arrays which it does not train says them with a method
-        ``frozen_shapes``.
-        """
+        """Shapes of ``parameters()``; without values, so it works on the meta device too."""
 
     def frozen_shapes(self) -> Shapes:
-        """Shapes of named arrays that the adapter holds and does not train; mostly none."""
+        """Shapes of named arrays that the adapter also holds and does not train."""
+        return {}
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite the named parameters; names not given keep their value.
@@ -52,7 +49,7 @@ class AdaptedModel(Protocol):
     def loss(self, examples: Sequence[Example]) -> float:
         """Mean loss over examples in nats per example, forward only, no dropout."""
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """Answer each prompt, greedily unless told how to sample: a text, or the label of a classifier."""
 
     def export(self, folder: Path) -> None:
@@ -96,6 +93,26 @@ class LowRankModel(AdaptedModel, Protocol):
 
 
 @runtime_checkable
+class SubspaceModel(AdaptedModel, Protocol):
+    """An adapted model whose updates are B R A: R is trained, B and A are the same on all clients."""
+
+    def estimate(self, examples: Sequence[Example], rng: np.random.Generator) -> Arrays:
+        """What the client's first step says about the subspace; empty where no data are needed.
+
+        Returns:
+            For each layer ``<layer>.sb_B`` [size_out, rank] and ``<layer>.sb_A`` [rank, size_in], fp32.
+        """
+
+
+@runtime_checkable
+class RatingModel(AdaptedModel, Protocol):
+    """An adapted model that can rate answers."""
+
+    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
+        """Of each example's answer, nats per token."""
+
+
+@runtime_checkable
 class ContextModel(AdaptedModel, Protocol):
     """A frozen base model that reads demonstrations into vectors and is steered by them.
 
@@ -103,10 +120,10 @@ class ContextModel(AdaptedModel, Protocol):
     [num_layers, 2, hidden_size]; the vectors are never trained.
 
     Attributes:
-        labels: The benchmark's label words as the model knows them; empty where it has none.
+        labels: The benchmark's label words.
     """
 
-    labels: Sequence[str]
+    labels: tuple[str, ...]
 
     def encode(self, examples: Sequence[Example]) -> np.ndarray:
         """What the model makes of the examples as demonstrations, [num_layers, 2, hidden_size], fp32."""
@@ -116,25 +133,6 @@ class ContextModel(AdaptedModel, Protocol):
 
     def resume(self, moments: Arrays) -> None:
         """Let the next ``train`` start from these moments; empty ones are a fresh optimiser's."""
-
-
-@runtime_checkable
-class SubspaceModel(AdaptedModel, Protocol):
-    """A model whose update is B R A: R is trained, B and A are the same on all clients."""
-
-    def estimate(self, examples: Sequence[Example], rng: np.random.Generator) -> Arrays:
-        """Low-rank factors of the client's first step; empty if the adapter needs none.
-
-        Named ``….sb_B`` [out, rank] and ``….sb_A`` [rank, in].
-        """
-
-
-@runtime_checkable
-class RatingModel(AdaptedModel, Protocol):
-    """A model that can say how likely it finds an answer."""
-
-    def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
-        """Of each example's answer, nats per token."""
 
 
 class Adapter(Protocol):

@@ -74,14 +74,21 @@ class TrainConfig:
         require_choice("train.schedule", self.schedule, ("constant", "linear", "cosine"))
         require_choice("train.answers", self.answers, ("auto", "labels", "text"))
 
+    def step_size(self, step: int, total: int) -> float:
+        """Share of the peak step size at a step: linear warm-up, then the schedule.
 
-def rate(config: TrainConfig, step: int, total: int) -> float:
-    """Share of the peak step size at a step (from 0): linear warm-up, then the schedule."""
-    warmup = math.ceil(config.warmup_ratio * total)
-    if config.schedule == "cosine":  # Source: I2CL's code, which multiplies both factors
-        return min((step + 1) / max(warmup, 1), 1.0) * (1 + math.cos(math.pi * step / total)) / 2
-    if step < warmup:
-        return (step + 1) / warmup
-    if config.schedule == "linear":
-        return (total - step) / max(total - warmup, 1)
-    return 1.0
+        Args:
+            step: Number of the step, from 0.
+            total: Steps of the round.
+
+        Returns:
+            A fraction in [0, 1] that ``learning_rate`` is multiplied by.
+        """
+        warmup = math.ceil(self.warmup_ratio * total)
+        if self.schedule == "cosine":  # Source: I2CL's code, which multiplies both factors
+            return min((step + 1) / max(warmup, 1), 1.0) * (1 + math.cos(math.pi * step / total)) / 2
+        if step < warmup:
+            return (step + 1) / warmup
+        if self.schedule == "linear":
+            return (total - step) / max(total - warmup, 1)
+        return 1.0

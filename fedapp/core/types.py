@@ -40,7 +40,7 @@ class ClientFailure(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Decoding:
     """How answers are drawn.
 
     Attributes:

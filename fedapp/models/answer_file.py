@@ -39,6 +39,13 @@ class AnswerFile:
     def set_num_threads(self, count: int) -> None:
         """There is nothing to compute with."""
 
+    def with_labels(self, labels: Sequence[str]) -> AnswerFile:
+        """The answers are what they are, whatever the labels."""
+        return self
+
+    def num_frozen(self) -> None:
+        """Unknown: whoever gave the answers is not here."""
+
     def generate(self, prompts: Sequence[str]) -> list[str]:
         """The answers as they stand in the file; empty where there is none."""
         return [self.answers.get(prompt, "") for prompt in prompts]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fedapp.core.checks import require_choice
-from fedapp.models.loading import QUANTIZATIONS, placed, read_model
+from fedapp.models.loading import QUANTIZATIONS, read_model, resolve_device
 from fedapp.models.structure import pool_by_mean
 
 if TYPE_CHECKING:
@@ -51,6 +51,15 @@ class Base:
         import torch
 
         torch.set_num_threads(count)
+
+    def with_labels(self, labels: Sequence[str]) -> Base:
+        """The same base, told the benchmark's label words; a language model as such has none."""
+        return replace(self, labels=tuple(labels)) if labels and not self.labels else self
+
+    def num_frozen(self) -> int:
+        """Number of values that stay as they are: all but those of a classification head."""
+        trained = set(self.head_parameters)
+        return sum(value.numel() for name, value in self.model.named_parameters() if name not in trained)
 
 
 def load_base(
@@ -134,7 +143,7 @@ def _load(
     options: dict[str, Any],
     quantization: str | None,
 ) -> Base:
-    place = placed(device)
+    place = resolve_device(device)
     model, tokenizer, missing = read_model(
         path, head, labels, dtype, place, seed, {**options, "quantization": quantization}
     )
@@ -242,8 +251,3 @@ def fingerprint_of(model: nn.Module, *, skip: Sequence[str] = ()) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def labelled(base: Any, labels: Sequence[str]) -> Any:
-    """A base that knows the benchmark's label words; a language model as such has none."""
-    return replace(base, labels=tuple(labels)) if labels and not base.labels else base

@@ -10,7 +10,7 @@ import numpy as np
 
 from fedapp.core.checks import require_int, shown
 from fedapp.models.files import resolve_path
-from fedapp.models.loading import placed, quiet_transformers
+from fedapp.models.loading import quiet_transformers, resolve_device
 
 CACHED_TEXTS = 50_000
 """Vectors kept by text; at 384 numbers each about 80 MB."""
@@ -119,7 +119,7 @@ def _load(path: str, device: str) -> tuple[Any, Any, str]:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            place = placed(device)
+            place = resolve_device(device)
             source = resolve_path(path)
             tokenizer: Any = AutoTokenizer.from_pretrained(source)
             model: Any = AutoModel.from_pretrained(source)

@@ -77,7 +77,7 @@ def _kind(head: str, labels: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
     }
 
 
-def placed(device: str) -> str:
+def resolve_device(device: str) -> str:
     """The torch device that a setting means; ValueError if this machine has none such."""
     import torch
 

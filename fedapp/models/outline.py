@@ -106,15 +106,6 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     )
 
 
-def frozen_parameters(base: Any) -> int | None:
-    """Number of values that stay as they are; None for what has no model."""
-    model = getattr(base, "model", None)
-    if model is None:
-        return None
-    trained = set(base.head_parameters)
-    return sum(value.numel() for name, value in model.named_parameters() if name not in trained)
-
-
 def settings_of(node: Mapping[str, Any]) -> dict[str, Any]:
     """What of ``model.build`` an outline takes; the rest is about weights and devices."""
     return {key: node[key] for key in ("head", "dtype", "path") if key in node}

@@ -147,15 +147,15 @@ def _attached(
 @lru_cache(maxsize=16)
 def _base(model: str, labels: tuple[str, ...]) -> tuple[Any, int | None, str | None]:
     """The base without weights, its number of frozen parameters, what to warn of."""
-    from fedapp.models.outline import find_config, frozen_parameters, outline_base, settings_of
+    from fedapp.models.outline import find_config, outline_base, settings_of
 
     node = json.loads(model)
     if "path" not in node["build"]:  # no files: nothing would be loaded, so it is made as it is
         base = build(node["build"], "model.build", labels=labels)
-        return base, frozen_parameters(base), None
+        return base, base.num_frozen(), None
     folder, warning = find_config(node["build"]["path"], node.get("architecture"))
     base = outline_base(folder, labels=labels, **settings_of(node["build"]))
-    return base, frozen_parameters(base), warning
+    return base, base.num_frozen(), warning
 
 
 def clear_cache() -> None:

@@ -8,20 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from safetensors.numpy import save_file
 
 from fedapp.core.checks import require_int, require_number
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, ClientFailure, Example, Sampling, Shapes
-
-
-class NoWeights(AttributeError, ValueError):
-    """An adapter asks the toy for a model; both errors, so that ``getattr`` with a default works."""
+from fedapp.core.types import Arrays, ClientFailure, Decoding, Example, Shapes
 
 
 @dataclass(frozen=True)
@@ -39,15 +35,23 @@ class ToyBase:
     def set_num_threads(self, count: int) -> None:
         """There is nothing to compute with."""
 
-    def __getattr__(self, name: str) -> Any:
-        """Tell an adapter of real models that there is none here.
+    def with_labels(self, labels: Sequence[str]) -> ToyBase:
+        """The toy, told the benchmark's label words."""
+        return replace(self, labels=tuple(labels)) if labels and not self.labels else self
+
+    def num_frozen(self) -> None:
+        """Unknown: there is no model."""
+
+    @property
+    def model(self) -> NoReturn:
+        """None.
 
         Raises:
-            NoWeights: For what every real base has.
+            ValueError: Always; an adapter of real models has met the toy.
         """
-        if name in ("model", "head", "tokenizer"):
-            raise NoWeights("model=toy has no weights: it goes with adapter=toy, toy_context or toy_lora")
-        raise AttributeError(name)
+        raise ValueError("model=toy has no weights: it goes with adapter=toy, toy_context or toy_lora")
+
+    head = tokenizer = model
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ class ToyModel:
         stacked = np.concatenate(list(self.values.values()))
         return float(np.mean((stacked - _goal(examples)) ** 2))
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """The same number for every prompt: the mean of the vectors, rounded."""
         return [str(round(float(np.mean(self.values["layer.0.prefix.bias"]))))] * len(prompts)
 

@@ -11,7 +11,7 @@ import numpy as np
 from fedapp.core.checks import require_int
 from fedapp.core.model import COEFFICIENTS, VECTORS
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, ClientFailure, Example, Sampling, Shapes
+from fedapp.core.types import Arrays, ClientFailure, Decoding, Example, Shapes
 from fedapp.toy.adapter import Toy, ToyModel
 
 
@@ -89,6 +89,6 @@ class ToyContextModel(ToyModel):
         goal = np.mean([example.label or 0 for example in examples]) if examples else 0.0
         return float(np.mean((self.values[COEFFICIENTS] - goal) ** 2))
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """The first coefficient, rounded, for every prompt."""
         return [str(round(float(self.values[COEFFICIENTS][0, 0, 0])))] * len(prompts)

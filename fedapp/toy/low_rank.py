@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from fedapp.core.checks import require_int, require_number
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, Example, Sampling, Shapes
+from fedapp.core.types import Arrays, Decoding, Example, Shapes
 
 _LAYER = "layer.0.prefix"
 _A, _B, _BIAS, _MERGED = (f"{_LAYER}.{part}" for part in ("lora_A", "lora_B", "bias", "merged"))
@@ -135,7 +135,7 @@ class ToyLowRankModel:
         every = np.concatenate([self.weight().reshape(-1), self.values[_BIAS]])
         return float(np.mean((every - _goal(examples)) ** 2))
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """The same number for every prompt: the mean of the vector, rounded."""
         return [str(round(float(np.mean(self.values[_BIAS]))))] * len(prompts)
 

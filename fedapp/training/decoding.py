@@ -8,17 +8,17 @@ from typing import Any
 
 import torch
 
-from fedapp.core.types import Sampling
+from fedapp.core.types import Decoding
 from fedapp.models.base import Base
 
 
-def decoding(base: Base, max_new_tokens: int, sampling: Sampling | None) -> Any:
+def generation_config(base: Base, max_new_tokens: int, decoding: Decoding | None) -> Any:
     """Settings for ``generate``; explicit, so that those that came with a checkpoint play no part.
 
     Args:
         base: The model and its tokenizer.
         max_new_tokens: Longest answer in tokens.
-        sampling: None: greedy.
+        decoding: None: greedy.
     """
     from transformers import GenerationConfig
 
@@ -26,9 +26,9 @@ def decoding(base: Base, max_new_tokens: int, sampling: Sampling | None) -> Any:
     known = base.model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
     drawn: dict[str, Any] = {"do_sample": False}
-    if sampling is not None:
+    if decoding is not None:
         # Without top_k=0 transformers would cut to the 50 likeliest tokens.
-        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        drawn = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         num_beams=1,
@@ -40,12 +40,12 @@ def decoding(base: Base, max_new_tokens: int, sampling: Sampling | None) -> Any:
 
 
 @contextmanager
-def seeded(base: Base, sampling: Sampling | None) -> Iterator[None]:
-    """While open, torch draws from the sampling's seed; the caller's random numbers are left alone."""
-    if sampling is None:
+def seeded(base: Base, decoding: Decoding | None) -> Iterator[None]:
+    """While open, torch draws from the decoding's seed; the caller's random numbers are left alone."""
+    if decoding is None:
         yield
         return
     devices = [base.device] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(sampling.seed)
+        torch.manual_seed(decoding.seed)
         yield

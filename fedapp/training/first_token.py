@@ -27,7 +27,7 @@ class FirstTokenEncoder(Encoder):
         return [Encoded(row.ids[: row.prompt_length + 1], row.prompt_length) for row in rows]
 
 
-class AnswerTrainer(Trainer):
+class FirstTokenTrainer(Trainer):
     """A ``Trainer`` of a causal language model whose loss is that of the answer's first token."""
 
     def make_encoder(self) -> Encoder:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedapp.core.types import Example, Sampling
+from fedapp.core.types import Decoding, Example
 from fedapp.models.base import Base
 from fedapp.training.tokens import Encoder
 
@@ -76,17 +76,17 @@ class LabelTokens:
             self._known[key] = tokens
         return self._known[key]
 
-    def choose(self, logits: Tensor, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+    def choose(self, logits: Tensor, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """The label word that is likeliest behind each prompt, or one drawn among all.
 
         Args:
             logits: At the prompts' last tokens, [len(prompts), vocabulary].
             prompts: The prompts.
-            sampling: Draw with its temperature and share; torch's generator is seeded already.
+            decoding: Draw with its temperature and share; torch's generator is seeded already.
         """
         tokens = torch.tensor([self.of(prompt) for prompt in prompts], device=logits.device)
         rivals = logits.gather(1, tokens).float()
-        chosen = rivals.argmax(1) if sampling is None else _drawn(rivals, sampling)
+        chosen = rivals.argmax(1) if decoding is None else _drawn(rivals, decoding)
         return [self.labels[index] for index in chosen.tolist()]
 
     def _refuse_collisions(self, tokens: Sequence[int], ending: str) -> None:
@@ -107,8 +107,8 @@ class LabelTokens:
             first[token] = label
 
 
-def _drawn(logits: Tensor, sampling: Sampling) -> Tensor:
+def _drawn(logits: Tensor, decoding: Decoding) -> Tensor:
     """A column for each row, drawn from the likeliest ones that make up ``top_p``."""
-    shares, order = (logits / sampling.temperature).softmax(1).sort(1, descending=True)
-    shares = shares.masked_fill(shares.cumsum(1) - shares >= sampling.top_p, 0.0)
+    shares, order = (logits / decoding.temperature).softmax(1).sort(1, descending=True)
+    shares = shares.masked_fill(shares.cumsum(1) - shares >= decoding.top_p, 0.0)
     return order.gather(1, torch.multinomial(shares, 1)).squeeze(1)

@@ -114,8 +114,8 @@ class Encoder:
         """Tokenise prompts with their answers; what is too long loses the start of its prompt."""
         if self._base.head == "classification":
             return self._labelled(examples)
-        prompts = self._ids([example.prompt for example in examples])
-        joined = self._ids([_join(example.prompt, example.target) for example in examples])
+        prompts = self.token_ids([example.prompt for example in examples])
+        joined = self.token_ids([_join(example.prompt, example.target) for example in examples])
         eos = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
         result = []
         for example, prompt, both in zip(examples, prompts, joined, strict=True):
@@ -135,7 +135,8 @@ class Encoder:
         if self._base.head == "classification":
             return [Encoded(ids, len(ids)) for ids in self._whole(prompts)]
         return [
-            Encoded(ids, len(ids)) for ids in (self._cut(ids, self._max_prompt) for ids in self._ids(prompts))
+            Encoded(ids, len(ids))
+            for ids in (self._cut(ids, self._max_prompt) for ids in self.token_ids(prompts))
         ]
 
     def _labelled(self, examples: Sequence[Example]) -> list[Encoded]:
@@ -156,7 +157,7 @@ class Encoder:
             else []
         )
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Without a closing end-of-sequence token, which some tokenizers add."""
         if not texts:
             return []

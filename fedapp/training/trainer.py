@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedapp.core.train_config import TrainConfig, rate
-from fedapp.core.types import ClientFailure, Example, Sampling
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import ClientFailure, Decoding, Example
 from fedapp.models.base import Base
 from fedapp.training.batching import batches_by_length, training_batches
 from fedapp.training.checkpointing import checkpointable_blocks, checkpointed
-from fedapp.training.decoding import decoding, seeded
+from fedapp.training.decoding import generation_config, seeded
 from fedapp.training.label_words import label_tokens
 from fedapp.training.tokens import IGNORE, Batch, Encoder
 
@@ -107,7 +107,7 @@ class Trainer:
             batches = training_batches(rows, size, total, rng, grouped=self.config.length_grouped)
             for step, batch in enumerate(batches):
                 for group in optimizer.param_groups:
-                    group["lr"] = self.config.learning_rate * rate(self.config, step, total)
+                    group["lr"] = self.config.learning_rate * self.config.step_size(step, total)
                 losses += self.step(self.encoder.batch(batch), optimizer, f"step {step + 1} of {total}")
                 seen += len(batch)
         # What the last step did no loss has seen; a norm beyond the fp32 range is no adapter either.
@@ -235,12 +235,12 @@ class Trainer:
                     found[index] = -loss / max(len(row.ids) - row.prompt_length, 1)
         return found
 
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
+    def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """Answer each prompt: text up to the end-of-sequence token, or a label's name."""
         answers = [""] * len(prompts)
         classifies = self.base.head == "classification"
         rows = self.encoder.prompts(prompts)
-        with torch.no_grad(), seeded(self.base, sampling):
+        with torch.no_grad(), seeded(self.base, decoding):
             for indices, batch in batches_by_length(rows, self.config.eval_batch_size):
                 padded = self.encoder.batch(batch, left=not classifies and self.words is None)
                 with self._scope(padded):
@@ -248,9 +248,9 @@ class Trainer:
                         texts = self._classify(padded)
                     elif self.words is not None:
                         logits = self._logits_behind(padded)
-                        texts = self.words.choose(logits, [prompts[index] for index in indices], sampling)
+                        texts = self.words.choose(logits, [prompts[index] for index in indices], decoding)
                     else:
-                        texts = self._complete(padded, sampling)
+                        texts = self._complete(padded, decoding)
                 for index, text in zip(indices, texts, strict=True):
                     answers[index] = text
         return answers
@@ -272,8 +272,8 @@ class Trainer:
             options["logits_to_keep"], columns = torch.unique(columns, return_inverse=True)
         return self.base.model(input_ids=ids, attention_mask=mask, **options).logits[rows, columns]
 
-    def _complete(self, batch: Batch, sampling: Sampling | None) -> list[str]:
-        settings = decoding(self.base, self.config.max_new_tokens, sampling)
+    def _complete(self, batch: Batch, decoding: Decoding | None) -> list[str]:
+        settings = generation_config(self.base, self.config.max_new_tokens, decoding)
         output = self.base.model.generate(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
         )

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedapp.adapters.demonstrations import write_demonstration
+from fedapp.adapters.prompting import FewShot
 from fedapp.benchmarks.embedded.classification import TASKS, TEST_WORDS, EmbeddedClassification
 from fedapp.benchmarks.embedded.episodes import (
     FAMILIES,
@@ -44,7 +46,7 @@ def test_an_example_ends_before_the_label_word_and_a_demonstration_after_it(fold
     benchmark = demo(folder)
     example = benchmark.template(benchmark.load("train")[12])
     assert (example.prompt, example.target, example.label) == ("Text: t12\nGrade:", "mid", 1)
-    assert benchmark.demonstration(example) == "Text: t12\nGrade: mid\n"
+    assert write_demonstration(FewShot().demonstration, example) == "Text: t12\nGrade: mid\n"
     assert benchmark.template_version != demo(folder, prompt="Text: {text}\nMark:").template_version
 
 
@@ -137,7 +139,7 @@ def test_embedded_rows_are_fixed_balanced_and_new_in_the_test_split(task):
 def test_embedded_templates_and_label_words_are_new_to_the_episodes(task):
     benchmark = EmbeddedClassification(task, num_train=120, num_test=1)
     example = benchmark.template(benchmark.load("train")[1])
-    before, _, after = benchmark.demonstration(example).lower().partition("\n")
+    before, _, after = write_demonstration(FewShot().demonstration, example).lower().partition("\n")
     pair = (before.split(":")[0].strip(), after.split(":")[0].strip())
     assert pair in HELD_OUT_TEMPLATES
     assert pair not in TEMPLATES

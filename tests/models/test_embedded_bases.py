@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from fedapp.adapters.demonstrations import write_demonstration
+from fedapp.adapters.prompting import FewShot
 from fedapp.benchmarks.embedded.classification import TASKS, EmbeddedClassification
 from fedapp.benchmarks.embedded.episodes import HELD_OUT_LABELS, LABEL_WORDS, episode, pairs, vocabulary
 from fedapp.benchmarks.embedded.stories import FORMATS, Embedded
@@ -73,7 +75,7 @@ def test_icl_tokenizer_keeps_line_breaks_and_the_words_of_the_small_llama(bases)
     for task in TASKS:
         benchmark = EmbeddedClassification(task, num_train=40, num_test=40)
         for row in benchmark.load("test"):
-            shown = benchmark.demonstration(benchmark.template(row))
+            shown = write_demonstration(FewShot().demonstration, benchmark.template(row))
             ids = tokenizer(shown)["input_ids"]
             assert tokenizer.unk_token_id not in ids
             assert ids[-1] == tokenizer.convert_tokens_to_ids("\n")

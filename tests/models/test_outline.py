@@ -8,7 +8,7 @@ from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.files import CONF
 from fedapp.core.train_config import TrainConfig
 from fedapp.models.base import load_base
-from fedapp.models.outline import ARCHITECTURES, find_config, frozen_parameters, outline_base
+from fedapp.models.outline import ARCHITECTURES, find_config, outline_base
 from tests import tiny_models
 
 ADAPTERS = [
@@ -50,7 +50,7 @@ def outlined(base, folder):
 def test_an_adapter_on_the_meta_device_has_the_names_and_shapes_of_the_real_one(name, labels, tmp_path):
     base = tiny_models.base(name, labels=labels)
     meta = outlined(base, tmp_path)
-    assert frozen_parameters(meta) == frozen_parameters(base)
+    assert meta.num_frozen() == base.num_frozen()
     for adapter in ADAPTERS:
         real = adapter.attach(base, TrainConfig(max_length=32), seed=1)
         arrays = {name: array.shape for name, array in real.parameters().items()}
@@ -68,7 +68,7 @@ def test_the_outline_of_a_shipped_model_is_that_of_its_own_files(path):
     base = load_base(path)
     folder, warning = find_config(path, "llama-3.2-1b")
     assert warning is None
-    assert frozen_parameters(outline_base(folder)) == sum(p.numel() for p in base.model.parameters())
+    assert outline_base(folder).num_frozen() == sum(p.numel() for p in base.model.parameters())
 
 
 def test_every_architecture_in_the_repository_has_its_published_size():
@@ -77,7 +77,7 @@ def test_every_architecture_in_the_repository_has_its_published_size():
         head = folder.name.startswith("roberta")
         labels = ("a", "b") if head else ()
         base = outline_base(folder, head="classification" if head else "lm", labels=labels)
-        found[folder.name] = frozen_parameters(base)
+        found[folder.name] = base.num_frozen()
     assert found == PUBLISHED_SIZES
 
 

@@ -10,7 +10,7 @@ from fedapp.adapters.black_box import BlackBox
 from fedapp.adapters.lora.adapter import Lora
 from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Example, Sampling
+from fedapp.core.types import Decoding, Example
 from fedapp.models.answer_file import AnswerFile
 from tests import tiny_models
 
@@ -27,17 +27,17 @@ def test_sampled_answers_follow_the_seed_and_leave_torchs_numbers_alone(model):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    first = model.generate(PROMPTS, Sampling(1.0, 1.0, seed=3))
+    first = model.generate(PROMPTS, Decoding(1.0, 1.0, seed=3))
     assert torch.rand(1) == expected
-    assert model.generate(PROMPTS, Sampling(1.0, 1.0, seed=3)) == first
-    assert model.generate(PROMPTS, Sampling(1.0, 1.0, seed=4)) != first
+    assert model.generate(PROMPTS, Decoding(1.0, 1.0, seed=3)) == first
+    assert model.generate(PROMPTS, Decoding(1.0, 1.0, seed=4)) != first
 
 
 def test_cold_or_narrow_samples_are_the_greedy_answers(model):
     greedy = model.generate(PROMPTS)
-    assert model.generate(PROMPTS, Sampling(1e-4, 1.0, seed=3)) == greedy
-    assert model.generate(PROMPTS, Sampling(1.0, 1e-6, seed=3)) == greedy
-    assert model.generate(PROMPTS, Sampling(5.0, 1.0, seed=3)) != greedy
+    assert model.generate(PROMPTS, Decoding(1e-4, 1.0, seed=3)) == greedy
+    assert model.generate(PROMPTS, Decoding(1.0, 1e-6, seed=3)) == greedy
+    assert model.generate(PROMPTS, Decoding(5.0, 1.0, seed=3)) != greedy
 
 
 def test_an_answers_likelihood_is_its_loss_per_token(model):

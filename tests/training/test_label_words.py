@@ -14,9 +14,9 @@ from fedapp.adapters.lora.adapter import Lora
 from fedapp.adapters.prompting import FewShot, ZeroShot
 from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import ClientFailure, Example, Sampling
+from fedapp.core.types import ClientFailure, Decoding, Example
 from fedapp.models.base import make_base
-from fedapp.training.first_token import AnswerTrainer, FirstTokenEncoder
+from fedapp.training.first_token import FirstTokenEncoder, FirstTokenTrainer
 from tests import tiny_models
 
 TRAIN = TrainConfig(batch_size=4, max_length=24, max_new_tokens=4, eval_batch_size=3, answers="auto")
@@ -40,7 +40,7 @@ def bytes_base(labels):
 
 def test_label_words_take_the_blank_that_the_tokenizer_wants():
     base = bytes_base(["positive", "negative"])
-    words = AnswerTrainer(base, TRAIN, decayed=[]).words
+    words = FirstTokenTrainer(base, TRAIN, decayed=[]).words
     names = base.tokenizer.convert_ids_to_tokens(words.of("Review: fine\nSentiment:"))
     assert [name[0] for name in names] == ["Ġ", "Ġ"]
     bare = base.tokenizer.convert_ids_to_tokens(words.of("Review: fine\nSentiment:\n"))
@@ -144,7 +144,7 @@ def test_label_words_are_drawn_as_often_as_their_shares_say():
     logits = first_token_logits(adapted.base.model, prompt)[words]
 
     def drawn(temperature, top_p, seed=1):
-        answers = adapted.generate([prompt] * 3000, Sampling(temperature, top_p, seed))
+        answers = adapted.generate([prompt] * 3000, Decoding(temperature, top_p, seed))
         return np.array([answers.count(label) for label in LABELS]) / 3000
 
     for temperature in (3.0, 20.0):
@@ -161,7 +161,7 @@ def test_label_words_are_drawn_as_often_as_their_shares_say():
 
 
 def test_the_ending_of_a_prompt_is_found_in_no_time():
-    words = AnswerTrainer(base(), TRAIN, decayed=[]).words
+    words = FirstTokenTrainer(base(), TRAIN, decayed=[]).words
     asked = []
     words._encoder.examples = lambda examples: (
         asked.extend(examples) or FirstTokenEncoder.examples(words._encoder, examples)

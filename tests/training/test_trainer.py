@@ -6,7 +6,7 @@ import torch
 
 from fedapp.adapters.lora.adapter import Lora
 from fedapp.adapters.reft.adapter import Reft
-from fedapp.core.train_config import TrainConfig, rate
+from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure, Example
 from fedapp.training.tokens import IGNORE, Encoder
 from tests import tiny_models
@@ -154,10 +154,10 @@ def test_max_steps_caps_a_round(monkeypatch):
 
 def test_the_step_size_warms_up_and_falls_to_zero_after_the_last_step():
     linear = TrainConfig(warmup_ratio=0.2, schedule="linear")
-    assert [rate(linear, step, 10) for step in range(10)] == pytest.approx(
+    assert [linear.step_size(step, 10) for step in range(10)] == pytest.approx(
         [0.5, 1.0, 1.0, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
     )
-    assert [rate(TrainConfig(), step, 3) for step in range(3)] == [1.0, 1.0, 1.0]
+    assert [TrainConfig().step_size(step, 3) for step in range(3)] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)

@@ -7,7 +7,7 @@ code) for how: where outputs are read, the initial values, the noise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedapp.adapters.base import checked, occupy, vacate
+from fedapp.adapters.base import HookedModel
 from fedapp.adapters.context.injection import INJECTIONS, Injected, SiteHooks, prepare
 from fedapp.adapters.context.reading import principal_components
 from fedapp.adapters.context.sites import residual_sites
@@ -23,11 +23,11 @@ from fedapp.adapters.demonstrations import check_demonstration, write_demonstrat
 from fedapp.core.checks import is_number, require_choice, require_number, shown
 from fedapp.core.model import COEFFICIENTS, VECTORS
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, ClientFailure, Example, Sampling, Shapes
+from fedapp.core.types import Arrays, ClientFailure, Example
 from fedapp.models.base import Base
 from fedapp.models.structure import hidden_size
 from fedapp.training.batching import batches_by_length
-from fedapp.training.first_token import AnswerTrainer, require_language_model
+from fedapp.training.first_token import FirstTokenTrainer, require_language_model
 from fedapp.training.tokens import Batch
 
 FUSIONS = ("mean", "pca")
@@ -79,7 +79,7 @@ class Context:
         return ContextAdapted(self, base, train)
 
 
-class ContextAdapted:
+class ContextAdapted(HookedModel):
     """A base model with context vectors; implements ``fedapp.core.model.ContextModel``.
 
     Without vectors it answers as the base does. Calibration runs in fp32 coefficients over a base
@@ -88,57 +88,21 @@ class ContextAdapted:
 
     def __init__(self, adapter: Context, base: Base, train: TrainConfig) -> None:
         require_language_model(base, "adapter=context")
-        self.adapter, self.base = adapter, base
-        occupy(base, "context")
-        try:
-            sites = residual_sites(base.model)
-            first = torch.tensor([float(v) for v in adapter.initial[: INJECTIONS[adapter.injection]]])
-            self._initial = first.repeat(len(sites), 2, 1).to(base.device)
-            self._coefficients = self._initial.clone().requires_grad_(True)
-            self._vectors: Tensor | None = None
-            self._active = True
-            self.trainer = _Calibrator(base, train, decayed=[self._coefficients], scope=self._scope)
-        except ValueError:
-            vacate(base)
-            raise
-        self._hooks = SiteHooks(sites)
-        self.labels = base.labels
+        sites = residual_sites(base.model)
+        first = torch.tensor([float(v) for v in adapter.initial[: INJECTIONS[adapter.injection]]])
+        self._coefficients = first.repeat(len(sites), 2, 1).to(base.device).requires_grad_(True)
+        self._calibrator = _Calibrator(base, train, decayed=[self._coefficients], scope=self._scope)
+        super().__init__("context", base, self._calibrator)
+        self.adapter, self.labels = adapter, base.labels
         self.shape = (len(sites), 2, hidden_size(base.model))
-
-    def parameters(self) -> Arrays:
-        """The coefficients [num_layers, 2, 2 or 1]; the vectors [num_layers, 2, hidden_size] if loaded."""
-        values = {COEFFICIENTS: self._coefficients}
-        if self._vectors is not None:
-            values[VECTORS] = self._vectors
-        return {name: value.detach().cpu().numpy().copy() for name, value in values.items()}
-
-    def shapes(self) -> Shapes:
-        """Shape of the coefficients."""
-        return {COEFFICIENTS: tuple(self._initial.shape)}
-
-    def frozen_shapes(self) -> Shapes:
-        """Shape of the vectors, loaded or not."""
-        return {VECTORS: self.shape}
-
-    def load(self, parameters: Arrays) -> None:
-        """Overwrite coefficients or vectors.
-
-        Raises:
-            ValueError: If a name is unknown, a shape differs or a value is not finite.
-        """
-        given = checked(parameters, {COEFFICIENTS: tuple(self._initial.shape), VECTORS: self.shape})
-        with torch.no_grad():
-            if COEFFICIENTS in given:
-                self._coefficients.copy_(given[COEFFICIENTS])
-            if VECTORS in given:
-                self._vectors = given[VECTORS].to(self.base.device)
+        self.hold({COEFFICIENTS: self._coefficients}, {VECTORS: torch.zeros(self.shape, device=base.device)})
+        self._hooks = SiteHooks(sites)
+        self.hooks.append(self._hooks)
 
     def reset(self) -> None:
         """Initial coefficients, no vectors, a fresh optimiser."""
-        with torch.no_grad():
-            self._coefficients.copy_(self._initial)
-        self._vectors = None
-        self.trainer.resume({})
+        super().reset()
+        self._calibrator.resume({})
 
     def encode(self, examples: Sequence[Example]) -> np.ndarray:
         """Read examples as demonstrations, each on its own, in batches.
@@ -178,11 +142,11 @@ class ContextAdapted:
 
     def moments(self) -> Arrays:
         """AdamW's moments after the last ``train``, by name; empty before any."""
-        return self.trainer.moments()
+        return self._calibrator.moments()
 
     def resume(self, moments: Arrays) -> None:
         """Start the next ``train`` from these moments; empty ones are a fresh optimiser's."""
-        self.trainer.resume(moments)
+        self._calibrator.resume(moments)
 
     def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
         """Calibrate the coefficients for one round; see ``Trainer.train``.
@@ -190,17 +154,9 @@ class ContextAdapted:
         Raises:
             ClientFailure: If no vectors are loaded: there is nothing to calibrate.
         """
-        if self._vectors is None:
+        if VECTORS not in self.loaded:
             raise ClientFailure("there are no context vectors to calibrate; they come from method=ifed_icl")
         return self.trainer.train(examples, rng)
-
-    def loss(self, examples: Sequence[Example]) -> float:
-        """Mean loss of the answers' first tokens in nats per example, forward only."""
-        return self.trainer.loss(examples)
-
-    def generate(self, prompts: Sequence[str], sampling: Sampling | None = None) -> list[str]:
-        """Answer zero-shot prompts under injection."""
-        return self.trainer.generate(prompts, sampling)
 
     def export(self, folder: Path) -> None:
         """Write adapter.safetensors; no other library has a format for these."""
@@ -210,31 +166,17 @@ class ContextAdapted:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.parameters(), folder / "adapter.safetensors")
 
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """While open, nothing is injected."""
-        self._active = False
-        try:
-            yield
-        finally:
-            self._active = True
-
-    def detach(self) -> None:
-        """Take the hooks off; the base is bit for bit what it was."""
-        self._hooks.remove()
-        vacate(self.base)
-
     def injected(self) -> Injected | None:
         """What is added as things stand; None where the model answers as the base does."""
-        if self._vectors is None or not self._active:
+        if VECTORS not in self.loaded or not self.enabled:
             return None
-        return prepare(self.adapter.injection, self._coefficients, self._vectors, self.adapter.noise)
+        return prepare(self.adapter.injection, self._coefficients, self.frozen[VECTORS], self.adapter.noise)
 
     def _scope(self, _batch: Batch) -> AbstractContextManager[None]:
         return self._hooks.armed(self.injected())
 
 
-class _Calibrator(AnswerTrainer):
+class _Calibrator(FirstTokenTrainer):
     """Can go on with an optimiser's moments, which outlive the process as arrays."""
 
     _optimizer: torch.optim.Optimizer | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedapp.adapters.base import Trained, checked, occupy, vacate
-from fedapp.adapters.head import Head
+from fedapp.adapters.base import HookedModel
 from fedapp.adapters.lora.merge import LowRankLayers
 from fedapp.core.checks import require_bool, require_int, require_number, shown
 from fedapp.core.errors import one_line
@@ -68,7 +67,7 @@ class Lora:
         return LoraAdapted(self, base, train, seed=seed)
 
 
-class LoraAdapted(Trained):
+class LoraAdapted(HookedModel):
     """A base model with LoRA; implements ``fedapp.core.model.LowRankModel``.
 
     Names are ``layer.3.self_attn.q_proj.lora_A`` whatever the model calls its blocks; an update
@@ -76,52 +75,44 @@ class LoraAdapted(Trained):
     """
 
     def __init__(self, adapter: Lora, base: Base, train: TrainConfig, *, seed: int) -> None:
-        self.adapter, self.base = adapter, base
-        self.trainer = Trainer(base, train, decayed=[])
-        occupy(base, "lora")
+        super().__init__("lora", base, Trainer(base, train, decayed=[]))
+        self.adapter = adapter
         try:
             self._tuner = self._inject(seed)
         except ValueError as error:
-            vacate(base)
+            super().detach()
             reason = one_line(error)
             raise ValueError(
                 f"adapter.build.target_modules={shown(adapter.target_modules)}: {reason}"
             ) from None
-        self.head = Head(base)
         self._paths = self._updated_layers()
         updated = {name: base.model.get_submodule(path) for name, path in self._paths.items()}
         self.low_rank = LowRankLayers(base.model, updated, _ADAPTER)
-        self._tensors = {**self._named(), **self.head.tensors}
-        self._initial = {name: value.detach().clone() for name, value in self._tensors.items()}
-        self._train_only_named()
+        named = self._named()
         dropouts = [m for n, m in base.model.named_modules() if n.endswith(f"lora_dropout.{_ADAPTER}")]
-        self.trainer.extend(list(self._tensors.values()), [*dropouts, *self.head.modules])
+        self.trainer.extend(list(named.values()), dropouts)
+        self.hold(named)
+        self._train_only_named()
 
     def parameters(self) -> Arrays:
-        """Copy the trainable part, and what is merged into the base, under stable names."""
-        trained = {name: value.detach().cpu().numpy().copy() for name, value in self._tensors.items()}
-        return trained | self.low_rank.merged
+        """Copy the trainable part, and what is merged into the base ([out, in]), under stable names."""
+        return super().parameters() | self.low_rank.merged
 
     def frozen_shapes(self) -> Shapes:
-        """Nothing is held beside what is trained."""
+        """None: what is merged comes from a method that says so itself."""
         return {}
 
-    def shapes(self) -> Shapes:
-        """Shapes of the trainable part."""
-        return {name: tuple(value.shape) for name, value in self._tensors.items()}
+    def loadable(self) -> Shapes:
+        """Shapes [out, in] of the updates that could be merged."""
+        return self.low_rank.merged_shapes()
 
-    def load(self, parameters: Arrays) -> None:
-        """Overwrite the named parameters.
+    def keep(self, given: Mapping[str, Tensor]) -> None:
+        """Merge updates, fp32 [out, in], into the base's weights.
 
         Raises:
-            ValueError: If a name is unknown, a shape differs or a value is not finite.
+            ValueError: If a weight cannot hold an update.
         """
-        shapes = self.shapes()
-        given = checked(parameters, shapes | self.low_rank.merged_shapes())
-        self.low_rank.set_merged({name: value for name, value in given.items() if name not in shapes})
-        with torch.no_grad():
-            for name in given.keys() & shapes.keys():
-                self._tensors[name].copy_(given[name])
+        self.low_rank.set_merged(given)
 
     def factors(self) -> Arrays:
         """A and the scaled B of every layer.
@@ -133,7 +124,7 @@ class LoraAdapted(Trained):
             raise ValueError(
                 "adapter.build.freeze_a=True keeps A fixed, but this method trains it: set false"
             )
-        odd = [name for name in self._tensors if ".lora_embedding_" in name]
+        odd = [name for name in self.trained if ".lora_embedding_" in name]
         if odd:
             place = odd[0].partition(".lora_")[0]
             raise ValueError(
@@ -156,9 +147,7 @@ class LoraAdapted(Trained):
     def reset(self) -> None:
         """Go back to the seed's values, and to the base's own weights."""
         self.low_rank.clear()
-        with torch.no_grad():
-            for name, value in self._tensors.items():
-                value.copy_(self._initial[name])
+        super().reset()
 
     def export(self, folder: Path) -> None:
         """Write what ``peft.PeftModel.from_pretrained(model, folder)`` opens, and adapter.safetensors.
@@ -210,18 +199,17 @@ class LoraAdapted(Trained):
 
     def _train_only_named(self) -> None:
         self.base.model.requires_grad_(False)
-        for value in self._tensors.values():
+        for value in self.trainable().values():
             value.requires_grad_(True)
 
     def detach(self) -> None:
         """Take the updates out; the base is bit for bit what it was."""
-        self.head.release()
         self.low_rank.clear()
         self._tuner.unload()
         for name in ("peft_config", "_hf_peft_config_loaded"):
             if name in vars(self.base.model):
                 delattr(self.base.model, name)
-        vacate(self.base)
+        super().detach()
 
     def _config(self, saved: list[str] | None = None) -> Any:
         from peft import LoraConfig, TaskType

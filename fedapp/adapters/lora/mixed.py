@@ -80,8 +80,9 @@ class LoraMixedAdapted(LinearUpdates):
             frozen[f"{name}.others_B"] = torch.zeros(target.size_out, rank, device=device)
         super().__init__("lora_mixed", base, train, targets, trained, frozen, adapter.dropout)
 
-    def update(self, target: str, inputs: Tensor) -> Tensor | None:
-        """Both updates, each times its share for the token."""
+    def update(self, target: str, inputs: Tensor, output: Tensor) -> Tensor | None:
+        """W x and both updates, each times its share for the token."""
+        inputs = inputs.float()
         shares = functional.linear(inputs, self.trained[f"{target}.mixer"]).softmax(-1)
         dropped = self.dropout(inputs)
         low = functional.linear(dropped, self.trained[f"{target}.lora_A"]) * shares[..., _OWN, None]
@@ -89,7 +90,7 @@ class LoraMixedAdapted(LinearUpdates):
         if f"{target}.others_B" in self.loaded:
             low = functional.linear(dropped, self.frozen[f"{target}.others_A"]) * shares[..., _OTHERS, None]
             result = result + functional.linear(low, self.frozen[f"{target}.others_B"])
-        return result * self.scale
+        return output + result * self.scale
 
     def export(self, folder: Path) -> None:
         """Refuse: no library has this form.

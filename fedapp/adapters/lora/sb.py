@@ -89,16 +89,16 @@ class LoraSbAdapted(LinearUpdates):
             frozen[f"{name}.sb_B"], frozen[f"{name}.sb_A"] = left.to(device), right.to(device)
         super().__init__("lora_sb", base, train, targets, trained, frozen, adapter.dropout)
 
-    def update(self, target: str, inputs: Tensor) -> Tensor | None:
-        """B R A x, from right to left: no [size_out, size_in] matrix is ever formed."""
+    def update(self, target: str, inputs: Tensor, output: Tensor) -> Tensor | None:
+        """W x + B R A x, from right to left: no [size_out, size_in] matrix is ever formed."""
         if self._missing(target):
             raise ClientFailure(
                 "adapter.build.init='svd_gradient' needs a method whose clients first agree on the "
                 "subspace, such as fed_sb; with this method take svd_weight or orthogonal"
             )
-        low = functional.linear(self.dropout(inputs), self.frozen[f"{target}.sb_A"])
+        low = functional.linear(self.dropout(inputs.float()), self.frozen[f"{target}.sb_A"])
         low = functional.linear(low, self.trained[f"{target}.sb_R"])
-        return functional.linear(low, self.frozen[f"{target}.sb_B"])
+        return output + functional.linear(low, self.frozen[f"{target}.sb_B"])
 
     def frozen_shapes(self) -> Shapes:
         """Shapes of B and A where the clients have to agree on them; they know the others."""

@@ -1,31 +1,23 @@
-"""What adapters share that add something to the output of linear layers."""
+"""What adapters share that change what linear layers read or give."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from fedapp.adapters.base import Trained, checked, occupy, vacate
-from fedapp.adapters.head import Head
+from fedapp.adapters.base import HookedModel
 from fedapp.adapters.lora.targets import Target
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, Shapes
 from fedapp.models.base import Base
 from fedapp.training.trainer import Trainer
 
 
-class LinearUpdates(Trained, ABC):
-    """A base model whose target layers add an update; implements ``fedapp.core.model.AdaptedModel``.
-
-    Parameters are of two kinds. *Trained* ones always belong to ``parameters()``. *Frozen* ones are
-    only ever loaded (another party decides them); they belong to ``parameters()`` once they are, so
-    that a client's memory and a kept adapter are complete. All are fp32 over a base in any dtype.
+class LinearUpdates(HookedModel, ABC):
+    """A base model whose target layers read or give something else; see ``HookedModel``.
 
     Args:
         owner: What kind of adapter it is, for error messages.
@@ -46,104 +38,55 @@ class LinearUpdates(Trained, ABC):
         frozen: Mapping[str, Tensor],
         dropout: float,
     ) -> None:
-        self.base, self.targets = base, dict(targets)
-        self.trained = {name: value.clone().requires_grad_() for name, value in trained.items()}
-        self._initial = dict(trained)
-        self.frozen, self._frozen_initial = dict(frozen), dict(frozen)
-        self.loaded: set[str] = set()  # frozen ones, since the last reset
-        self._enabled = True
+        self.targets = dict(targets)
         self.dropout = nn.Dropout(dropout).eval()
+        own = {name: value.clone().requires_grad_() for name, value in trained.items()}
         # Checked before anything on the base changes, so that a bad setting leaves it as it was.
-        self.trainer = Trainer(base, train, decayed=list(self.trained.values()))
-        occupy(base, owner)
-        self.head = Head(base)
-        self.trainer.extend(list(self.head.tensors.values()), [self.dropout, *self.head.modules])
-        self._handles = [
-            target.module.register_forward_hook(self._hook(name)) for name, target in self.targets.items()
-        ]
+        super().__init__(owner, base, Trainer(base, train, decayed=list(own.values())))
+        self.hold(own, frozen, [self.dropout])
+        for name, target in self.targets.items():
+            self.hooks.append(target.module.register_forward_pre_hook(self._entering(name)))
+            self.hooks.append(target.module.register_forward_hook(self._leaving(name)))
 
-    @abstractmethod
-    def update(self, target: str, inputs: Tensor) -> Tensor | None:
-        """What a target adds to its output.
+    def enter(self, target: str, inputs: Tensor) -> Tensor | None:
+        """What a target reads instead of its input; None where it stays as it is.
 
         Args:
             target: Stable name of the layer.
-            inputs: What the layer reads, fp32, [..., size_in].
+            inputs: What the layer is given, in the base's dtype, [..., size_in].
 
         Returns:
-            fp32, [..., size_out]; None where nothing is to be added.
+            [..., size_in]; it is rounded to the dtype of the input.
         """
+        return None
+
+    def update(self, target: str, inputs: Tensor, output: Tensor) -> Tensor | None:
+        """What a target gives instead of its output; None where it stays as it is.
+
+        Args:
+            target: Stable name of the layer.
+            inputs: What the layer has read, in the base's dtype, [..., size_in].
+            output: What the layer made of it, in the base's dtype, [..., size_out].
+
+        Returns:
+            [..., size_out]; it is rounded to the dtype of the output.
+        """
+        return None
 
     @abstractmethod
     def export(self, folder: Path) -> None:
         """Write the adapter in its own library's format."""
 
-    def parameters(self) -> Arrays:
-        """Copy the trained part, and of the frozen one what has been loaded."""
-        frozen = {name: value for name, value in self.frozen.items() if name in self.loaded}
-        everything = {**self._trainable(), **frozen}
-        return {name: value.detach().cpu().numpy().copy() for name, value in everything.items()}
+    def _entering(self, target: str) -> Any:
+        def enter(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            changed = self.enter(target, args[0]) if self.enabled else None
+            return None if changed is None else (changed.to(args[0].dtype), *args[1:])
 
-    def shapes(self) -> Shapes:
-        """Shapes of the trained part."""
-        return {name: tuple(value.shape) for name, value in self._trainable().items()}
+        return enter
 
-    def frozen_shapes(self) -> Shapes:
-        """Shapes of what can be loaded beside it."""
-        return {name: tuple(value.shape) for name, value in self.frozen.items()}
+    def _leaving(self, target: str) -> Any:
+        def leave(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            changed = self.update(target, args[0], output) if self.enabled else None
+            return None if changed is None else changed.to(output.dtype)
 
-    def load(self, parameters: Arrays) -> None:
-        """Overwrite the named parameters.
-
-        Raises:
-            ValueError: If a name is unknown, a shape differs or a value is not finite.
-        """
-        trainable = self._trainable()
-        known = {**trainable, **self.frozen}
-        given = checked(parameters, {name: tuple(value.shape) for name, value in known.items()})
-        with torch.no_grad():
-            for name, value in given.items():
-                if name in trainable:
-                    trainable[name].copy_(value)
-                else:
-                    self.frozen[name] = value.to(self.base.device)
-                    self.loaded.add(name)
-
-    def reset(self) -> None:
-        """Go back to the seed's values, with nothing loaded."""
-        with torch.no_grad():
-            for name, value in self._initial.items():
-                self.trained[name].copy_(value)
-        self.frozen = dict(self._frozen_initial)
-        self.loaded.clear()
-        self.head.reset()
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """While open, the model answers as the base alone does, its head untrained."""
-        self._enabled = False
-        try:
-            with self.head.untrained():
-                yield
-        finally:
-            self._enabled = True
-
-    def detach(self) -> None:
-        """Remove the hooks and give the base back as it was."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-        self.head.release()
-        vacate(self.base)
-
-    def _trainable(self) -> dict[str, Tensor]:
-        return {**self.trained, **self.head.tensors}
-
-    def _hook(self, target: str) -> Any:
-        def add(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            if not self._enabled:
-                return None
-            update = self.update(target, args[0].float())
-            return None if update is None else (output + update).to(output.dtype)
-
-        return add
+        return leave

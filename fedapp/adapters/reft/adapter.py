@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedapp.adapters.base import Trained, checked, occupy, vacate
-from fedapp.adapters.head import Head
+from fedapp.adapters.base import HookedModel
 from fedapp.adapters.reft.hooks import BlockHooks
 from fedapp.adapters.reft.interventions import FORMS, PROJECTIONS, Form, Weights, draw, polar, tangent
 from fedapp.adapters.reft.positions import Positions
 from fedapp.core.checks import require_bool, require_choice, require_int, require_number
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Arrays, Shapes
+from fedapp.core.types import Arrays
 from fedapp.models.base import Base
 from fedapp.models.structure import block_list, hidden_size
 from fedapp.training.tokens import Batch
@@ -95,7 +94,7 @@ class Reft:
         return layers
 
 
-class ReftAdapted(Trained):
+class ReftAdapted(HookedModel):
     """A base model with interventions; implements ``fedapp.core.model.AdaptedModel``.
 
     Interventions act while the prompt is read, not on what is generated after it.
@@ -113,16 +112,14 @@ class ReftAdapted(Trained):
         self.positions = Positions.parse(adapter.positions)
         self.groups = self.positions.groups(adapter.tied)
         act = _activation(adapter.act_fn)
-        self._initial = self._draw(seed)
-        self.rotate, self.weight, self.bias = (value.clone().requires_grad_() for value in self._initial)
+        self.rotate, self.weight, self.bias = (value.requires_grad_() for value in self._draw(seed))
         self._scale: Tensor | None = None  # of an R that was loaded as it is; None: orthonormal
         self._dropout_switch = _Switch()
-        self._enabled = True
         learned = [self.weight] if self.form.learns_weight else []
         projected = [self.rotate] if self.form.orthonormal else []
         free = [] if self.form.orthonormal else [self.rotate]
         # Checked before anything on the base changes, so that a bad setting leaves it as it was.
-        self.trainer = Trainer(
+        trainer = Trainer(
             base,
             train,
             decayed=[*free, *learned, self.bias],
@@ -131,46 +128,31 @@ class ReftAdapted(Trained):
             before_step=self._before_step,
             after_step=self._after_step,
         )
-        occupy(base, adapter.intervention)
-        self.head = Head(base)
-        self.trainer.extend(list(self.head.tensors.values()), [*self.head.modules, self._dropout_switch])
+        super().__init__(adapter.intervention, base, trainer)
+        self.hold(self._views(), toggled=[self._dropout_switch])
         self._hooks = BlockHooks(
             base.model, layers, self.positions, len(self.groups), adapter.rank, self.form, act
         )
-
-    def parameters(self) -> Arrays:
-        """Copy the trainable part: ``layer.<n>.<group>.rotate|weight|bias`` and ``head.*``."""
-        return {name: value.detach().cpu().numpy().copy() for name, value in self._views().items()}
-
-    def frozen_shapes(self) -> Shapes:
-        """Nothing is held beside what is trained."""
-        return {}
-
-    def shapes(self) -> Shapes:
-        """Shapes of ``parameters()``."""
-        return {name: tuple(value.shape) for name, value in self._views().items()}
+        self.hooks.append(self._hooks)
 
     def load(self, parameters: Arrays) -> None:
         """Overwrite the named parameters; R is put back among the orthonormal matrices.
 
+        Args:
+            parameters: By name: rotate [hidden, rank], weight [rank, hidden], bias [rank], ``head.*``.
+
         Raises:
             ValueError: If a name is unknown, a shape differs or a value is not finite.
         """
-        views = self._views()
-        given = checked(parameters, self.shapes())
-        with torch.no_grad():
-            for name, value in given.items():
-                views[name].copy_(value)
-            if self.form.orthonormal and any(name.endswith(".rotate") for name in given):
+        super().load(parameters)
+        if self.form.orthonormal and any(name.endswith(".rotate") for name in parameters):
+            with torch.no_grad():
                 self._settle()
 
     def reset(self) -> None:
         """Go back to the seed's values."""
-        with torch.no_grad():
-            for value, initial in zip((self.rotate, self.weight, self.bias), self._initial, strict=True):
-                value.copy_(initial)
+        super().reset()
         self._scale = None
-        self.head.reset()
 
     def export(self, folder: Path) -> None:
         """Write a folder that ``pyreft.ReftModel.load(folder, model)`` opens, and adapter.safetensors."""
@@ -178,25 +160,9 @@ class ReftAdapted(Trained):
 
         write(self, Path(folder))
 
-    def detach(self) -> None:
-        """Remove the hooks and give the base back as it was."""
-        self._hooks.remove()
-        self.head.release()
-        vacate(self.base)
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """While open, the model answers as the base alone does, its head untrained."""
-        self._enabled = False
-        try:
-            with self.head.untrained():
-                yield
-        finally:
-            self._enabled = True
-
     def armed(self, batch: Batch) -> AbstractContextManager[None]:
         """Let the interventions act on this batch inside the ``with`` block."""
-        if not self._enabled:
+        if not self.enabled:
             return nullcontext()
         weights: Sequence[Tensor | None] = [None] * len(self.layers)
         if self.form.learns_weight:
@@ -227,15 +193,16 @@ class ReftAdapted(Trained):
         """Every parameter by its stable name, as views of the stacked tensors."""
         views: dict[str, Tensor] = {}
         rank = self.adapter.rank
+        rotate, weight, bias = (value.detach() for value in (self.rotate, self.weight, self.bias))
         for slot, layer in enumerate(self.layers):
             for index, group in enumerate(self.groups):
                 columns = slice(index * rank, (index + 1) * rank)
                 name = f"layer.{layer}.{group}"
-                views[f"{name}.rotate"] = self.rotate[slot][:, columns]
+                views[f"{name}.rotate"] = rotate[slot][:, columns]
                 if self.form.learns_weight:
-                    views[f"{name}.weight"] = self.weight[slot][columns]
-                views[f"{name}.bias"] = self.bias[slot][columns]
-        return {**views, **self.head.tensors}
+                    views[f"{name}.weight"] = weight[slot][columns]
+                views[f"{name}.bias"] = bias[slot][columns]
+        return views
 
     def _split(self, stacked: Tensor) -> Tensor:
         """[layers, hidden, k] -> [layers, groups, hidden, rank], a view."""

@@ -174,10 +174,6 @@ class EmbeddedClassification(BenchmarkDefaults):
         prompt = TASKS[self.task].prompt.replace("{text}", row["text"])
         return Example(prompt, self.labels[row["label"]], self.task, int(row["label"]))
 
-    def demonstration(self, example: Example) -> str:
-        """An example with its label word, as few-shot prompts and context vectors show it."""
-        return f"{example.prompt} {example.target}\n"
-
     def extract(self, completion: str) -> str:
         """The first label word in the first line; empty where there is none."""
         return first_label(completion, self.labels)

@@ -19,7 +19,7 @@ from fedapp.core.model import RatingModel
 from fedapp.core.payload import Payload
 from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
-from fedapp.core.types import ClientFailure, Example, Metrics, Sampling, Shapes
+from fedapp.core.types import ClientFailure, Decoding, Example, Metrics, Shapes
 from fedapp.methods.consensus.answers import num_bytes
 from fedapp.methods.consensus.cost import ExpectedBytes, expected_bytes
 from fedapp.methods.consensus.differences import MEMORY, ClientMemory, as_texts
@@ -116,8 +116,8 @@ class BehaviourSharing(ClientRoutine):
     def _answer(self, public: PublicSet, numbers: Sequence[int], session: ClientSession) -> dict[int, str]:
         prompts = [public.examples[number].prompt for number in numbers]
         if self.temperature:
-            sampling = Sampling(self.temperature, self.top_p, int(session.rng.integers(2**31)))
-            texts = session.model.generate(prompts, sampling)
+            decoding = Decoding(self.temperature, self.top_p, int(session.rng.integers(2**31)))
+            texts = session.model.generate(prompts, decoding)
         else:
             texts = session.model.generate(prompts)
         if len(texts) != len(prompts):

@@ -40,8 +40,8 @@ class Model(RatingModel):
         self.values["w"] = self.values["w"] + 1
         return 0.5
 
-    def generate(self, prompts, sampling=None):
-        self.asked, self.sampling = list(prompts), sampling
+    def generate(self, prompts, decoding=None):
+        self.asked, self.decoding = list(prompts), decoding
         return self.answers[: len(prompts)] if len(self.answers) > 1 else self.answers * len(prompts)
 
     def log_likelihoods(self, examples):
@@ -174,9 +174,9 @@ def test_the_likelihood_of_every_answer_may_travel_along():
 def test_sampled_answers_are_drawn_from_the_clients_own_seed():
     model = Model("a")
     BehaviourSharing(temperature=0.7, top_p=0.9).train(Payload(), session(model))
-    assert (model.sampling.temperature, model.sampling.top_p) == (0.7, 0.9)
+    assert (model.decoding.temperature, model.decoding.top_p) == (0.7, 0.9)
     BehaviourSharing().train(Payload(), session(model))
-    assert model.sampling is None
+    assert model.decoding is None
 
 
 def test_a_model_that_answers_too_few_prompts_is_a_failure_of_that_client():
