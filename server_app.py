@@ -9,7 +9,7 @@ import sys
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedapp.config.build import build
+from fedapp.config.build import about, build
 from fedapp.config.clients import client_config, variant
 from fedapp.config.compose import load_config
 from fedapp.config.run import run_settings
@@ -33,7 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     with RunFolder.create(config) as folder:
         plan = _plan(folder)
         if getattr(strategy, "needs_public_prompts", False):
-            plan.public = PublicSet.of(build(config["benchmark"]["build"], "benchmark.build"))
+            plan.public = PublicSet.of(build(config["benchmark"], "benchmark"))
         strategy.prepare(plan)
         strategy.join(grid)
         folder.started(plan.directory)
@@ -47,7 +47,7 @@ def _plan(folder: RunFolder) -> RunPlan:
     limit = settings.max_payload_bytes
     variants = [variant(folder.config, client_id) for client_id in range(settings.num_clients)]
     expected = {
-        name: client_config(folder.config, client_id)["model"].get("fingerprint")
+        name: about(client_config(folder.config, client_id)["model"], "fingerprint")
         for client_id, name in enumerate(variants)
     }
     return RunPlan(

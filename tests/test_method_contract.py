@@ -12,9 +12,9 @@ from tests.federation import run_toy
 METHODS = groups()["method"]
 # Methods that share by the names of LoRA's matrices, of which the toy has none by default, or need more.
 ROLES = {
-    "fedsa_lora": "adapter.build.roles=[lora_A,lora_B,bias]",
-    "fedalt": "adapter.build.roles=[lora_A,lora_B,mixer,others_A,others_B,bias]",
-    "fed_sb": "adapter.build._target_=fedapp.toy.subspace.ToySubspace",
+    "fedsa_lora": "adapter.roles=[lora_A,lora_B,bias]",
+    "fedalt": "adapter.roles=[lora_A,lora_B,mixer,others_A,others_B,bias]",
+    "fed_sb": "adapter._target_=fedapp.toy.subspace.ToySubspace",
     "flora": "adapter=toy_lora",
     "fedex_lora": "adapter=toy_lora",
     "flexlora": "adapter=toy_lora",

@@ -49,12 +49,8 @@ class Prepared:
         self.score = score_settings(config["score"])
         self.routine = build(config["method"]["routine"], "method.routine")
         self.hostility = _hostility(config["hostile"], self.settings.num_clients)
-        self.partitioner: Partitioning = (
-            like.partitioner if like else Partitioning.of(config["partitioner"]["build"])
-        )
-        self.benchmark: Any = (
-            like.benchmark if like else build(config["benchmark"]["build"], "benchmark.build")
-        )
+        self.partitioner: Partitioning = like.partitioner if like else Partitioning.of(config["partitioner"])
+        self.benchmark: Any = like.benchmark if like else build(config["benchmark"], "benchmark")
         asks = getattr(self.routine, "needs_public_prompts", False)
         self.public: PublicSet | None = PublicSet.of(self.benchmark) if asks else None
 
@@ -96,9 +92,9 @@ class Workplace(Prepared):
         super().__init__(config, like)
         self.run = config  # of all clients, where they differ
         labels = tuple(self.benchmark.labels or ())
-        self.base = build(config["model"]["build"], "model.build", labels=labels)
+        self.base = build(config["model"], "model", labels=labels)
         self.base.set_num_threads(self.settings.num_threads)
-        adapter = build(config["adapter"]["build"], "adapter.build")
+        adapter = build(config["adapter"], "adapter")
         self.model: AdaptedModel = adapter.attach(
             labelled(self.base, labels), self.train, seed=self.settings.seed
         )
@@ -187,6 +183,9 @@ def _settings(kind: type, node: Any, where: str) -> Any:
 
 def _hostility(node: Any, num_clients: int) -> Hostility:
     if not isinstance(node, Mapping):
-        raise ClientFailure(f"hostile={shown(node)} must hold clients and build, as conf/hostile shows them")
-    corruption = None if node.get("build") is None else build(node["build"], "hostile.build")
+        raise ClientFailure(
+            f"hostile={shown(node)} must hold clients and _target_, as conf/hostile shows them"
+        )
+    what = {key: value for key, value in node.items() if key != "clients"}
+    corruption = build(what, "hostile") if "_target_" in what else None
     return Hostility.of(node, corruption, num_clients)

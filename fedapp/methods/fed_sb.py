@@ -59,7 +59,7 @@ class SubspaceSharing:
     first_dtype: ClassVar[str] = "float32"
 
     def __post_init__(self) -> None:
-        require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        require_choice("dtype", self.dtype, ("float32", "float16", "bfloat16"))
 
     def check_model(self, model: AdaptedModel) -> None:
         """Refuse adapters without such matrices.

@@ -66,10 +66,10 @@ class ParameterSharing:
         except (re.error, TypeError) as error:
             known = ", ".join(SHARED_ROLES)
             raise ValueError(
-                f"method.routine.share={shown(self.share)} is neither of {known} nor a pattern: {error}"
+                f"share={shown(self.share)} is neither of {known} nor a pattern: {error}"
             ) from None
-        require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
-        _require_method("method.routine.mixing", self.mixing, "mix")
+        require_choice("dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        _require_method("mixing", self.mixing, "mix")
 
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Start from the mix of own and received, train, remember the result."""

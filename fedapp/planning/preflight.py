@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fedapp.config.build import ConfigError, build, named_class, nearest
+from fedapp.config.build import ConfigError, about, build, named_class, nearest
 from fedapp.config.choices import groups
 from fedapp.config.clients import client_config, one_of_each
 from fedapp.config.compose import load_config
@@ -51,7 +51,7 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
             target = config["method"]["strategy"]["_target_"]
             raise ConfigError(f"method.strategy._target_={target!r} is no strategy (fedapp.methods)")
         for own in alike:
-            build(own["adapter"]["build"], "adapter.build")
+            build(own["adapter"], "adapter")
         require_fitting(config, alike, strategy, place.routine)
         for client_id in range(place.settings.num_clients):
             place.data(client_id)
@@ -89,11 +89,11 @@ def require_one_rank(config: Mapping[str, Any], alike: Sequence[Mapping[str, Any
     Raises:
         ConfigError: If they do.
     """
-    ranks = {own["adapter"]["build"].get("rank") for own in alike}
+    ranks = {own["adapter"].get("rank") for own in alike}
     if len(ranks) > 1:
         named = ", ".join(sorted(map(str, ranks), key=lambda rank: (len(rank), rank)))
         raise ConfigError(
-            f"by_client gives adapter.build.rank={named}, but method={config['method']['name']} needs one "
+            f"by_client gives adapter.rank={named}, but method={about(config['method'], 'name')} needs one "
             f"rank on all clients; methods that take different ranks: {', '.join(_mixed_rank_methods())}"
         )
 
@@ -107,11 +107,11 @@ def require_same_settings(
         ConfigError: If they do.
     """
     for name in names:
-        values = sorted({str(own["adapter"]["build"].get(name)) for own in alike})
+        values = sorted({str(own["adapter"].get(name)) for own in alike})
         if len(values) > 1:
             raise ConfigError(
-                f"by_client gives adapter.build.{name}={', '.join(map(repr, values))}, but "
-                f"method={config['method']['name']} combines what clients send and needs one value on all"
+                f"by_client gives adapter.{name}={', '.join(map(repr, values))}, but "
+                f"method={about(config['method'], 'name')} combines what clients send and needs one value on all"
             )
 
 

@@ -34,7 +34,7 @@ class PayloadStrategy(Strategy):
     #: Whether all clients must send the same shapes; where not, ranks may differ (``by_client``).
     equal_shapes: ClassVar[bool] = True
 
-    #: Settings of ``adapter.build`` that no client may have differently (``by_client``).
+    #: Settings of ``adapter`` that no client may have differently (``by_client``).
     same_settings: ClassVar[tuple[str, ...]] = ()
 
     def comparable(self, arrays: Arrays) -> Any:

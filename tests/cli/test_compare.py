@@ -109,5 +109,5 @@ def test_a_setting_that_is_passed_on_is_named_once(tmp_path, capsys):
     output = " ".join(capsys.readouterr().out.split())
     for number, task in enumerate(("code", "topic")):
         assert f"benchmark.task={task}" in output
-        assert f"benchmark.build.size={number}" in output
+        assert f"benchmark.size={number}" in output
     assert "build.task" not in output

@@ -67,7 +67,7 @@ class EmbeddedInstructions:
         check_tasks(self.tasks)
         for setting in ("num_train", "num_test"):
             require_int(f"benchmark.{setting}", getattr(self, setting), at_least=1)
-        require_int("benchmark.public_size", self.public_size, at_least=len(self.tasks))
+        require_int("public_size", self.public_size, at_least=len(self.tasks))
 
     def load(self, split: str) -> Dataset:
         """Generate ``train`` or ``test``; the same settings give the same rows.

@@ -36,8 +36,8 @@ class ContextSharing:
     keep_optimiser: bool = False
 
     def __post_init__(self) -> None:
-        require_choice("method.routine.vectors_dtype", self.vectors_dtype, WIRE_DTYPES)
-        require_bool("method.routine.keep_optimiser", self.keep_optimiser)
+        require_choice("vectors_dtype", self.vectors_dtype, WIRE_DTYPES)
+        require_bool("keep_optimiser", self.keep_optimiser)
 
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Send vectors while there are none of everybody's, else calibrated coefficients."""

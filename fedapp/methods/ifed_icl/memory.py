@@ -88,9 +88,9 @@ class TaskMemory:
         if self.store is None:
             return None
         config = json.loads(config_json)
-        benchmark = build(config["benchmark"]["build"], "benchmark.build")
+        benchmark = build(config["benchmark"], "benchmark")
         version = getattr(benchmark, "template_version", benchmark.version)
-        adapter = config["adapter"]["build"]
+        adapter = config["adapter"]
         read = [f"{name} {adapter[name]!r}" for name in READ_BY if name in adapter]
         rule = json.dumps(config["method"]["strategy"]["combine"], sort_keys=True)
         template = ", ".join([f"{benchmark.name} {version}", *read, f"combined by {rule}"])

@@ -12,7 +12,7 @@ from fedapp.methods.ifed_icl.memory import TaskMemory
 from fedapp.methods.ifed_icl.store import TaskStore
 from tests.federation import run_toy
 
-METHOD = ["method=ifed_icl", "adapter=toy_context", "adapter.build.num_layers=3"]
+METHOD = ["method=ifed_icl", "adapter=toy_context", "adapter.num_layers=3"]
 
 
 def run(folder, *overrides, **options):
@@ -89,7 +89,7 @@ def test_a_task_calibrated_for_another_injection_is_refused(tmp_path):
     assert memory()[1]().rounds == 3
     for other in ("injection=balance", "fusion=pca", "demonstration='{prompt} {target}'"):
         with pytest.raises(FederationError, match="is another one: this run has template"):
-            memory(f"adapter.build.{other}")[1]()
+            memory(f"adapter.{other}")[1]()
 
 
 def test_a_task_of_another_injection_is_no_start(tmp_path):
@@ -97,7 +97,7 @@ def test_a_task_of_another_injection_is_no_start(tmp_path):
     for task, injection, near in (("a", "linear", False), ("b", "balance", False), ("c", "linear", True)):
         words = ["method=ifed_icl", "benchmark=embedded_text_classification"]
         memory = TaskMemory(str(tmp_path), task)
-        memory.recall(json.dumps(load_config([*words, f"adapter.build.injection={injection}"])), "base")
+        memory.recall(json.dumps(load_config([*words, f"adapter.injection={injection}"])), "base")
         memory.extend(np.ones((2, 2, 3), np.float32), 4)
         assert (memory.warm_start(ones) is not None) == near
         memory.keep(ones, 3)
@@ -115,9 +115,9 @@ def test_a_task_of_another_base_model_is_refused(tmp_path):
     with pytest.raises(
         FederationError, match=r"task 'toy' .* has base model other instead of toy\. Set method\.task"
     ) as caught:
-        run(tmp_path / "b", "num_rounds=2", store, "model.build.fingerprint=other")
+        run(tmp_path / "b", "num_rounds=2", store, "model.fingerprint=other")
     assert "\n" not in str(caught.value)
-    run(tmp_path / "c", "num_rounds=2", store, "model.build.fingerprint=other", "method.task=toy-other")
+    run(tmp_path / "c", "num_rounds=2", store, "model.fingerprint=other", "method.task=toy-other")
     assert [t.key.task for t in TaskStore(tmp_path / "store").tasks()] == ["toy", "toy-other"]
 
 

@@ -238,7 +238,7 @@ def test_ranks_are_free_only_where_both_factors_agree():
         assert free_spec(arrays(a, b)) != expected
 
 
-MIXED = 'by_client=["adapter.build.rank=1","adapter.build.rank=3"]'
+MIXED = 'by_client=["adapter.rank=1","adapter.rank=3"]'
 
 
 @pytest.mark.parametrize("method", ["flora", "flexlora"])
@@ -276,7 +276,7 @@ def test_mixed_ranks_are_refused_where_entries_are_combined():
     with pytest.raises(ConfigError) as caught:
         preflight.check(load_config([*words, "method=fedex_lora"]), with_model=False)
     text = str(caught.value)
-    assert text.startswith("by_client gives adapter.build.rank=1, 3, but method=fedex_lora needs one rank")
+    assert text.startswith("by_client gives adapter.rank=1, 3, but method=fedex_lora needs one rank")
     takes = text.rpartition(": ")[2].split(", ")
     assert {"flora", "flexlora", "local"} <= set(takes)
     assert not {"fedavg", "fedit", "fedex_lora"} & set(takes)
@@ -285,7 +285,7 @@ def test_mixed_ranks_are_refused_where_entries_are_combined():
 def test_an_adapter_without_factors_is_refused_and_the_base_is_left_free():
     for words, said in [
         (["adapter=loreft"], "needs an adapter of low-rank factors .adapter=lora., not ReftAdapted"),
-        (["adapter=lora_b"], "adapter.build.freeze_a=True keeps A fixed"),
+        (["adapter=lora_b"], "adapter.freeze_a=True keeps A fixed"),
     ]:
         with pytest.raises(ConfigError, match=said):
             preflight.check(load_config(["method=flora", *words]), with_model=True)
