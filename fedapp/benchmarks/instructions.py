@@ -69,10 +69,10 @@ class Instructions:
         for setting, parts in (("prompt", ("instruction",)), ("prompt_input", ("instruction", "input"))):
             if not all(f"{{{part}}}" in getattr(self, setting) for part in parts):
                 wanted = " and ".join(f"{{{part}}}" for part in parts)
-                raise ValueError(f"benchmark.{setting}={getattr(self, setting)!r} must show {wanted}")
+                raise ValueError(f"{setting}={getattr(self, setting)!r} must show {wanted}")
         require_int("num_train", self.num_train, at_least=0)
         for setting in ("num_test", "public_size"):
-            require_int(f"benchmark.{setting}", getattr(self, setting), at_least=1)
+            require_int(f"{setting}", getattr(self, setting), at_least=1)
         if not self.metrics:
             raise ValueError("metrics=[] must name a metric")
         for one in self.metrics:

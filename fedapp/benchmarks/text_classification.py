@@ -80,7 +80,7 @@ class TextClassification:
             raise ValueError(f"columns={list(self.columns)} must be two: the text's and the label's")
         require_choice("test_split", self.test_split, ("validation", "test"))
         for name in ("num_train", "num_test"):
-            require_int(f"benchmark.{name}", getattr(self, name), at_least=0)
+            require_int(f"{name}", getattr(self, name), at_least=0)
         require_bool("balanced", self.balanced)
         if not self.metrics:
             raise ValueError("metrics=[] must name a metric")

@@ -200,7 +200,7 @@ class Hostility:
             raise ValueError(f"hostile.clients={shown(clients)} must leave an honest client to measure")
         if clients and corruption is None:
             raise ValueError(
-                f"hostile.clients={clients} needs hostile._target_, what these clients do (fedapp list: hostile)"
+                f"hostile.clients={clients} needs hostile._target_, what they do (fedapp list hostile)"
             )
         if corruption is not None and not callable(getattr(corruption, "corrupt", None)):
             target = shown(node.get("_target_"))

@@ -26,7 +26,7 @@ class ConfigError(ValueError):
 
 
 def about(node: Mapping[str, Any], key: str) -> Any:
-    """What the ``about:`` part of a group's node says of it (``name``, ``fingerprint`` …); None if nothing."""
+    """What a group's node says under ``about`` (``name``, ``fingerprint`` …); None if nothing."""
     return (node.get("about") or {}).get(key)
 
 

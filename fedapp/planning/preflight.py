@@ -106,12 +106,13 @@ def require_same_settings(
     Raises:
         ConfigError: If they do.
     """
+    method = about(config["method"], "name")
     for name in names:
         values = sorted({str(own["adapter"].get(name)) for own in alike})
         if len(values) > 1:
             raise ConfigError(
                 f"by_client gives adapter.{name}={', '.join(map(repr, values))}, but "
-                f"method={about(config['method'], 'name')} combines what clients send and needs one value on all"
+                f"method={method} combines what clients send and needs one value on all"
             )
 
 

@@ -22,10 +22,8 @@ from fedapp.models import outline
 from fedapp.models.outline import ARCHITECTURES
 from fedapp.planning.budget import Trained, budget_of, clear_cache, over_the_run
 from fedapp.planning.traffic import ITEM_BYTES, Wire
+from tests.contract import METHODS, contract
 from tests.federation import ToyRun, run_toy
-from tests.test_method_contract import METHODS, ROLES
-
-ROLES_OF = {method: [role] for method, role in ROLES.items()}
 
 
 def counted_and_sent(run: ToyRun) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -35,9 +33,9 @@ def counted_and_sent(run: ToyRun) -> tuple[tuple[int, int], tuple[int, int]]:
     return (budget.run_up_bytes, budget.run_down_bytes), sent
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"semantic_consensus", "fedct"}))
+@pytest.mark.parametrize("method", [name for name in METHODS if not contract(name).answers])
 def test_a_run_sends_exactly_what_its_budget_says(method, tmp_path):
-    words = [f"method={method}", "num_rounds=3", "evaluate_every=2", *ROLES_OF.get(method, [])]
+    words = [f"method={method}", "num_rounds=3", "evaluate_every=2", *contract(method).toy]
     counted, sent = counted_and_sent(run_toy(tmp_path / "run", *words))
     assert counted == sent
 

@@ -78,7 +78,7 @@ def test_clients_that_read_and_inject_differently_are_refused(name, values):
 def test_the_base_model_is_left_as_it_was():
     config = load_config([])
     preflight.check(config, with_model=True)
-    base = load_base("asset:embedded", fingerprint=config["model"]["fingerprint"])
+    base = load_base("asset:embedded", fingerprint=config["model"]["about"]["fingerprint"])
     assert not any(block._forward_hooks for block in base.model.modules())
     assert getattr(base.model, "_fedapp_adapter", None) is None
 

@@ -123,7 +123,7 @@ class EmbeddedClassification:
     def __post_init__(self) -> None:
         require_choice("task", self.task, TASKS)
         for setting in ("num_train", "num_test"):
-            require_int(f"benchmark.{setting}", getattr(self, setting), at_least=1)
+            require_int(f"{setting}", getattr(self, setting), at_least=1)
 
     @property
     def name(self) -> str:
