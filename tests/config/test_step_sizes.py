@@ -23,7 +23,7 @@ OTHERS = {
 @pytest.mark.parametrize("model", groups()["model"])
 def test_every_adapter_has_a_step_size_on_every_model(model):
     expected = dict(zip(FAMILIES, OTHERS.get(model, USUAL), strict=True))
-    adapters = [word for word in groups()["adapter"]]
+    adapters = groups()["adapter"]
     by_client = ",".join(f'"adapter={name}"' for name in adapters)
     config = load_config([f"model={model}", "adapter=direft", f"by_client=[{by_client}]"])
     for name in adapters:
