@@ -10,7 +10,7 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedapp.config.build import build
+from fedapp.config.build import about, build
 from fedapp.config.clients import client_config, variant
 from fedapp.config.compose import load_config
 from fedapp.config.run import run_settings
@@ -50,7 +50,7 @@ def _server_run(folder: RunFolder) -> ServerRun:
     limit = settings.max_payload_bytes
     variants = [variant(config, client_id) for client_id in range(settings.num_clients)]
     expected = {
-        name: client_config(config, client_id)["model"].get("fingerprint")
+        name: about(client_config(config, client_id)["model"], "fingerprint")
         for client_id, name in enumerate(variants)
     }
     return ServerRun(
@@ -73,8 +73,8 @@ def _server_run(folder: RunFolder) -> ServerRun:
 def _task(config: dict[str, Any]) -> TaskFacts:
     benchmark = _benchmark(config)
     labels = tuple(benchmark.labels or ())
-    return TaskFacts(benchmark.name, benchmark.template_version, labels, config["adapter"]["build"])
+    return TaskFacts(benchmark.name, benchmark.template_version, labels, config["adapter"])
 
 
 def _benchmark(config: dict[str, Any]) -> Any:
-    return build(config["benchmark"]["build"], "benchmark.build")
+    return build(config["benchmark"], "benchmark")

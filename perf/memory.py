@@ -38,11 +38,11 @@ def peak_mib(clients: int, rank: int, overrides: list[str]) -> tuple[float, floa
             "benchmark=embedded",
             f"benchmark.num_train={TRAIN_ROWS * clients}",
             f"benchmark.num_test={TEST_ROWS * clients}",
-            "benchmark.num_epochs=1",
+            "benchmark.recipe.num_epochs=1",
             "num_rounds=2",
             f"num_clients={clients}",
             *(f"score.{name}=false" for name in ("base", "before", "after")),
-            f"adapter.build.rank={rank}",
+            f"adapter.rank={rank}",
             *overrides,
             f"run_dir={folder}/run",
         ]

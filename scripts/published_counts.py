@@ -110,24 +110,21 @@ def context(name: str) -> tuple[int, int]:
 
 
 REFT = "model=llama-3.2-3b method=fedreft num_clients=5"
-LORA = "model=llama-3.2-3b method=fedit num_clients=5 adapter.build.target_modules=all-linear"
-SB = "model=llama-3.2-3b method=fed_sb num_clients=5 adapter.build.target_modules=all-linear"
+LORA = "model=llama-3.2-3b method=fedit num_clients=5 adapter.target_modules=all-linear"
+SB = "model=llama-3.2-3b method=fed_sb num_clients=5 adapter.target_modules=all-linear"
 GLUE = "model=roberta-large benchmark=glue_sst2 num_clients=3"
-TIED = "method=local adapter=loreft adapter.build.tied=true adapter.build.positions=f7+l7"
-ULTRA = (
-    "model=llama-2-7b method=local adapter=loreft adapter.build.positions=f5+l5"
-    " adapter.build.layers=[3,9,18,24]"
-)
-NO_W = "method=local adapter=consreft +adapter.build.tied=true adapter.build.positions=f7+l7"
-RANK1 = "benchmark=glue_sst2 method=local adapter=loreft adapter.build.rank=1 adapter.build.positions=f3"
-TARGETS = f"method=fedit adapter.build.rank=32 adapter.build.target_modules=[{','.join(FIVE)}]"
+TIED = "method=local adapter=loreft adapter.tied=true adapter.positions=f7+l7"
+ULTRA = "model=llama-2-7b method=local adapter=loreft adapter.positions=f5+l5 adapter.layers=[3,9,18,24]"
+NO_W = "method=local adapter=consreft +adapter.tied=true adapter.positions=f7+l7"
+RANK1 = "benchmark=glue_sst2 method=local adapter=loreft adapter.rank=1 adapter.positions=f3"
+TARGETS = f"method=fedit adapter.rank=32 adapter.target_modules=[{','.join(FIVE)}]"
 
 ROWS = (
     Row(
         "FedReFT r 32, Llama-3.2-3B (Table 3)",
         "11.01",
         "M",
-        f"{REFT} adapter.build.rank=32",
+        f"{REFT} adapter.rank=32",
         adapter,
         "adapter",
         EXACT,
@@ -142,12 +139,12 @@ ROWS = (
         "adapter",
         EXACT,
     ),
-    Row("FedIT r 32 (Table 3)", "48.63", "M", f"{LORA} adapter.build.rank=32", adapter, "adapter", EXACT),
+    Row("FedIT r 32 (Table 3)", "48.63", "M", f"{LORA} adapter.rank=32", adapter, "adapter", EXACT),
     Row(
         "FFA-LoRA r 32 (Table 3)",
         "24.31",
         "M",
-        f"{LORA} adapter.build.rank=32",
+        f"{LORA} adapter.rank=32",
         lambda found: adapter(found) / 2,
         "adapter / 2",
         EXACT,
@@ -157,8 +154,7 @@ ROWS = (
         "FFA-LoRA r 32: B alone",
         "",
         "M",
-        "model=llama-3.2-3b method=ffa_lora num_clients=5 adapter.build.target_modules=all-linear"
-        " adapter.build.rank=32",
+        "model=llama-3.2-3b method=ffa_lora num_clients=5 adapter.target_modules=all-linear adapter.rank=32",
         adapter,
         "adapter",
         OURS,
@@ -167,8 +163,8 @@ ROWS = (
         "FedSA-LoRA r 32: A alone",
         "",
         "M",
-        "model=llama-3.2-3b method=fedsa_lora num_clients=5 adapter.build.target_modules=all-linear"
-        " adapter.build.rank=32",
+        "model=llama-3.2-3b method=fedsa_lora num_clients=5 adapter.target_modules=all-linear"
+        " adapter.rank=32",
         sent,
         "sent by a client",
         OURS,
@@ -177,8 +173,7 @@ ROWS = (
         "FLoRA r 32 (Table 3)",
         "243.15",
         "M",
-        "model=llama-3.2-3b method=flora num_clients=5 adapter.build.target_modules=all-linear"
-        " adapter.build.rank=32",
+        "model=llama-3.2-3b method=flora num_clients=5 adapter.target_modules=all-linear adapter.rank=32",
         lambda found: found.down_values[0],
         "received by a client",
         APPROX,
@@ -189,7 +184,7 @@ ROWS = (
             f"Fed-SB r {rank} (Table 3)" if rank == 120 else f"Fed-SB r {rank}",
             printed,
             "M",
-            f"{SB} adapter.build.rank={rank}",
+            f"{SB} adapter.rank={rank}",
             adapter,
             f"{rank}² for each matrix",
             verdict,
@@ -219,7 +214,7 @@ ROWS = (
         "FedDPA r 8, RoBERTa-large (Table 5)",
         "2.62",
         "M",
-        f"{GLUE} method=fedit adapter.build.rank=16",
+        f"{GLUE} method=fedit adapter.rank=16",
         with_head,
         "adapter + head",
         EXACT,
@@ -237,7 +232,7 @@ ROWS = (
         "LoReFT r 4, 4 layers, Llama-2-7B (instructions)",
         ".0039",
         "%",
-        f"{ULTRA} adapter.build.rank=4",
+        f"{ULTRA} adapter.rank=4",
         of_base,
         "adapter / base",
         EXACT,
@@ -246,7 +241,7 @@ ROWS = (
         "LoReFT, half of it (instructions)",
         ".0019",
         "%",
-        f"{ULTRA} adapter.build.rank=2",
+        f"{ULTRA} adapter.rank=2",
         of_base,
         "adapter / base",
         EXACT,
@@ -310,7 +305,7 @@ ROWS = (
             f"tie-φ, r {rank}, {label}",
             "",
             "M",
-            f"model={model} method=fedreft adapter.build.tied=true adapter.build.rank={rank}",
+            f"model={model} method=fedreft adapter.tied=true adapter.rank={rank}",
             adapter,
             "adapter",
             OURS,
@@ -325,7 +320,7 @@ ROWS = (
         "LoRA r 16 on q, v, Llama-3.1-405B",
         "",
         "M",
-        "model=llama-3.1-405b method=fedit adapter.build.rank=16",
+        "model=llama-3.1-405b method=fedit adapter.rank=16",
         adapter,
         "adapter",
         OURS,
@@ -359,7 +354,7 @@ FAILED = (
         "FedSA-LoRA r 8, Llama-3-8B (Table 6)",
         "30.40",
         "M",
-        "model=llama-3-8b method=fedit adapter.build.target_modules=all-linear",
+        "model=llama-3-8b method=fedit adapter.target_modules=all-linear",
         adapter,
         "adapter, all-linear",
         FAIL,
@@ -369,7 +364,7 @@ FAILED = (
         "FFA-LoRA r 8, Llama-3-8B (Table 6)",
         "15.20",
         "M",
-        "model=llama-3-8b method=ffa_lora adapter.build.target_modules=all-linear",
+        "model=llama-3-8b method=ffa_lora adapter.target_modules=all-linear",
         adapter,
         "adapter, all-linear",
         FAIL,
@@ -381,14 +376,14 @@ FEDREFT_GLUE = (88.86, 89.61, 95.17, 94.52, 86.57, 87.80)  # Table 5, its six ta
 # FedReFT's efficiency ratios: as printed, the printed figures they are quotients of, and the
 # commands whose adapters (heads apart) are compared here.
 RATIOS = (
-    ("22.09", "FLoRA / FedReFT r 32", 243.15, 11.01, (f"{LORA} adapter.build.rank=32", 5), 0),
-    ("88.42", "FLoRA / FedReFT r 8", 243.15, 2.75, (f"{LORA} adapter.build.rank=32", 5), 1),
-    ("4.42", "FedIT / FedReFT r 32", 48.63, 11.01, (f"{LORA} adapter.build.rank=32", 1), 0),
-    ("17.68", "FedIT / FedReFT r 8", 48.63, 2.75, (f"{LORA} adapter.build.rank=32", 1), 1),
-    ("2.21", "FFA-LoRA / FedReFT r 32", 24.31, 11.01, (f"{LORA} adapter.build.rank=32", 0.5), 0),
-    ("8.84", "FFA-LoRA / FedReFT r 8", 24.31, 2.75, (f"{LORA} adapter.build.rank=32", 0.5), 1),
-    (".26", "Fed-SB r 120 / FedReFT r 32", 2.83, 11.01, (f"{SB} adapter.build.rank=120", 1), 0),
-    ("1.03", "Fed-SB r 120 / FedReFT r 8", 2.83, 2.75, (f"{SB} adapter.build.rank=120", 1), 1),
+    ("22.09", "FLoRA / FedReFT r 32", 243.15, 11.01, (f"{LORA} adapter.rank=32", 5), 0),
+    ("88.42", "FLoRA / FedReFT r 8", 243.15, 2.75, (f"{LORA} adapter.rank=32", 5), 1),
+    ("4.42", "FedIT / FedReFT r 32", 48.63, 11.01, (f"{LORA} adapter.rank=32", 1), 0),
+    ("17.68", "FedIT / FedReFT r 8", 48.63, 2.75, (f"{LORA} adapter.rank=32", 1), 1),
+    ("2.21", "FFA-LoRA / FedReFT r 32", 24.31, 11.01, (f"{LORA} adapter.rank=32", 0.5), 0),
+    ("8.84", "FFA-LoRA / FedReFT r 8", 24.31, 2.75, (f"{LORA} adapter.rank=32", 0.5), 1),
+    (".26", "Fed-SB r 120 / FedReFT r 32", 2.83, 11.01, (f"{SB} adapter.rank=120", 1), 0),
+    ("1.03", "Fed-SB r 120 / FedReFT r 8", 2.83, 2.75, (f"{SB} adapter.rank=120", 1), 1),
     ("27.17", "FFA-LoRA / FedReFT, GLUE", 1.44, 0.053, (f"{GLUE} method=ffa_lora", 1), "glue"),
     ("49.43", "FedDPA / FedReFT, GLUE", 2.62, 0.053, (f"{GLUE} method=fedit", 2), "glue"),
     ("34.53", "FedSA-LoRA / FedReFT, GLUE", 1.83, 0.053, (f"{GLUE} method=fedit", 1), "glue"),

@@ -82,7 +82,7 @@ def test_a_shift_of_one_clients_answers_is_outvoted(tmp_path, honest):
 
 
 def test_clients_of_different_sizes_send_the_same_bytes(tmp_path):
-    sizes = 'by_client=["adapter.build.size=4","adapter.build.size=4000"]'
+    sizes = 'by_client=["adapter.size=4","adapter.size=4000"]'
     run = run_toy(tmp_path / "run", *METHOD, "num_rounds=2", PATIENT, sizes, "train.learning_rate=1")
     rows = [r for r in run.rows("traffic") if r["phase"] == "train" and r["direction"] == "up"]
     assert {row["payload-bytes"] for row in rows} == {8 + NUM + NUM}
@@ -127,7 +127,7 @@ def test_an_adaptive_exchange_says_what_it_saved_and_survives_lost_messages(tmp_
 
 def test_a_benchmark_without_public_prompts_is_refused_before_the_run():
     with pytest.raises(ConfigError, match="has no public prompts") as caught:
-        preflight.check(load_config([*TOY, *METHOD, "benchmark.build.num_public=0"]), with_model=False)
+        preflight.check(load_config([*TOY, *METHOD, "benchmark.num_public=0"]), with_model=False)
     assert "\n" not in str(caught.value)
     workplaces.close()
 

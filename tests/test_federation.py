@@ -116,9 +116,7 @@ def test_min_replies_says_how_many_are_enough(tmp_path):
 
 def test_a_client_that_diverges_reports_it_and_is_left_out(tmp_path):
     # Distinct tasks: client 3 holds the task whose label is 3.
-    run = run_toy(
-        tmp_path / "run", "partitioner=distinct_task", "adapter.build.diverge_from=3", "num_rounds=2"
-    )
+    run = run_toy(tmp_path / "run", "partitioner=distinct_task", "adapter.diverge_from=3", "num_rounds=2")
     assert any(
         "round 2" in w and "client 3 is left out: the training loss is nan" in w for w in run.warnings()
     )
@@ -197,8 +195,8 @@ def test_two_nodes_that_claim_one_client_are_told_apart(tmp_path):
 
 
 def test_a_client_app_that_cannot_work_fails_the_run_at_once(tmp_path):
-    with pytest.raises(FederationError, match=r"a node cannot join: adapter.build.size=0 must be"):
-        run_toy(tmp_path / "run", "adapter.build.size=0", "join_timeout=60")
+    with pytest.raises(FederationError, match=r"a node cannot join: adapter.size=0 must be"):
+        run_toy(tmp_path / "run", "adapter.size=0", "join_timeout=60")
 
 
 def test_flowers_own_start_runs_our_strategies_too(tmp_path, monkeypatch):

@@ -4,45 +4,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-from fedapp.config.choices import groups
 from fedapp.engines.grid import Network
 from tests import federation
+from tests.contract import METHODS, contract
 from tests.federation import run_toy
-
-METHODS = groups()["method"]
-# Methods that share by the names of LoRA's matrices, of which the toy has none by default, or need more.
-ROLES = {
-    "fedsa_lora": "adapter.build.roles=[lora_A,lora_B,bias]",
-    "fedalt": "adapter.build.roles=[lora_A,lora_B,mixer,others_A,others_B,bias]",
-    "fed_sb": "adapter.build._target_=fedapp.toy.subspace.ToySubspace",
-    "flora": "adapter=toy_lora",
-    "fedex_lora": "adapter=toy_lora",
-    "flexlora": "adapter=toy_lora",
-    "ifed_icl": "adapter=toy_context",  # a toy that reads demonstrations
-    # One client a round does for all of them; here all are asked, as the tests expect.
-    "centralised": "clients_per_round=0",
-}
-# A sentence encoder is no part of the contract.
-EMBEDDERS = {"semantic_consensus": "method.strategy.vote.embedder.path=tfidf"}
-# Three vectors of four fp32 values go up, but for these.
-# Clients that answer send the digest of the public prompts (8) and for each of 8 prompts an id and a digit.
-# IFed-ICL's toy sends two vectors of four fp16 values, then four fp32 coefficients.
-UPLOADED = dict.fromkeys(("local", "zero_shot", "local_icl"), 0) | {
-    "fedsa_lora": 16,
-    "fedalt": 32,
-    "fed_sb": 52,
-    "ifed_icl": 16,
-    "semantic_consensus": 24,
-    "fedct": 24,
-}
-# Nothing comes down in the first round, but for: two vectors that were agreed upon before, a number.
-FIRST = {"fed_sb": 36}
 
 
 @pytest.fixture(params=METHODS)
 def method(request, monkeypatch):
-    if extra := (ROLES | EMBEDDERS).get(request.param):
-        monkeypatch.setattr(federation, "TOY", [*federation.TOY, extra])
+    monkeypatch.setattr(federation, "TOY", [*federation.TOY, *contract(request.param).toy])
     return f"method={request.param}"
 
 
@@ -104,10 +74,11 @@ def test_only_some_clients_are_asked_where_the_run_says_so(method, tmp_path):
 
 
 def test_traffic_is_the_same_up_and_down_counts_exactly(method, tmp_path):
+    said = contract(method.removeprefix("method="))
     run = run_toy(tmp_path / "run", method, "num_rounds=2")
     rows = [row for row in run.rows("traffic") if row["server-round"]]
     uploads = [row["payload-bytes"] for row in rows if row["direction"] == "up" and row["phase"] == "train"]
-    assert uploads == [UPLOADED.get(method.removeprefix("method="), 48)] * 8
+    assert uploads == [said.uploaded] * 8
     first = [r["payload-bytes"] for r in rows if r["direction"] == "down" and r["server-round"] == 1][:4]
-    assert first == [FIRST.get(method.removeprefix("method="), 0)] * 4
+    assert first == [said.first] * 4
     assert all(row["wire-bytes"] > row["payload-bytes"] for row in rows)

@@ -11,22 +11,22 @@ import pytest
 
 from fedapp.client import workplace as workplaces
 from fedapp.config.build import build
-from fedapp.config.choices import groups
 from fedapp.config.compose import load_config
 from fedapp.core.method import Moment
 from fedapp.core.payload import Payload, Upload
 from fedapp.methods.parameter_sharing import AllButMe
+from tests.contract import METHODS as ALL
+from tests.contract import contract
 from tests.server_side import OPEN, TRAIN, begin
 
 # Clients that send answers use the model they trained: what they promise is in test_semantic_consensus.py.
-ANSWERS = {"semantic_consensus", "fedct"}
-METHODS = sorted(set(groups()["method"]) - ANSWERS)
+METHODS = [name for name in ALL if not contract(name).answers]
 SMALL = ["num_clients=4", "split.max_train=8", "split.max_test=6", "train.max_steps=2", "split.val_share=0.1"]
-# What a client ends with is more than a weighted mean of what all ended with.
-ALONE = dict.fromkeys(("local", "zero_shot", "local_icl"), "nothing arrives")
-NO_MEAN = ALONE | {"fedalt": "what arrives stands beside one's own, not in its place"}
-# Clients keep nothing that they trained: what they use is what arrives.
-NO_MEMORY = {"ifed_icl": "a client's coefficients are not kept, the next round starts from everybody's"}
+
+
+def skip_if_exempt(method, promise):
+    if reason := contract(method).exempt.get(promise):
+        pytest.skip(reason)
 
 
 class Federation:
@@ -99,8 +99,7 @@ def test_renaming_clients_changes_nothing_but_the_names(federation):
 
 def test_a_client_on_its_own_goes_on_from_what_it_trained(federation):
     name, made = federation
-    if name in NO_MEMORY:
-        pytest.skip(NO_MEMORY[name])
+    skip_if_exempt(name, "memory")
     for upload in made.uploads[:2]:
         strategy = made.new_strategy()
         strategy.aggregate(1, [upload], [])
@@ -112,8 +111,7 @@ def test_a_client_on_its_own_goes_on_from_what_it_trained(federation):
 
 def test_of_equal_uploads_everybody_gets_that_one(federation):
     name, made = federation
-    if name in NO_MEAN | NO_MEMORY:
-        pytest.skip((NO_MEAN | NO_MEMORY)[name])
+    skip_if_exempt(name, "mean")
     strategy = made.new_strategy()
     first = made.uploads[0]
     sizes = (3, 50, 7, 11)  # weights that do not sum to 1 by themselves
@@ -125,8 +123,7 @@ def test_of_equal_uploads_everybody_gets_that_one(federation):
 
 def test_what_others_trained_arrives(federation):
     name, made = federation
-    if name in ALONE:
-        pytest.skip(ALONE[name])
+    skip_if_exempt(name, "arrival")
     strategy = made.new_strategy()
     strategy.aggregate(1, made.uploads, [])
     losses = [abs(made.loss(k, strategy.download(k, TRAIN)) - made.loss(k, Payload())) for k in range(4)]

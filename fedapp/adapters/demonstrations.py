@@ -18,8 +18,7 @@ def check_demonstration(pattern: Any) -> None:
     fits = isinstance(pattern, str) and all(pattern.count(part) == 1 for part in parts)
     if not fits or pattern.index(parts[0]) > pattern.index(parts[1]):
         raise ValueError(
-            f"adapter.build.demonstration={shown(pattern)} must be a text with {{prompt}} and then "
-            "{target}, each once"
+            f"demonstration={shown(pattern)} must be a text with {{prompt}} and then {{target}}, each once"
         )
 
 

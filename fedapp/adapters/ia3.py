@@ -39,7 +39,7 @@ class Ia3:
         listed = isinstance(names, Sequence) and not isinstance(names, str)
         if names is not None and not (listed and all(isinstance(name, str) for name in names)):
             raise ValueError(
-                f"adapter.build.feedforward_modules={shown(names)} must be null or a list of layer names"
+                f"feedforward_modules={shown(names)} must be null or a list of layer names"
             )
 
     def attach(self, base: Base, train: TrainConfig, *, seed: int) -> Ia3Adapted:
@@ -115,5 +115,5 @@ class Ia3Adapted(LinearUpdates):
 def _by_type(base: Base, setting: str, table: Mapping[str, Sequence[str]]) -> list[str]:
     kind = base.model.config.model_type
     if kind not in table:
-        raise ValueError(f"adapter.build.{setting}=null: peft knows no IA3 layers for {kind!r}; name them")
+        raise ValueError(f"adapter.{setting}=null: peft knows no IA3 layers for {kind!r}; name them")
     return list(table[kind])

@@ -51,8 +51,8 @@ class FewShot:
     demonstration: str = "{prompt} {target}\n"
 
     def __post_init__(self) -> None:
-        require_int("adapter.build.shots", self.shots, at_least=0)
-        require_int("adapter.build.context_length", self.context_length, at_least=0)
+        require_int("shots", self.shots, at_least=0)
+        require_int("context_length", self.context_length, at_least=0)
         check_demonstration(self.demonstration)
 
     def attach(self, base: Base, train: TrainConfig, *, seed: int) -> Prompted:

@@ -61,14 +61,14 @@ class Glue(BenchmarkDefaults):
         object.__setattr__(self, "labels", tuple(self.labels))
         object.__setattr__(self, "metrics", tuple(self.metrics))
         if len(set(self.labels)) < 2:
-            raise ValueError(f"benchmark.labels={list(self.labels)} must be two different names or more")
+            raise ValueError(f"labels={list(self.labels)} must be two different names or more")
         if not self.metrics:
-            raise ValueError("benchmark.metrics=[] must name a metric")
+            raise ValueError("metrics=[] must name a metric")
         for name in self.metrics:
             metric(name)
         require_int("num_public", self.num_public, at_least=0)
         if not self._fields():
-            raise ValueError(f"benchmark.prompt={self.prompt!r} must show a column, like {{sentence}}")
+            raise ValueError(f"prompt={self.prompt!r} must show a column, like {{sentence}}")
 
     @property
     def name(self) -> str:

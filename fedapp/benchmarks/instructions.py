@@ -63,18 +63,18 @@ class Instructions(BenchmarkDefaults):
         given = {role: column for role, column in self.columns.items() if column}
         if not {"instruction", "output"} <= set(given) or not set(given) <= set(ROLES):
             raise ValueError(
-                f"benchmark.columns={dict(self.columns)} must name the columns of instruction and output, "
+                f"columns={dict(self.columns)} must name the columns of instruction and output, "
                 "and may name those of input and task"
             )
         for setting, parts in (("prompt", ("instruction",)), ("prompt_input", ("instruction", "input"))):
             if not all(f"{{{part}}}" in getattr(self, setting) for part in parts):
                 wanted = " and ".join(f"{{{part}}}" for part in parts)
-                raise ValueError(f"benchmark.{setting}={getattr(self, setting)!r} must show {wanted}")
-        require_int("benchmark.num_train", self.num_train, at_least=0)
+                raise ValueError(f"{setting}={getattr(self, setting)!r} must show {wanted}")
+        require_int("num_train", self.num_train, at_least=0)
         for setting in ("num_test", "public_size"):
-            require_int(f"benchmark.{setting}", getattr(self, setting), at_least=1)
+            require_int(f"{setting}", getattr(self, setting), at_least=1)
         if not self.metrics:
-            raise ValueError("benchmark.metrics=[] must name a metric")
+            raise ValueError("metrics=[] must name a metric")
         for one in self.metrics:
             metric(one)
 

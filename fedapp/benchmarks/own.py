@@ -46,17 +46,17 @@ class Own(BenchmarkDefaults):
     def __post_init__(self) -> None:
         if not self.data_dir or not Path(self.data_dir).expanduser().is_dir():
             raise ValueError(
-                f"benchmark.data_dir={self.data_dir!r} must be a folder that holds "
+                f"data_dir={self.data_dir!r} must be a folder that holds "
                 "<task>/train.jsonl and <task>/test.jsonl with the columns prompt and target"
             )
         if "{prompt}" not in self.prompt:
-            raise ValueError(f"benchmark.prompt={self.prompt!r} must show {{prompt}}")
+            raise ValueError(f"prompt={self.prompt!r} must show {{prompt}}")
         if self.labels is not None:
             object.__setattr__(self, "labels", tuple(map(str, self.labels)))
         found = sorted(path.name for path in Path(self.data_dir).expanduser().iterdir() if path.is_dir())
         object.__setattr__(self, "tasks", tuple(self.tasks) or tuple(found))
         if not self.tasks:
-            raise ValueError(f"benchmark.data_dir={self.data_dir!r} holds no folder, so no task")
+            raise ValueError(f"data_dir={self.data_dir!r} holds no folder, so no task")
         for one in self.metrics:
             metric(one)
 

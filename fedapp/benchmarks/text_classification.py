@@ -69,23 +69,21 @@ class TextClassification(BenchmarkDefaults):
         lowered = {str(label).lower() for label in self.labels}
         if len(lowered) < 2 or len(lowered) < len(self.labels):
             raise ValueError(
-                f"benchmark.labels={list(self.labels)} must be two words or more, different whatever the case"
+                f"labels={list(self.labels)} must be two words or more, different whatever the case"
             )
         if "{text}" not in self.prompt or self.prompt != self.prompt.rstrip():
             raise ValueError(
-                f"benchmark.prompt={self.prompt!r} must show {{text}} and end without a blank; "
+                f"prompt={self.prompt!r} must show {{text}} and end without a blank; "
                 "the blank before the label word is put there"
             )
         if len(self.columns) != 2:
-            raise ValueError(
-                f"benchmark.columns={list(self.columns)} must be two: the text's and the label's"
-            )
-        require_choice("benchmark.test_split", self.test_split, ("validation", "test"))
+            raise ValueError(f"columns={list(self.columns)} must be two: the text's and the label's")
+        require_choice("test_split", self.test_split, ("validation", "test"))
         for name in ("num_train", "num_test"):
-            require_int(f"benchmark.{name}", getattr(self, name), at_least=0)
-        require_bool("benchmark.balanced", self.balanced)
+            require_int(f"{name}", getattr(self, name), at_least=0)
+        require_bool("balanced", self.balanced)
         if not self.metrics:
-            raise ValueError("benchmark.metrics=[] must name a metric")
+            raise ValueError("metrics=[] must name a metric")
         for one in self.metrics:
             metric(one)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from fedapp.cli.output import OK, USAGE, complain, warn
-from fedapp.config.build import ConfigError
+from fedapp.config.build import ConfigError, about
 from fedapp.config.compose import load_config
 from fedapp.core.method import AnswerSizes
 from fedapp.planning.budget import Budget, budget_of
@@ -73,13 +73,13 @@ def budget_rows(overrides: Sequence[str], answers: AnswerSizes | None = None) ->
                 found = budget_of(config, answers)
         except ConfigError as error:
             raise naming(error, chosen) from None
-        label = " ".join(chosen) or f"method={config['method']['name']}"
+        label = " ".join(chosen) or f"method={about(config['method'], 'name')}"
         rows.append({"configuration": label, **_facts(config), **_numbers(found)})
     return rows
 
 
 def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
-    names = {group: config[group].get("name") for group in ("method", "adapter", "model")}
+    names = {group: about(config[group], "name") for group in ("method", "adapter", "model")}
     return {**names, "num-clients": config["num_clients"], "num-rounds": config["num_rounds"]}
 
 

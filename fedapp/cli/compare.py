@@ -137,7 +137,7 @@ def _grouped(results: Sequence[RunResult]) -> list[tuple[str, list[RunResult]]]:
         kept = {key: value for key, value in _flat(result.config) if key.split(".")[0] not in NOT_COMPARED}
         groups.setdefault(json.dumps(kept, sort_keys=True), []).append(result)
     trees = [json.loads(key) for key in groups]
-    names = {f"{group}.name" for group in NAMED}
+    names = {f"{group}.about.name" for group in NAMED}
     # A setting that a named choice brings along is said by its name; one that differs between runs
     # of the same names was set by hand.
     labelled = []
@@ -145,23 +145,14 @@ def _grouped(results: Sequence[RunResult]) -> list[tuple[str, list[RunResult]]]:
         own = [tree.get(name) for name in sorted(names)]
         twins = [other for other in trees if [other.get(name) for name in sorted(names)] == own]
         differing = sorted(key for key in tree if any(other.get(key) != tree[key] for other in twins))
-        set_by_hand = [key for key in differing if not _repeats(key, differing, trees)]
-        label = " ".join(f"{group}={tree.get(f'{group}.name')}" for group in NAMED if _varies(trees, group))
-        extra = " ".join(f"{key}={tree[key]}" for key in set_by_hand)
-        labelled.append((" ".join(filter(None, (label, extra))) or str(tree.get("method.name")), runs))
+        label = " ".join(
+            f"{group}={tree.get(f'{group}.about.name')}" for group in NAMED if _varies(trees, group)
+        )
+        extra = " ".join(f"{key}={tree[key]}" for key in differing)
+        labelled.append((" ".join(filter(None, (label, extra))) or str(tree.get("method.about.name")), runs))
     return [
         (label, sorted(runs, key=lambda run: run.seed)) for label, runs in sorted(labelled, key=_by_label)
     ]
-
-
-def _repeats(key: str, keys: Sequence[str], trees: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a key only passes on what a shorter one of the same name says, as build.task does task."""
-    return any(
-        len(other) < len(key)
-        and other.rpartition(".")[2] == key.rpartition(".")[2]
-        and all(tree.get(other) == tree.get(key) for tree in trees)
-        for other in keys
-    )
 
 
 def _by_label(item: tuple[str, list[RunResult]]) -> str:
@@ -169,12 +160,12 @@ def _by_label(item: tuple[str, list[RunResult]]) -> str:
 
 
 def _varies(trees: Sequence[Mapping[str, Any]], group: str) -> bool:
-    return group == "method" or len({tree.get(f"{group}.name") for tree in trees}) > 1
+    return group == "method" or len({tree.get(f"{group}.about.name") for tree in trees}) > 1
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")
-        elif not f"{prefix}{key}".startswith("benchmark.build.split_seed"):
+        elif not f"{prefix}{key}".startswith("benchmark.split_seed"):
             yield f"{prefix}{key}", value

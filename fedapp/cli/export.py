@@ -24,18 +24,18 @@ def export(source: Path, target: Path) -> None:
         raise ValueError(f"the target {target} exists and is not an empty folder; name another one")
     arrays, about = read_adapter(source)
     for part in ("benchmark", "model", "adapter"):
-        if not isinstance(about[part].get("build"), Mapping):
+        if not isinstance(about[part], Mapping) or "_target_" not in about[part]:
             raise ValueError(f"{source / 'adapter.json'} is damaged: it does not say how to build the {part}")
-    benchmark = build(about["benchmark"]["build"], "benchmark.build")
+    benchmark = build(about["benchmark"], "benchmark")
     labels = tuple(benchmark.labels or ())
-    base = build(about["model"]["build"], "model.build", labels=labels).with_labels(labels)
+    base = build(about["model"], "model", labels=labels).with_labels(labels)
     if base.fingerprint != about["base-fingerprint"]:
         raise ValueError(
             f"{source} belongs to the base model {about['base-fingerprint'][:16]}, "
             f"the one found here is {base.fingerprint[:16]}"
         )
     train = build({"_target_": "fedapp.core.train_config.TrainConfig"}, "train")
-    model = build(about["adapter"]["build"], "adapter.build").attach(base, train, seed=about["seed"])
+    model = build(about["adapter"], "adapter").attach(base, train, seed=about["seed"])
     try:
         model.load(arrays)
         model.export(target)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fedapp.config.build import RESERVED
+
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner as Partitioner
 
@@ -61,9 +63,9 @@ class Partitioning:
         if module != LIBRARY:
             target = node.get("_target_")
             raise ValueError(
-                f"partitioner.build._target_={target!r} must be a class of {LIBRARY} or {__name__}.{PRIVATE}"
+                f"partitioner._target_={target!r} must be a class of {LIBRARY} or {__name__}.{PRIVATE}"
             )
-        return cls(name, {key: value for key, value in node.items() if key != "_target_"})
+        return cls(name, {key: value for key, value in node.items() if key not in ("_target_", *RESERVED)})
 
     def __hash__(self) -> int:
         return hash((self.partitioner, repr(sorted(self.settings.items()))))

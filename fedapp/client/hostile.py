@@ -40,7 +40,7 @@ class Sent:
 
 @runtime_checkable
 class Corruption(Protocol):
-    """The ``hostile.build`` node: what a hostile client does to the arrays it sends."""
+    """The ``hostile`` node: what a hostile client does to the arrays it sends."""
 
     def corrupt(self, sent: Sent, memory: Arrays, rng: np.random.Generator) -> Arrays:
         """Return what is sent instead; ``memory`` is kept from round to round."""
@@ -195,7 +195,7 @@ class Hostility:
 
         Args:
             node: The composed node; ``clients`` is read.
-            corruption: The object that its ``build`` names, None where it names none.
+            corruption: The object that its ``_target_`` names, None where it names none.
             num_clients: Clients of the federation.
 
         Raises:
@@ -210,13 +210,12 @@ class Hostility:
             raise ValueError(f"hostile.clients={shown(clients)} must leave an honest client to measure")
         if clients and corruption is None:
             raise ValueError(
-                f"hostile.clients={clients} needs hostile.build, what these clients do (fedapp list: hostile)"
+                f"hostile.clients={clients} needs hostile._target_, what they do (fedapp list hostile)"
             )
         if corruption is not None and not isinstance(corruption, Corruption):
-            target = shown(node["build"].get("_target_"))
+            target = shown(node.get("_target_"))
             raise ValueError(
-                f"hostile.build._target_={target} must name a class with the method corrupt "
-                "(fedapp.client.hostile)"
+                f"hostile._target_={target} must name a class with the method corrupt (fedapp.client.hostile)"
             )
         return cls(frozenset(clients or ()), corruption)
 

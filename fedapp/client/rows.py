@@ -54,11 +54,11 @@ class SplitConfig:
     pool: bool = False
 
     def __post_init__(self) -> None:
-        require_number("split.val_share", self.val_share, "[0, 1)")
+        require_number("val_share", self.val_share, "[0, 1)")
         for name in ("max_val", "max_train", "max_test"):
-            require_int(f"split.{name}", getattr(self, name), at_least=0)
-        require_choice("split.test", self.test, ("own", "all"))
-        require_bool("split.pool", self.pool)
+            require_int(f"{name}", getattr(self, name), at_least=0)
+        require_choice("test", self.test, ("own", "all"))
+        require_bool("pool", self.pool)
 
 
 @dataclass(frozen=True)

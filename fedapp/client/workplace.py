@@ -50,12 +50,8 @@ class ClientSetup:
         self.routine: ClientRoutine = build(config["method"]["routine"], "method.routine")
         require_kind("method.routine", self.routine, ClientRoutine, "a client routine of fedapp.methods")
         self.hostility = _hostility(config["hostile"], self.settings.num_clients)
-        self.partitioner: Partitioning = (
-            like.partitioner if like else Partitioning.of(config["partitioner"]["build"])
-        )
-        self.benchmark: Any = (
-            like.benchmark if like else build(config["benchmark"]["build"], "benchmark.build")
-        )
+        self.partitioner: Partitioning = like.partitioner if like else Partitioning.of(config["partitioner"])
+        self.benchmark: Any = like.benchmark if like else build(config["benchmark"], "benchmark")
         asks = self.routine.needs.public_prompts
         self.public: PublicSet | None = PublicSet.of(self.benchmark) if asks else None
 
@@ -98,9 +94,9 @@ class Workplace:
         self.run = config  # of all clients, where they differ
         settings = self.setup.settings
         labels = tuple(self.setup.benchmark.labels or ())
-        self.base = build(config["model"]["build"], "model.build", labels=labels)
+        self.base = build(config["model"], "model", labels=labels)
         self.base.set_num_threads(settings.num_threads)
-        adapter = build(config["adapter"]["build"], "adapter.build")
+        adapter = build(config["adapter"], "adapter")
         self.model: AdaptedModel = adapter.attach(
             self.base.with_labels(labels), self.setup.train, seed=settings.seed
         )
@@ -174,6 +170,9 @@ def _settings(kind: type, node: Any, where: str) -> Any:
 
 def _hostility(node: Any, num_clients: int) -> Hostility:
     if not isinstance(node, Mapping):
-        raise ClientFailure(f"hostile={shown(node)} must hold clients and build, as conf/hostile shows them")
-    corruption = None if node.get("build") is None else build(node["build"], "hostile.build")
+        raise ClientFailure(
+            f"hostile={shown(node)} must hold clients and _target_, as conf/hostile shows them"
+        )
+    what = {key: value for key, value in node.items() if key != "clients"}
+    corruption = build(what, "hostile") if "_target_" in what else None
     return Hostility.of(node, corruption, num_clients)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -15,17 +17,24 @@ from fedapp.core.errors import one_line
 
 # A node receives its configuration over the network: it may only name classes of these packages.
 BUILDABLE = ("fedapp.", "flwr_datasets.partitioner.")
+# Keys of a node that are no settings of its class: what it is, and how it is best trained or scored.
+RESERVED = ("about", "recipe")
 
 
 class ConfigError(ValueError):
     """The configuration cannot be used; the text is one line for the user."""
 
 
+def about(node: Mapping[str, Any], key: str) -> Any:
+    """What a group's node says under ``about`` (``name``, ``fingerprint`` …); None if nothing."""
+    return (node.get("about") or {}).get(key)
+
+
 def build(node: Any, where: str, **extra: Any) -> Any:
     """Make the object that a node's ``_target_`` names, nested nodes first.
 
     Args:
-        node: A resolved tree with ``_target_``.
+        node: A resolved tree with ``_target_``; its ``about`` and ``recipe`` are passed over.
         where: The node's place in the tree, for messages (``method.strategy``).
         extra: Values that only the caller knows (labels of the benchmark, number of clients).
 
@@ -39,7 +48,8 @@ def build(node: Any, where: str, **extra: Any) -> Any:
     if not isinstance(target, str) or not target.startswith(BUILDABLE):
         raise ConfigError(f"{where}._target_={shown(target)} must name a class of {' or '.join(BUILDABLE)}")
     make = _locate(target, where)
-    values = {key: _build_nested(value, f"{where}.{key}") for key, value in node.items() if key != "_target_"}
+    own = {key: value for key, value in node.items() if key not in ("_target_", *RESERVED)}
+    values = {key: _build_nested(value, f"{where}.{key}") for key, value in own.items()}
     values |= extra
     parameters = {
         name: p for name, p in inspect.signature(make).parameters.items() if p.kind is not p.VAR_KEYWORD
@@ -51,13 +61,31 @@ def build(node: Any, where: str, **extra: Any) -> Any:
         if parameter.default is parameter.empty and name not in values:
             raise ConfigError(f"{where}.{name} is missing; {target} needs it")
     try:
-        return make(**values)
-    except ValueError as error:
-        raise ConfigError(_placed(one_line(error), where, parameters)) from None
+        with place(where, parameters):
+            return make(**values)
     except TypeError as error:
         wrong = _mistyped(parameters, values)
         text = f"{wrong}={shown(values[wrong])} must be a number" if wrong else one_line(error)
         raise ConfigError(_placed(text, where, parameters)) from None
+
+
+@contextmanager
+def place(where: str, names: Iterable[str]) -> Iterator[None]:
+    """Put a node's place in front of the short names by which complaints within call its settings.
+
+    Args:
+        where: The node's place in the tree (``adapter``).
+        names: Its settings; a complaint that begins with none of them is about the node as a whole.
+
+    Raises:
+        ConfigError: With the setting as one types it, for any ValueError raised within.
+    """
+    try:
+        yield
+    except ConfigError:  # made within from a node of its own, and placed there
+        raise
+    except ValueError as error:
+        raise ConfigError(_placed(one_line(error), where, names)) from None
 
 
 def named_class(target: str) -> Any:
@@ -75,10 +103,9 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _placed(text: str, where: str, parameters: Iterable[str]) -> str:
-    """A constructor's complaint with the setting's full name in front, once."""
-    if text.startswith(f"{where.partition('.')[0]}."):
-        return text
-    return f"{where}.{text}" if text.partition("=")[0] in parameters else f"{where}: {text}"
+    """A constructor's complaint with the place of the setting it begins with in front."""
+    named = re.match(r"(\w+)[=.\[:]", text)
+    return f"{where}.{text}" if named and named[1] in parameters else f"{where}: {text}"
 
 
 def _mistyped(parameters: Mapping[str, inspect.Parameter], values: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from fedapp.config.build import about
 from fedapp.core import files
 
 
@@ -36,10 +37,11 @@ def choices(conf: Path | None = None) -> dict[str, dict[str, str]]:
 
 
 def _describe(path: Path) -> str:
-    """The file's ``description``, else its first comment that is neither directive nor command."""
+    """The file's ``about.description``, else its first comment that is neither directive nor command."""
     text = path.read_text(encoding="utf-8")
     tree = yaml.safe_load(text)
-    if isinstance(tree, dict) and isinstance(tree.get("description"), str):
-        return " ".join(tree["description"].split())
+    said = about(tree, "description") if isinstance(tree, dict) else None
+    if isinstance(said, str):
+        return " ".join(said.split())
     comments = (line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#"))
     return next((comment for comment in comments if not comment.startswith(("@package", "fedapp run "))), "")

@@ -26,7 +26,7 @@ from fedapp.core.checks import shown
 from fedapp.core.errors import one_line
 
 # Keys of a group's file without which no run can be put together.
-INDISPENSABLE = ("name", "build", "routine", "strategy", "_target_")
+INDISPENSABLE = ("about", "name", "routine", "strategy", "_target_")
 
 
 def load_config(overrides: Sequence[str]) -> dict[str, Any]:
@@ -56,6 +56,7 @@ def _compose(overrides: Sequence[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError(_explain(error, overrides)) from None
     assert isinstance(plain, dict)
+    plain["method"].pop("contract", None)  # what tests are to know of it; no run needs it
     return {str(key): value for key, value in plain.items()}
 
 
@@ -65,7 +66,7 @@ def _client_configs(config: Mapping[str, Any], overrides: Sequence[str]) -> dict
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ConfigError(
             f"by_client={shown(texts)} must be a list with a text of overrides for each client, such as "
-            '["adapter.build.rank=4","adapter.build.rank=8"]'
+            '["adapter.rank=4","adapter.rank=8"]'
         )
     found: dict[str, dict[str, Any]] = {}
     for text in texts:

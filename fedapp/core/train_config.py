@@ -56,23 +56,23 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_epochs", "max_length", "max_new_tokens", "eval_batch_size"):
-            require_int(f"train.{name}", getattr(self, name), at_least=1)
-        require_int("train.max_steps", self.max_steps, at_least=0)
-        require_int("train.accumulation_steps", self.accumulation_steps, at_least=1)
+            require_int(f"{name}", getattr(self, name), at_least=1)
+        require_int("max_steps", self.max_steps, at_least=0)
+        require_int("accumulation_steps", self.accumulation_steps, at_least=1)
         if self.accumulation_steps > self.batch_size:
             raise ValueError(
-                f"train.accumulation_steps={self.accumulation_steps} must not exceed "
+                f"accumulation_steps={self.accumulation_steps} must not exceed "
                 f"train.batch_size={self.batch_size}: a batch is cut into that many parts"
             )
         for name in ("gradient_checkpointing", "length_grouped"):
-            require_bool(f"train.{name}", getattr(self, name))
-        require_number("train.learning_rate", self.learning_rate, "(0, inf)")
-        require_number("train.weight_decay", self.weight_decay, "[0, inf)")
-        require_number("train.max_grad_norm", self.max_grad_norm, "[0, inf)")
-        require_number("train.proximal", self.proximal, "[0, inf)")
-        require_number("train.warmup_ratio", self.warmup_ratio, "[0, 1]")
-        require_choice("train.schedule", self.schedule, ("constant", "linear", "cosine"))
-        require_choice("train.answers", self.answers, ("auto", "labels", "text"))
+            require_bool(f"{name}", getattr(self, name))
+        require_number("learning_rate", self.learning_rate, "(0, inf)")
+        require_number("weight_decay", self.weight_decay, "[0, inf)")
+        require_number("max_grad_norm", self.max_grad_norm, "[0, inf)")
+        require_number("proximal", self.proximal, "[0, inf)")
+        require_number("warmup_ratio", self.warmup_ratio, "[0, 1]")
+        require_choice("schedule", self.schedule, ("constant", "linear", "cosine"))
+        require_choice("answers", self.answers, ("auto", "labels", "text"))
 
     def step_size(self, step: int, total: int) -> float:
         """Share of the peak step size at a step: linear warm-up, then the schedule.

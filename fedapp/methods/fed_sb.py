@@ -39,7 +39,7 @@ class SubspaceSharing(ClientRoutine):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        require_choice("dtype", self.dtype, ("float32", "float16", "bfloat16"))
 
     @property
     def needs(self) -> Needs:

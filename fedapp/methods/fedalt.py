@@ -34,7 +34,7 @@ class RestOfWorld(ClientRoutine):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        require_choice("dtype", self.dtype, ("float32", "float16", "bfloat16"))
 
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Do a round's training."""

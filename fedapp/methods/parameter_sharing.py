@@ -59,10 +59,10 @@ class ParameterSharing(ClientRoutine):
         except (re.error, TypeError) as error:
             known = ", ".join(SHARED_ROLES)
             raise ValueError(
-                f"method.routine.share={shown(self.share)} is neither of {known} nor a pattern: {error}"
+                f"share={shown(self.share)} is neither of {known} nor a pattern: {error}"
             ) from None
-        require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
-        require_kind("method.routine.mixing", self.mixing, Mixing, "a rule of mixing such as FixedMixing")
+        require_choice("dtype", self.dtype, ("float32", "float16", "bfloat16"))
+        require_kind("mixing", self.mixing, Mixing, "a rule of mixing such as FixedMixing")
 
     def train(self, download: Payload, session: ClientSession) -> tuple[Payload, Metrics]:
         """Start from the mix of own and received, train, remember the result."""

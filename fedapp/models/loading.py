@@ -84,12 +84,12 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if str(device).startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"model.build.device={device!r}: no GPU is visible here; use cpu or auto")
+        raise ValueError(f"device={device!r}: no GPU is visible here; use cpu or auto")
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError):
         known = "auto, cpu, cuda or cuda:<a GPU of this machine>"
-        raise ValueError(f"model.build.device={shown(device)} must be one of: {known}") from None
+        raise ValueError(f"device={shown(device)} must be one of: {known}") from None
     return device
 
 
@@ -104,10 +104,10 @@ def _reason(error: Exception, path: str, kind: str, given: dict[str, Any]) -> st
     attention = given.get("attn_implementation")
     if attention is not None and any(word in text.lower() for word in ("attn", "attention")):
         return (
-            f"model.build.attn_implementation={attention!r} cannot be used with {path!r} here: "
+            f"attn_implementation={attention!r} cannot be used with {path!r} here: "
             f"{text}; null lets transformers choose"
         )
-    return f"model.build.path={path!r} cannot be loaded as {kind}: {text}"
+    return f"path={path!r} cannot be loaded as {kind}: {text}"
 
 
 def _quantized(
@@ -117,7 +117,7 @@ def _quantized(
     import torch
     from transformers import AutoConfig, BitsAndBytesConfig
 
-    setting = f"model.build.quantization={quantization!r}"
+    setting = f"quantization={quantization!r}"
     if importlib.util.find_spec("bitsandbytes") is None:
         raise _SettingError(f"{setting} needs bitsandbytes: pip install 'fedapp[quant]', or set it to null")
     with torch.device("meta"):
@@ -131,7 +131,7 @@ def _quantized(
     except Exception as error:  # its native part cannot be loaded here
         raise _SettingError(f"{setting}: bitsandbytes cannot be used here: {error}") from None
     if torch.device(place).type not in supported_torch_devices:
-        raise _SettingError(f"{setting}: bitsandbytes cannot work on model.build.device={place!r}")
+        raise _SettingError(f"{setting}: bitsandbytes cannot work on device={place!r}")
     # Each 8-bit product would remark that it casts its input to fp16.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     settings = BitsAndBytesConfig(**options, llm_int8_skip_modules=outside)

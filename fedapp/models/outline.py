@@ -78,8 +78,8 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     The files of the path itself come first; what only the hub has is told by ``architecture``.
 
     Args:
-        path: As ``model.build.path``: a folder, ``asset:…``, ``package:…`` or a hub id.
-        architecture: As ``model.architecture``: a folder of ``fedapp/assets/configs``, or None.
+        path: As ``model.path``: a folder, ``asset:…``, ``package:…`` or a hub id.
+        architecture: As ``model.about.architecture``: a folder of ``fedapp/assets/configs``, or None.
 
     Returns:
         The folder, and what to warn of if the named architecture describes another path.
@@ -93,19 +93,19 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     known = sorted(file.parent.name for file in ARCHITECTURES.glob("*/config.json"))
     if architecture not in known:
         raise ValueError(
-            f"model.architecture={shown(architecture)} must be one of {', '.join(known)}, as "
-            f"model.build.path={path!r} is no folder here: nothing is asked of the hub"
+            f"model.about.architecture={shown(architecture)} must be one of {', '.join(known)}, as "
+            f"model.path={path!r} is no folder here: nothing is asked of the hub"
         )
     folder = ARCHITECTURES / architecture
     described = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
     if described == path:
         return folder, None
     return folder, (
-        f"model.build.path={path!r} is counted as model.architecture={architecture!r}, "
+        f"model.path={path!r} is counted as model.about.architecture={architecture!r}, "
         f"which has the shape of {described}"
     )
 
 
 def settings_of(node: Mapping[str, Any]) -> dict[str, Any]:
-    """What of ``model.build`` an outline takes; the rest is about weights and devices."""
+    """What of ``model`` an outline takes; the rest is about weights and devices."""
     return {key: node[key] for key in ("head", "dtype", "path") if key in node}

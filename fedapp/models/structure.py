@@ -55,7 +55,7 @@ def pool_by_mean(model: Any) -> None:
     encoder = model.base_model
     if getattr(encoder, "pooler", None) is None:
         raise ValueError(
-            f"model.build.pooling='mean' needs an encoder whose head reads a pooler, such as BERT; "
+            f"pooling='mean' needs an encoder whose head reads a pooler, such as BERT; "
             f"{type(model).__name__} has none: leave it null"
         )
 

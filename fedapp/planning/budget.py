@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from fedapp.config.build import ConfigError, build
+from fedapp.config.build import ConfigError, about, build
 from fedapp.config.clients import client_config, one_of_each, variant
 from fedapp.config.run import run_settings
 from fedapp.core.errors import one_line
@@ -123,8 +123,8 @@ def budget_of(config: Mapping[str, Any], answers: AnswerSizes | None = None) -> 
 def _trained(config: Mapping[str, Any]) -> tuple[ClientCost, str | None]:
     """What a client of this config trains; what to warn of."""
     labels: Sequence[str] = ()
-    if config["model"]["build"].get("head") == "classification":
-        labels = build(config["benchmark"]["build"], "benchmark.build").labels or ()
+    if config["model"].get("head") == "classification":
+        labels = build(config["benchmark"], "benchmark").labels or ()
     parts = (json.dumps(config[part], sort_keys=True) for part in ("model", "adapter", "train"))
     return _attached(*parts, tuple(labels), config["seed"])
 
@@ -135,7 +135,7 @@ def _attached(
 ) -> tuple[ClientCost, str | None]:
     """The same from the parts that decide it: methods with one adapter attach it once."""
     base, frozen, warning = _base(model, labels)
-    made = build(json.loads(adapter)["build"], "adapter.build")
+    made = build(json.loads(adapter), "adapter")
     settings = build({"_target_": "fedapp.core.train_config.TrainConfig", **json.loads(train)}, "train")
     adapted = made.attach(base, settings, seed=seed)
     try:
@@ -150,11 +150,11 @@ def _base(model: str, labels: tuple[str, ...]) -> tuple[Any, int | None, str | N
     from fedapp.models.outline import find_config, outline_base, settings_of
 
     node = json.loads(model)
-    if "path" not in node["build"]:  # no files: nothing would be loaded, so it is made as it is
-        base = build(node["build"], "model.build", labels=labels)
+    if "path" not in node:  # no files: nothing would be loaded, so it is made as it is
+        base = build(node, "model", labels=labels)
         return base, base.num_frozen(), None
-    folder, warning = find_config(node["build"]["path"], node.get("architecture"))
-    base = outline_base(folder, labels=labels, **settings_of(node["build"]))
+    folder, warning = find_config(node["path"], about(node, "architecture"))
+    base = outline_base(folder, labels=labels, **settings_of(node))
     return base, base.num_frozen(), warning
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from fedapp.config.build import ConfigError
+from fedapp.config.build import ConfigError, about
 from fedapp.config.overrides import quote
 from fedapp.config.run import folder_setting
 from fedapp.core.files import ROOT
@@ -103,7 +103,7 @@ def _make_folder(path: Path, exist_ok: bool) -> Path:
 
 
 def _name(config: Mapping[str, Any], group: str) -> str:
-    return re.sub(r"[^\w.]+", "_", str(config[group]["name"]))
+    return re.sub(r"[^\w.]+", "_", str(about(config[group], "name")))
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fedapp.config.build import ConfigError, build, named_class, nearest
+from fedapp.config.build import ConfigError, about, build, named_class, nearest
 from fedapp.config.choices import groups
 from fedapp.config.clients import client_config, one_of_each
 from fedapp.config.compose import load_config
@@ -47,7 +47,7 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
         alike = [client_config(config, client_id) for client_id in one_of_each(config)]
         strategy = build_method(config)[1]
         for own in alike:
-            build(own["adapter"]["build"], "adapter.build")
+            build(own["adapter"], "adapter")
         require_fitting(config, alike, strategy, setup.routine)
         for client_id in range(setup.settings.num_clients):
             setup.data(client_id)
@@ -102,11 +102,11 @@ def require_one_rank(config: Mapping[str, Any], alike: Sequence[Mapping[str, Any
     Raises:
         ConfigError: If they do.
     """
-    ranks = {own["adapter"]["build"].get("rank") for own in alike}
+    ranks = {own["adapter"].get("rank") for own in alike}
     if len(ranks) > 1:
         named = ", ".join(sorted(map(str, ranks), key=lambda rank: (len(rank), rank)))
         raise ConfigError(
-            f"by_client gives adapter.build.rank={named}, but method={config['method']['name']} needs one "
+            f"by_client gives adapter.rank={named}, but method={about(config['method'], 'name')} needs one "
             f"rank on all clients; methods that take different ranks: {', '.join(_mixed_rank_methods())}"
         )
 
@@ -119,12 +119,13 @@ def require_same_settings(
     Raises:
         ConfigError: If they do.
     """
+    method = about(config["method"], "name")
     for name in names:
-        values = sorted({str(own["adapter"]["build"].get(name)) for own in alike})
+        values = sorted({str(own["adapter"].get(name)) for own in alike})
         if len(values) > 1:
             raise ConfigError(
-                f"by_client gives adapter.build.{name}={', '.join(map(repr, values))}, but "
-                f"method={config['method']['name']} combines what clients send and needs one value on all"
+                f"by_client gives adapter.{name}={', '.join(map(repr, values))}, but "
+                f"method={method} combines what clients send and needs one value on all"
             )
 
 

@@ -28,6 +28,7 @@ from typing import Any, TextIO
 import yaml
 
 from fedapp import __version__
+from fedapp.config.build import about
 from fedapp.config.run import folder_setting
 from fedapp.core.errors import reason_of
 from fedapp.core.files import ROOT, write_atomically
@@ -97,11 +98,11 @@ class RunFolder:
         hostile = hostile_clients(self.config)
         if hostile:
             self.warning(
-                f"{name_clients(hostile)} made hostile (hostile={self.config['hostile'].get('name')}, "
-                f"{self.config['hostile']['build']['_target_']}): an experiment on robustness, "
+                f"{name_clients(hostile)} made hostile (hostile={about(self.config['hostile'], 'name')}, "
+                f"{self.config['hostile']['_target_']}): an experiment on robustness, "
                 "their scores are in no mean"
             )
-        method, benchmark = (self.config[group]["name"] for group in ("method", "benchmark"))
+        method, benchmark = (about(self.config[group], "name") for group in ("method", "benchmark"))
         self.event(
             "start",
             **{"num-rounds": self.config["num_rounds"], "clients": sorted(directory.nodes)},

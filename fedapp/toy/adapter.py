@@ -70,9 +70,9 @@ class Toy:
     diverge_from: float | None = None
 
     def __post_init__(self) -> None:
-        require_int("adapter.build.size", self.size, at_least=1)
+        require_int("size", self.size, at_least=1)
         if self.diverge_from is not None:
-            require_number("adapter.build.diverge_from", self.diverge_from, "[-inf, inf]")
+            require_number("diverge_from", self.diverge_from, "[-inf, inf]")
 
     def attach(self, base: Any, train: TrainConfig, *, seed: int) -> ToyModel:
         """Draw the initial vectors from the seed."""

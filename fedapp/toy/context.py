@@ -27,8 +27,8 @@ class ToyContext:
     size: int = 4
 
     def __post_init__(self) -> None:
-        require_int("adapter.build.num_layers", self.num_layers, at_least=1)
-        require_int("adapter.build.size", self.size, at_least=1)
+        require_int("num_layers", self.num_layers, at_least=1)
+        require_int("size", self.size, at_least=1)
 
     def attach(self, base: Any, train: TrainConfig, *, seed: int) -> ToyContextModel:
         """Make the model; only its training draws anything."""

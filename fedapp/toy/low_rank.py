@@ -37,9 +37,9 @@ class ToyLora:
     alpha: float = 2.0
 
     def __post_init__(self) -> None:
-        require_int("adapter.build.size", self.size, at_least=1)
-        require_int("adapter.build.rank", self.rank, at_least=1)
-        require_number("adapter.build.alpha", self.alpha, "(0, inf)")
+        require_int("size", self.size, at_least=1)
+        require_int("rank", self.rank, at_least=1)
+        require_number("alpha", self.alpha, "(0, inf)")
 
     def attach(self, base: Any, train: TrainConfig, *, seed: int) -> ToyLowRankModel:
         """Draw A and the vector from the seed; B is zero."""

@@ -52,6 +52,6 @@ def require_language_model(base: Base, what: str) -> None:
     """
     if base.head != "lm":
         raise ValueError(
-            f"{what} needs a causal language model (model.build.head=lm), {base.path or 'this base'} has a "
+            f"{what} needs a causal language model (model.head=lm), {base.path or 'this base'} has a "
             f"{base.head} head, which adapters such as loreft and lora fit (method=fedreft, fedavg, fedit)"
         )

@@ -365,15 +365,15 @@ def test_what_does_not_fit_is_named():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"injection": "linaer"}, r"adapter\.build\.injection='linaer' must be one of: linear, add, balance"),
-        ({"fusion": "max"}, r"adapter\.build\.fusion='max' must be one of: mean, pca"),
-        ({"noise": -1}, r"adapter\.build\.noise=-1 must be"),
+        ({"injection": "linaer"}, r"injection='linaer' must be one of: linear, add, balance"),
+        ({"fusion": "max"}, r"fusion='max' must be one of: mean, pca"),
+        ({"noise": -1}, r"noise=-1 must be"),
         (
             {"initial": [0.1]},
-            r"adapter\.build\.initial=\[0\.1\] must be a list of 2 numbers, lambda and beta",
+            r"initial=\[0\.1\] must be a list of 2 numbers, lambda and beta",
         ),
-        ({"initial": [0.1, 1.0, 5.0]}, r"adapter\.build\.initial=\[0\.1, 1\.0, 5\.0\] must be a list of 2"),
-        ({"demonstration": "{prompt}"}, r"adapter\.build\.demonstration='\{prompt\}' must be a text with"),
+        ({"initial": [0.1, 1.0, 5.0]}, r"initial=\[0\.1, 1\.0, 5\.0\] must be a list of 2"),
+        ({"demonstration": "{prompt}"}, r"demonstration='\{prompt\}' must be a text with"),
         ({"demonstration": "{target} {prompt}"}, r"\{prompt\} and then \{target\}"),
     ],
 )

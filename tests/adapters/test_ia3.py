@@ -144,7 +144,7 @@ def test_peft_opens_the_exported_folder_with_equal_logits(name, labels, tmp_path
 
 
 def test_settings_that_name_no_layers_are_refused_in_one_line():
-    with pytest.raises(ValueError, match=r"adapter.build.feedforward_modules='fc' must be null or a list"):
+    with pytest.raises(ValueError, match=r"feedforward_modules='fc' must be null or a list"):
         Ia3(feedforward_modules="fc")
-    with pytest.raises(ValueError, match=r"adapter.build.target_modules=.*none of these layers is found"):
+    with pytest.raises(ValueError, match=r"adapter.target_modules=.*none of these layers is found"):
         attach(target_modules=["nowhere"])

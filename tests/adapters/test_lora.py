@@ -176,13 +176,13 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "adapter.build.rank=0"),
-        ({"dropout": 1.5}, "adapter.build.dropout=1.5"),
-        ({"rank": 2.5}, "adapter.build.rank=2.5 must be a whole number"),
-        ({"alpha": "abc"}, "adapter.build.alpha='abc' must be a number greater than 0"),
-        ({"freeze_a": "no"}, "adapter.build.freeze_a='no' must be true or false"),
-        ({"target_modules": ["q_porj"]}, r"adapter.build.target_modules=\['q_porj'\]: .* not found"),
-        ({"target_modules": [3]}, r"adapter.build.target_modules=\[3\] must be null, all-linear or a list"),
+        ({"rank": 0}, "adapter.rank=0"),
+        ({"dropout": 1.5}, "adapter.dropout=1.5"),
+        ({"rank": 2.5}, "adapter.rank=2.5 must be a whole number"),
+        ({"alpha": "abc"}, "adapter.alpha='abc' must be a number greater than 0"),
+        ({"freeze_a": "no"}, "adapter.freeze_a='no' must be true or false"),
+        ({"target_modules": ["q_porj"]}, r"adapter.target_modules=\['q_porj'\]: .* not found"),
+        ({"target_modules": [3]}, r"adapter.target_modules=\[3\] must be null, all-linear or a list"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line_and_leave_the_base_free(settings, message):

@@ -130,7 +130,7 @@ def test_the_estimate_is_the_best_approximation_of_the_first_sign_step(name):
 def test_with_svd_gradient_nothing_works_before_the_subspace_has_come():
     adapted = attach(init="svd_gradient")
     examples = tiny_models.examples(8)
-    with pytest.raises(ClientFailure, match="adapter.build.init='svd_gradient' needs a method"):
+    with pytest.raises(ClientFailure, match="adapter.init='svd_gradient' needs a method"):
         adapted.train(examples, np.random.default_rng(0))
     with adapted.disabled():
         alone = adapted.loss(examples)
@@ -203,10 +203,10 @@ def test_r_stays_fp32_over_a_bf16_base():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 33}, r"adapter.build.rank=33 must be within 1 and 16, the smaller width of layer.0"),
-        ({"init": "svd"}, "adapter.build.init='svd' must be one of: svd_gradient"),
-        ({"init_examples": 0}, "adapter.build.init_examples=0 must be a whole number"),
-        ({"target_modules": "q_proj"}, "adapter.build.target_modules='q_proj' must be null, all-linear"),
+        ({"rank": 33}, r"adapter.rank=33 must be within 1 and 16, the smaller width of layer.0"),
+        ({"init": "svd"}, "adapter.init='svd' must be one of: svd_gradient"),
+        ({"init_examples": 0}, "adapter.init_examples=0 must be a whole number"),
+        ({"target_modules": "q_proj"}, "adapter.target_modules='q_proj' must be null, all-linear"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line_and_leave_the_base_free(settings, message):

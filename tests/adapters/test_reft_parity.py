@@ -205,5 +205,5 @@ def test_the_folder_also_holds_the_named_arrays(tmp_path):
 
 def test_an_activation_cannot_be_exported_and_the_message_says_so(tmp_path):
     adapted = attach(tiny_models.base(), act_fn="relu")
-    with pytest.raises(ValueError, match=r"adapter\.build\.act_fn=.relu. cannot be exported"):
+    with pytest.raises(ValueError, match=r"adapter\.act_fn=.relu. cannot be exported"):
         adapted.export(tmp_path / "x")

@@ -33,7 +33,7 @@ def test_a_list_names_layers_by_their_last_part():
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["q_porj"], r"adapter.build.target_modules=\['q_porj'\]: none of these layers is found"),
+        (["q_porj"], r"adapter.target_modules=\['q_porj'\]: none of these layers is found"),
         (["embed_tokens"], "embed_tokens is a Embedding, must be a linear layer"),
     ],
 )

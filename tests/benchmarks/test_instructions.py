@@ -131,7 +131,7 @@ def test_alpaca_columns_without_a_task(tmp_path):
         "benchmark.columns.output=output",
         "benchmark.columns.task=null",
     ]
-    node = load_config([*overrides, "benchmark.num_test=2", "benchmark.public_size=3"])["benchmark"]["build"]
+    node = load_config([*overrides, "benchmark.num_test=2", "benchmark.public_size=3"])["benchmark"]
     benchmark = Instructions(**{key: value for key, value in node.items() if key != "_target_"})
     assert set(benchmark.load("train")["task"]) == {"alpaca"}
     assert len(benchmark.public_prompts()) == 3

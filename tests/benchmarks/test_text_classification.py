@@ -113,7 +113,7 @@ def test_labels_in_another_order_than_the_datas_are_noticed_where_texts_tell(fol
 
 @pytest.mark.parametrize("name", ["subj", "emo", "agnews", "sst2", "sst5", "trec"])
 def test_the_configs_build_and_say_where_rows_should_be(name, tmp_path):
-    node = load_config([f"benchmark={name}", f"benchmark.data_dir={tmp_path}"])["benchmark"]["build"]
+    node = load_config([f"benchmark={name}", f"benchmark.data_dir={tmp_path}"])["benchmark"]
     benchmark = TextClassification(**{key: value for key, value in node.items() if key != "_target_"})
     assert benchmark.name == name
     assert benchmark.prompt.endswith(":")
@@ -180,7 +180,7 @@ def test_real_folders_have_the_layout_that_the_docs_tell():
     ):
         overrides = [f"benchmark={name}", f"benchmark.data_dir={REAL / parent}", *extra]
         overrides.append("benchmark.num_train=60")
-        node = load_config(overrides)["benchmark"]["build"]
+        node = load_config(overrides)["benchmark"]
         benchmark = TextClassification(**{key: value for key, value in node.items() if key != "_target_"})
         train = benchmark.load("train")
         assert len(train) == 60

@@ -163,9 +163,9 @@ def test_in_a_sweep_a_failed_job_does_not_stop_the_next(toy, capsys):
 
 def test_a_sweep_is_checked_as_a_whole_before_its_first_job(tmp_path, capsys):
     settings = ["model=toy", "benchmark=toy", "adapter=toy", f"runs_dir={tmp_path}"]
-    assert main(["run", "-m", *settings, "engine=local,flwr", "adapter.build.size=4,-1"]) == 2
+    assert main(["run", "-m", *settings, "engine=local,flwr", "adapter.size=4,-1"]) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("fedapp: error: engine=local adapter.build.size=-1: adapter.build.size=-1")
+    assert captured.err.startswith("fedapp: error: engine=local adapter.size=-1: adapter.size=-1")
     assert captured.err.count("\n") == 1
     assert captured.out == ""
     assert not list(tmp_path.iterdir())

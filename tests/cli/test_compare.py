@@ -15,7 +15,7 @@ from fedapp.cli.main import main
 def make_run(folder: Path, seed: int, final: tuple[float, ...], base: tuple[float | None, ...]) -> Path:
     """A finished run of as many clients as there are final scores."""
     folder.mkdir(parents=True)
-    config = {"seed": seed, "method": {"name": "m"}, "benchmark": {"name": "b"}}
+    config = {"seed": seed, **{group: {"about": {"name": group}} for group in ("method", "benchmark")}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "run.json").write_text(json.dumps({"status": "completed", "seconds": 2.0}))
     rows = []
@@ -95,19 +95,15 @@ def test_a_base_column_over_fewer_clients_says_so(tmp_path, capsys):
     assert f"* without client 1 of {folder}, not scored there on the base" in output
 
 
-def test_a_setting_that_is_passed_on_is_named_once(tmp_path, capsys):
+def test_settings_that_differ_tell_runs_of_the_same_names_apart(tmp_path, capsys):
     for number, task in enumerate(("code", "topic")):
         folder = make_run(tmp_path / "runs" / task, 1, (0.5,), (0.1,))
-        build = {"task": task, "size": number}
-        config = {
-            "seed": 1,
-            "method": {"name": "m"},
-            "benchmark": {"name": "b", "task": task, "build": build},
-        }
+        benchmark = {"about": {"name": "b"}, "task": task, "size": number, "split_seed": number}
+        config = {"seed": 1, "method": {"about": {"name": "m"}}, "benchmark": benchmark}
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["compare", str(tmp_path / "runs")]) == 0
     output = " ".join(capsys.readouterr().out.split())
     for number, task in enumerate(("code", "topic")):
         assert f"benchmark.task={task}" in output
-        assert f"benchmark.build.size={number}" in output
-    assert "build.task" not in output
+        assert f"benchmark.size={number}" in output
+    assert "split_seed" not in output

@@ -180,7 +180,7 @@ def test_caps_keep_the_proportions_of_the_tasks():
         ),
         (
             {"node": {"_target_": "os.system"}},
-            "partitioner.build._target_='os.system' must be a class of flwr",
+            "partitioner._target_='os.system' must be a class of flwr",
         ),
         (
             {"node": {**SKEWED, "min_partition_size": 0, "alpha": 0.001}},

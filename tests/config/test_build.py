@@ -46,7 +46,7 @@ def test_a_class_that_does_not_exist_comes_with_those_that_do():
 def test_a_misspelt_class_or_function_comes_with_the_nearest():
     text = complaint(average(_target_="fedapp.aggregation.GeometricMedain"))
     assert text.endswith("does not exist; did you mean GeometricMedian?")
-    text = complaint({"_target_": "fedapp.models.base.load_bsae"}, "model.build")
+    text = complaint({"_target_": "fedapp.models.base.load_bsae"}, "model")
     assert "does not exist; did you mean load_base" in text
 
 
@@ -78,17 +78,17 @@ def test_a_setting_that_is_missing_is_named():
         (
             "adapter",
             {"_target_": "fedapp.adapters.reft.adapter.Reft", "rank": 0},
-            "adapter.build.rank=0 must be",
+            "adapter.rank=0 must be",
         ),
         (
             "adapter",
             {"_target_": "fedapp.adapters.lora.adapter.Lora", "rank": 0},
-            "adapter.build.rank=0 must be",
+            "adapter.rank=0 must be",
         ),
         (
             "model",
             {"_target_": "fedapp.models.base.load_base", "path": "/nope"},
-            "model.build.path='/nope' is",
+            "model.path='/nope' is",
         ),
         (
             "method.routine",
@@ -103,6 +103,6 @@ def test_a_refused_value_is_named_once_by_the_key_to_type(where, node, said):
 
 @pytest.mark.parametrize("path", sorted((CONF / "model").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_model_file_shows_where_the_device_is_set(path):
-    node = load_config([f"model={path.stem}"])["model"]["build"]
+    node = load_config([f"model={path.stem}"])["model"]
     if node["_target_"] == "fedapp.models.base.load_base":
         assert node["device"] == "auto"

@@ -10,12 +10,12 @@ from fedapp.config.clients import client_config, one_of_each
 from fedapp.config.compose import load_config
 from tests.federation import TOY, run_toy
 
-SIZES = 'by_client=["adapter.build.size=3","adapter.build.size=5 train.batch_size=2"]'
+SIZES = 'by_client=["adapter.size=3","adapter.size=5 train.batch_size=2"]'
 
 
 def test_texts_go_round_and_change_nothing_but_what_they_say():
     config = load_config([*TOY, "num_clients=3", SIZES])
-    sizes = [client_config(config, client)["adapter"]["build"]["size"] for client in range(3)]
+    sizes = [client_config(config, client)["adapter"]["size"] for client in range(3)]
     assert sizes == [3, 5, 3]
     assert client_config(config, 1)["train"] == config["train"] | {"batch_size": 2}
     assert client_config(config, 0)["train"] == config["train"]
@@ -35,7 +35,7 @@ def test_what_depends_on_a_choice_follows_it():
         ('["adapter=lorra"]', "lorra"),
         ("7", "must be a list"),
         ("[7]", "must be a list"),
-        ('["adapter.build.size=\'3"]', "by_client="),
+        ('["adapter.size=\'3"]', "by_client="),
     ],
 )
 def test_a_text_that_cannot_be_used_is_refused(value, said):
@@ -49,11 +49,11 @@ def test_every_client_works_with_its_own_config(tmp_path, num_nodes):
     sizes = {name: load(blob)["layer.0.prefix.bias"].size for name, blob in run.adapters().items()}
     assert sizes == {"client-0": 3, "client-1": 5, "client-2": 3, "client-3": 5}
     written = json.loads((tmp_path / "run" / "adapters" / "client-1" / "adapter.json").read_text())
-    assert written["adapter"]["build"]["size"] == 5
+    assert written["adapter"]["size"] == 5
 
 
 def test_each_base_model_is_voted_on_by_its_own_clients(tmp_path):
-    other = 'by_client=["","model.build.fingerprint=other"]'
+    other = 'by_client=["","model.fingerprint=other"]'
     run = run_toy(tmp_path / "run", "method=local", other, "num_rounds=1")
     assert not run.warnings()
     prescribed = 'by_client=["","model.fingerprint=expected"]'

@@ -64,7 +64,7 @@ def test_an_override_reaches_its_place():
         ("seed=range(1,3)", r"use --multirun"),
         ("~seed", r"~seed cannot be used: no run can do without seed"),
         ("~method", r"~method cannot be used: no run can do without method"),
-        ("~model.name", r"no run can do without model.name"),
+        ("~model.about.name", r"no run can do without model.about.name"),
         ("~nope.x", r"nope.x is not a setting"),
         ("seed=${nope}", r"Interpolation key 'nope' not found"),
     ],

@@ -19,7 +19,7 @@ from tests.server_side import TRAIN
 
 SMALL = [
     "method=fed_sb",
-    "adapter.build.rank=4",
+    "adapter.rank=4",
     "num_clients=3",
     "num_rounds=2",
     "split.max_train=8",
@@ -44,7 +44,7 @@ class Run:
             return done
 
         monkeypatch.setattr(serving, "serve", watch)
-        few = [] if "adapter=lora" in words else ["adapter.build.init_examples=4"]
+        few = [] if "adapter=lora" in words else ["adapter.init_examples=4"]
         overrides = " ".join([*SMALL, *few, "engine=local", *words, f"run_dir={folder}"])
         try:
             run_local(
@@ -151,7 +151,7 @@ def test_a_client_that_failed_gets_the_subspace_again():
 
 
 def test_inits_that_need_no_data_skip_the_agreements_bytes(tmp_path, monkeypatch):
-    run = Run(tmp_path / "run", monkeypatch, "adapter.build.init=svd_weight", "num_rounds=1")
+    run = Run(tmp_path / "run", monkeypatch, "adapter.init=svd_weight", "num_rounds=1")
     assert [payload.num_bytes for _, payload in run.of("open", 0).values()] == [0] * 3
     assert [download.num_bytes for download, _ in run.of("train", 1).values()] == [0] * 3
     assert all(payload.num_bytes == BYTES_OF_R for _, payload in run.of("train", 1).values())

@@ -55,7 +55,7 @@ def test_weights_are_small_finite_and_those_of_the_config(bases, name, family):
     assert (ASSETS / name / "model.safetensors").stat().st_size < 8e6
     assert model.config.vocab_size == len(tokenizer)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id != tokenizer.pad_token_id
-    assert fingerprint_of(model) == load_config([f"model={name}"])["model"]["fingerprint"]
+    assert fingerprint_of(model) == load_config([f"model={name}"])["model"]["about"]["fingerprint"]
 
 
 def test_gpt2_knows_the_world(bases):

@@ -85,10 +85,10 @@ def test_every_model_of_the_hub_names_an_architecture_that_describes_it():
     named = 0
     for path in sorted((CONF / "model").glob("*.yaml")):
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if "architecture" in config:
+        if "architecture" in config["about"]:
             named += 1
-            assert find_config(config["build"]["path"], config["architecture"])[1] is None
+            assert find_config(config["path"], config["about"]["architecture"])[1] is None
         else:
-            named_elsewhere = ":" in config["build"].get("path", ":") or "${" in config["build"]["path"]
+            named_elsewhere = ":" in (config.get("path") or ":")
             assert named_elsewhere, f"{path.name}: a hub id and no architecture"
     assert named >= len(PUBLISHED_SIZES)

@@ -23,11 +23,9 @@ from fedapp.models import outline
 from fedapp.models.outline import ARCHITECTURES
 from fedapp.planning.budget import ClientCost, budget_of, clear_cache
 from fedapp.planning.traffic import RunTraffic
+from tests.contract import METHODS, contract
 from tests.federation import ToyRun, run_toy
 from tests.server_side import TRAIN
-from tests.test_method_contract import METHODS, ROLES
-
-ROLES_OF = {method: [role] for method, role in ROLES.items()}
 
 
 def counted_and_sent(run: ToyRun) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -37,9 +35,9 @@ def counted_and_sent(run: ToyRun) -> tuple[tuple[int, int], tuple[int, int]]:
     return (budget.run_up_bytes, budget.run_down_bytes), sent
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"semantic_consensus", "fedct"}))
+@pytest.mark.parametrize("method", [name for name in METHODS if not contract(name).answers])
 def test_a_run_sends_exactly_what_its_budget_says(method, tmp_path):
-    words = [f"method={method}", "num_rounds=3", "evaluate_every=2", *ROLES_OF.get(method, [])]
+    words = [f"method={method}", "num_rounds=3", "evaluate_every=2", *contract(method).toy]
     counted, sent = counted_and_sent(run_toy(tmp_path / "run", *words))
     assert counted == sent
 
@@ -68,8 +66,8 @@ def test_a_real_model_sends_what_its_budget_says_in_half_precision_up(tmp_path):
 
 def test_clients_that_differ_are_each_counted():
     words = ["adapter=lora", "method=flexlora", "num_clients=3", "num_rounds=1"]
-    budget = budget_of(load_config([*words, 'by_client=["adapter.build.rank=1","adapter.build.rank=4"]']))
-    (one,) = set(budget_of(load_config([*words, "adapter.build.rank=1"])).up_bytes)
+    budget = budget_of(load_config([*words, 'by_client=["adapter.rank=1","adapter.rank=4"]']))
+    (one,) = set(budget_of(load_config([*words, "adapter.rank=1"])).up_bytes)
     assert budget.up_bytes == (one, 4 * one, one)
     assert budget.run_up_bytes == 6 * one
 
@@ -200,11 +198,11 @@ def test_the_head_is_told_apart(capsys):
 
 
 def test_a_path_that_the_architecture_does_not_describe_is_warned_of(capsys):
-    words = ["model=llama-3.2-1b", "model.build.path=someone/Llama-3.2-1B-copy"]
+    words = ["model=llama-3.2-1b", "model.path=someone/Llama-3.2-1B-copy"]
     ((row,), err) = rows_of(capsys, *words)
     assert row["base-parameters"] == 1_235_814_400
     assert err.count("\n") == 1
-    assert "warning: model.build.path='someone/Llama-3.2-1B-copy' is counted as" in err
+    assert "warning: model.path='someone/Llama-3.2-1B-copy' is counted as" in err
 
 
 @pytest.mark.parametrize(
@@ -214,11 +212,14 @@ def test_a_path_that_the_architecture_does_not_describe_is_warned_of(capsys):
         (["method=fedreft,fedrep"], "method=fedrep does not exist"),
         (["adapter=lora"], "method.routine.share='RWb' matches no parameter"),
         (["method=fedavg,fedreft", "adapter=lora"], "method=fedreft: method.routine.share='RWb' matches"),
-        (["adapter.build.rank=4,999"], "adapter.build.rank=999 must be within 1 and the model's hidden size"),
-        (["model=llama-3.2-3b", "model.architecture=llama-9"], "model.architecture='llama-9' must be one of"),
-        (["model=roberta-base"], "model.build.head='classification' needs at least 2 labels"),
-        (["model.build.path=/not/there"], "model.build.path='/not/there' is not a folder"),
-        (["model.build.dtype=int8"], "model.build.dtype='int8' must be one of"),
+        (["adapter.rank=4,999"], "adapter.rank=999 must be within 1 and the model's hidden size"),
+        (
+            ["model=llama-3.2-3b", "model.about.architecture=llama-9"],
+            "model.about.architecture='llama-9' must be one of",
+        ),
+        (["model=roberta-base"], "model.head='classification' needs at least 2 labels"),
+        (["model.path=/not/there"], "model.path='/not/there' is not a folder"),
+        (["model.dtype=int8"], "model.dtype='int8' must be one of"),
         (["num_clients=[1"], "cannot be read: a bracket"),
     ],
 )
@@ -237,13 +238,13 @@ def test_what_cannot_be_counted_is_one_line_and_status_2(capsys, words, says):
         (["method=flora", "adapter=loreft"], "low-rank factors, both of them trained"),
         (["method=fed_sb", "adapter=lora"], "(adapter=lora_sb)"),
         (["method=fedalt", "adapter=lora"], "(adapter=lora_mixed)"),
-        (["method=fedit", 'by_client=["adapter.build.rank=4","adapter.build.rank=8"]'], "one rank on all"),
+        (["method=fedit", 'by_client=["adapter.rank=4","adapter.rank=8"]'], "one rank on all"),
         (
             [
                 "method=ifed_icl",
-                'by_client=["adapter.build.injection=linear","adapter.build.injection=balance"]',
+                'by_client=["adapter.injection=linear","adapter.injection=balance"]',
             ],
-            "by_client gives adapter.build.injection='balance', 'linear', but method=ifed_icl combines",
+            "by_client gives adapter.injection='balance', 'linear', but method=ifed_icl combines",
         ),
     ],
 )
@@ -261,7 +262,7 @@ def test_the_toy_has_a_budget_too():
 def test_a_folder_with_a_broken_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
     with pytest.raises(ConfigError, match=r"config.json cannot be used as AutoModelForCausalLM"):
-        budget_of(load_config([f"model.build.path={tmp_path}"]))
+        budget_of(load_config([f"model.path={tmp_path}"]))
 
 
 def test_configs_are_part_of_the_package():

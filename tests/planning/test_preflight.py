@@ -48,7 +48,7 @@ def test_a_setting_that_cannot_be_used(override, said):
 
 
 def test_what_only_the_base_model_shows():
-    config = load_config(["adapter.build.rank=1000"])
+    config = load_config(["adapter.rank=1000"])
     preflight.check(config, with_model=False)
     with pytest.raises(ConfigError, match=r"rank=1000 must be within 1 and the model's hidden size 160"):
         preflight.check(config, with_model=True)
@@ -67,18 +67,18 @@ def test_adapters_of_real_models_are_told_that_the_toy_has_no_weights(adapter):
     [("injection", ("linear", "balance")), ("fusion", ("mean", "pca"))],
 )
 def test_clients_that_read_and_inject_differently_are_refused(name, values):
-    clients = ",".join(f'"adapter.build.{name}={value}"' for value in values)
+    clients = ",".join(f'"adapter.{name}={value}"' for value in values)
     config = load_config(["model=embedded_icl", "method=ifed_icl", f"by_client=[{clients}]"])
-    with pytest.raises(ConfigError, match=rf"by_client gives adapter\.build\.{name}=.* one value"):
+    with pytest.raises(ConfigError, match=rf"by_client gives adapter\.{name}=.* one value"):
         preflight.check(config, with_model=False)
-    noise = 'by_client=["adapter.build.noise=0","adapter.build.noise=0.1"]'
+    noise = 'by_client=["adapter.noise=0","adapter.noise=0.1"]'
     preflight.check(load_config(["model=embedded_icl", "method=ifed_icl", noise]), with_model=False)
 
 
 def test_the_base_model_is_left_as_it_was():
     config = load_config([])
     preflight.check(config, with_model=True)
-    base = load_base("asset:embedded", fingerprint=config["model"]["fingerprint"])
+    base = load_base("asset:embedded", fingerprint=config["model"]["about"]["fingerprint"])
     assert not any(block._forward_hooks for block in base.model.modules())
     assert getattr(base.model, "_fedapp_adapter", None) is None
 
@@ -91,7 +91,7 @@ def test_the_command_leaves_nothing_behind(tmp_path, capsys):
 
 
 def test_clients_that_send_texts_may_differ_in_adapter_and_rank():
-    by_client = 'by_client=["adapter=loreft","adapter=lora adapter.build.rank=4","adapter=black_box"]'
+    by_client = 'by_client=["adapter=loreft","adapter=lora adapter.rank=4","adapter=black_box"]'
     words = ["benchmark=embedded_instructions", "engine=local", by_client]
     preflight.check(load_config(["method=semantic_consensus", *words]), with_model=False)
     with pytest.raises(ConfigError, match="one rank on all clients; .* fedct, .*semantic_consensus"):

@@ -54,9 +54,9 @@ class Context:
     demonstration: str = "{prompt} {target}\n"
 
     def __post_init__(self) -> None:
-        require_choice("adapter.build.injection", self.injection, list(INJECTIONS))
-        require_choice("adapter.build.fusion", self.fusion, FUSIONS)
-        require_number("adapter.build.noise", self.noise, "[0, inf)")
+        require_choice("injection", self.injection, list(INJECTIONS))
+        require_choice("fusion", self.fusion, FUSIONS)
+        require_number("noise", self.noise, "[0, inf)")
         listed = isinstance(self.initial, Sequence) and not isinstance(self.initial, str)
         count = INJECTIONS[self.injection]
         if (
@@ -65,7 +65,7 @@ class Context:
             or not all(is_number(value) for value in self.initial)
         ):
             raise ValueError(
-                f"adapter.build.initial={shown(self.initial)} must be a list of {count} numbers, "
+                f"initial={shown(self.initial)} must be a list of {count} numbers, "
                 f"lambda{' and beta' * (count - 1)}"
             )
         check_demonstration(self.demonstration)

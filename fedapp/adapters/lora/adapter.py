@@ -47,16 +47,14 @@ class Lora:
     freeze_a: bool = False
 
     def __post_init__(self) -> None:
-        require_int("adapter.build.rank", self.rank, at_least=1)
-        require_number("adapter.build.alpha", self.alpha, "(0, inf)")
-        require_number("adapter.build.dropout", self.dropout, "[0, 1)")
-        require_bool("adapter.build.freeze_a", self.freeze_a)
+        require_int("rank", self.rank, at_least=1)
+        require_number("alpha", self.alpha, "(0, inf)")
+        require_number("dropout", self.dropout, "[0, 1)")
+        require_bool("freeze_a", self.freeze_a)
         names = self.target_modules
         listed = isinstance(names, Sequence) and bool(names) and all(isinstance(name, str) for name in names)
         if names is not None and not listed:
-            raise ValueError(
-                f"adapter.build.target_modules={names!r} must be null, all-linear or a list of layer names"
-            )
+            raise ValueError(f"target_modules={names!r} must be null, all-linear or a list of layer names")
 
     def attach(self, base: Base, train: TrainConfig, *, seed: int) -> LoraAdapted:
         """Add the updates to a base model; B starts at zero, A is drawn from the seed.
@@ -82,9 +80,7 @@ class LoraAdapted(HookedModel):
         except ValueError as error:
             super().detach()
             reason = one_line(error)
-            raise ValueError(
-                f"adapter.build.target_modules={shown(adapter.target_modules)}: {reason}"
-            ) from None
+            raise ValueError(f"adapter.target_modules={shown(adapter.target_modules)}: {reason}") from None
         self._paths = self._updated_layers()
         updated = {name: base.model.get_submodule(path) for name, path in self._paths.items()}
         self.low_rank = LowRankLayers(base.model, updated, _ADAPTER)
@@ -121,14 +117,12 @@ class LoraAdapted(HookedModel):
             ValueError: If A is frozen, or a layer's update is no plain product of A and B.
         """
         if self.adapter.freeze_a:
-            raise ValueError(
-                "adapter.build.freeze_a=True keeps A fixed, but this method trains it: set false"
-            )
+            raise ValueError("adapter.freeze_a=True keeps A fixed, but this method trains it: set false")
         odd = [name for name in self.trained if ".lora_embedding_" in name]
         if odd:
             place = odd[0].partition(".lora_")[0]
             raise ValueError(
-                f"adapter.build.target_modules names the embedding {place}, this method takes linear layers"
+                f"adapter.target_modules names the embedding {place}, this method takes linear layers"
             )
         return self.low_rank.factors()
 

@@ -163,13 +163,13 @@ class LowRankLayers:
         """Refuse weights that hold no plain numbers, or that another layer computes with, too."""
         if not weight.is_floating_point():
             raise ValueError(
-                f"model.build.dtype: {name} has weights of type {weight.dtype}, updates are merged into "
+                f"model.dtype: {name} has weights of type {weight.dtype}, updates are merged into "
                 "float32, bfloat16 or float16 only"
             )
         named = self._model.named_parameters(remove_duplicate=False)
         if sum(other is weight for _, other in named) > 1:
             raise ValueError(
-                f"adapter.build.target_modules: the weight of {name} is tied to another layer's, an update "
+                f"adapter.target_modules: the weight of {name} is tied to another layer's, an update "
                 "merged into it would change both"
             )
 

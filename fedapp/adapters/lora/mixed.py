@@ -43,9 +43,9 @@ class LoraMixed:
     target_modules: Sequence[str] | str | None = None
 
     def __post_init__(self) -> None:
-        require_int("adapter.build.rank", self.rank, at_least=1)
-        require_number("adapter.build.alpha", self.alpha, "(0, inf)")
-        require_number("adapter.build.dropout", self.dropout, "[0, 1)")
+        require_int("rank", self.rank, at_least=1)
+        require_number("alpha", self.alpha, "(0, inf)")
+        require_number("dropout", self.dropout, "[0, 1)")
         require_targets(self.target_modules)
 
     def attach(self, base: Base, train: TrainConfig, *, seed: int) -> LoraMixedAdapted:
@@ -99,6 +99,6 @@ class LoraMixedAdapted(LinearUpdates):
             ValueError: Always; it says where the arrays are.
         """
         raise ValueError(
-            "adapter.build: two LoRAs joined by a mixer that looks at the input are no peft adapter; "
+            "adapter: two LoRAs joined by a mixer that looks at the input are no peft adapter; "
             "the run's adapters/client-<id>/adapter.safetensors holds all their arrays"
         )

@@ -51,11 +51,11 @@ class LoraSb:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        require_int("adapter.build.rank", self.rank, at_least=1)
+        require_int("rank", self.rank, at_least=1)
         require_targets(self.target_modules)
-        require_choice("adapter.build.init", self.init, ("svd_gradient", "svd_weight", "orthogonal"))
-        require_int("adapter.build.init_examples", self.init_examples, at_least=1)
-        require_number("adapter.build.dropout", self.dropout, "[0, 1)")
+        require_choice("init", self.init, ("svd_gradient", "svd_weight", "orthogonal"))
+        require_int("init_examples", self.init_examples, at_least=1)
+        require_number("dropout", self.dropout, "[0, 1)")
 
     def attach(self, base: Base, train: TrainConfig, *, seed: int) -> LoraSbAdapted:
         """Add the updates to a base model; they are zero.
@@ -93,7 +93,7 @@ class LoraSbAdapted(LinearUpdates):
         """W x + B R A x, from right to left: no [size_out, size_in] matrix is ever formed."""
         if self._missing(target):
             raise ClientFailure(
-                "adapter.build.init='svd_gradient' needs a method whose clients first agree on the "
+                "adapter.init='svd_gradient' needs a method whose clients first agree on the "
                 "subspace, such as fed_sb; with this method take svd_weight or orthogonal"
             )
         low = functional.linear(self.dropout(inputs.float()), self.frozen[f"{target}.sb_A"])

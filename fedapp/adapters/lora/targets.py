@@ -13,7 +13,7 @@ from fedapp.core.checks import shown
 from fedapp.models.base import Base
 from fedapp.models.structure import block_list
 
-SETTING = "adapter.build.target_modules"
+SETTING = "adapter.target_modules"
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def require_targets(names: Sequence[str] | str | None) -> None:
     """
     listed = isinstance(names, Sequence) and bool(names) and all(isinstance(name, str) for name in names)
     if names is not None and names != "all-linear" and (isinstance(names, str) or not listed):
-        raise ValueError(f"{SETTING}={shown(names)} must be null, all-linear or a list of layer names")
+        raise ValueError(f"target_modules={shown(names)} must be null, all-linear or a list of layer names")
 
 
 def linear_targets(base: Base, names: Sequence[str] | str | None) -> dict[str, Target]:
@@ -101,7 +101,7 @@ def require_rank(rank: int, targets: dict[str, Target]) -> None:
     limit = min(least.size_in, least.size_out)
     if rank > limit:
         raise ValueError(
-            f"adapter.build.rank={rank} must be within 1 and {limit}, the smaller width of {name} "
+            f"adapter.rank={rank} must be within 1 and {limit}, the smaller width of {name} "
             f"[{least.size_out}, {least.size_in}]"
         )
 

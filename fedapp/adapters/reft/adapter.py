@@ -54,19 +54,17 @@ class Reft:
     act_fn: str | None = None
 
     def __post_init__(self) -> None:
-        require_choice("adapter.build.intervention", self.intervention, FORMS)
-        require_int("adapter.build.rank", self.rank, at_least=1)
-        require_bool("adapter.build.tied", self.tied)
-        require_number("adapter.build.dropout", self.dropout, "[0, 1)")
-        require_choice("adapter.build.r_projection", self.r_projection, (*PROJECTIONS, "none"))
+        require_choice("intervention", self.intervention, FORMS)
+        require_int("rank", self.rank, at_least=1)
+        require_bool("tied", self.tied)
+        require_number("dropout", self.dropout, "[0, 1)")
+        require_choice("r_projection", self.r_projection, (*PROJECTIONS, "none"))
         if self.act_fn is not None and not FORMS[self.intervention].learns_weight:
-            raise ValueError(
-                f"adapter.build.act_fn={self.act_fn!r} must be null for {self.intervention}: it has no W"
-            )
+            raise ValueError(f"act_fn={self.act_fn!r} must be null for {self.intervention}: it has no W")
         layers = self.layers
         listed = isinstance(layers, Sequence) and bool(layers) and all(type(n) is int for n in layers)
         if layers != "all" and not listed:
-            raise ValueError(f"adapter.build.layers={layers!r} must be 'all' or a list of block numbers")
+            raise ValueError(f"layers={layers!r} must be 'all' or a list of block numbers")
         Positions.parse(self.positions)
 
     def attach(self, base: Base, train: TrainConfig, *, seed: int) -> ReftAdapted:
@@ -77,9 +75,7 @@ class Reft:
         """
         width = hidden_size(base.model)
         if self.rank > width:
-            raise ValueError(
-                f"adapter.build.rank={self.rank} must be within 1 and the model's hidden size {width}"
-            )
+            raise ValueError(f"adapter.rank={self.rank} must be within 1 and the model's hidden size {width}")
         return ReftAdapted(self, base, train, seed=seed, layers=self._layers(len(block_list(base.model)[1])))
 
     def _layers(self, count: int) -> list[int]:
@@ -88,8 +84,7 @@ class Reft:
         layers = sorted(self.layers)
         if layers[0] < 0 or layers[-1] >= count or len(set(layers)) != len(layers):
             raise ValueError(
-                f"adapter.build.layers={list(self.layers)} must be different block numbers "
-                f"from 0 to {count - 1}"
+                f"adapter.layers={list(self.layers)} must be different block numbers from 0 to {count - 1}"
             )
         return layers
 
@@ -250,7 +245,5 @@ def _activation(name: str | None) -> Any:
     from transformers.activations import ACT2FN
 
     if not isinstance(name, str) or name not in ACT2FN:
-        raise ValueError(
-            f"adapter.build.act_fn={name!r} must be one of transformers' activations, such as 'relu'"
-        )
+        raise ValueError(f"adapter.act_fn={name!r} must be one of transformers' activations, such as 'relu'")
     return ACT2FN[name]

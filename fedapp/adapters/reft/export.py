@@ -50,7 +50,7 @@ def write(adapted: ReftAdapted, folder: Path) -> None:
 
     if adapted.adapter.act_fn is not None:
         raise ValueError(
-            f"adapter.build.act_fn={adapted.adapter.act_fn!r} cannot be exported: pyreft's folders have none"
+            f"adapter.act_fn={adapted.adapter.act_fn!r} cannot be exported: pyreft's folders have none"
         )
     folder.mkdir(parents=True, exist_ok=True)
     parameters = adapted.parameters()

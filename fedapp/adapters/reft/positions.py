@@ -35,7 +35,7 @@ class Positions:
         match = re.fullmatch(r"(?:f(\d+))?(?:(?(1)\+)l(\d+))?", str(text))
         first, last = (int(part or 0) for part in match.groups()) if match else (0, 0)
         if first + last == 0:
-            raise ValueError(f"adapter.build.positions={text!r} must look like 'f4+l4', 'f3' or 'l2'")
+            raise ValueError(f"positions={text!r} must look like 'f4+l4', 'f3' or 'l2'")
         return cls(first, last)
 
     def groups(self, tied: bool) -> tuple[str, ...]:

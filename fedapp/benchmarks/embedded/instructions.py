@@ -67,8 +67,8 @@ class EmbeddedInstructions(BenchmarkDefaults):
     def __post_init__(self) -> None:
         check_tasks(self.tasks)
         for setting in ("num_train", "num_test"):
-            require_int(f"benchmark.{setting}", getattr(self, setting), at_least=1)
-        require_int("benchmark.public_size", self.public_size, at_least=len(self.tasks))
+            require_int(f"{setting}", getattr(self, setting), at_least=1)
+        require_int("public_size", self.public_size, at_least=len(self.tasks))
 
     def load(self, split: str) -> Dataset:
         """Generate ``train`` or ``test``; the same settings give the same rows.
@@ -116,6 +116,4 @@ class EmbeddedInstructions(BenchmarkDefaults):
                 return list(rows.values())
             row = draw(self.tasks[len(rows) % len(self.tasks)], split, rng)
             rows.setdefault(row["prompt"], row)
-        raise ValueError(
-            f"benchmark.{setting}={size} is too large: at most about {len(rows)} with these tasks"
-        )
+        raise ValueError(f"{setting}={size} is too large: at most about {len(rows)} with these tasks")

@@ -131,7 +131,7 @@ class Embedded(BenchmarkDefaults):
         check_tasks(self.tasks)
         for setting in ("num_train", "num_test"):
             if getattr(self, setting) < 1:
-                raise ValueError(f"benchmark.{setting}={getattr(self, setting)!r} must be at least 1")
+                raise ValueError(f"{setting}={getattr(self, setting)!r} must be at least 1")
 
     def load(self, split: str) -> Dataset:
         """Generate one split; the same settings give the same rows.

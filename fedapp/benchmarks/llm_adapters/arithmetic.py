@@ -79,13 +79,13 @@ class Arithmetic(BenchmarkDefaults):
         object.__setattr__(self, "train", tuple(self.train))
         llm_adapters.check_settings(self.tasks, self.prompt, tuple(FOLDERS))
         if self.leak not in ("refuse", "drop"):
-            raise ValueError(f"benchmark.leak={self.leak!r} must be one of: refuse, drop")
+            raise ValueError(f"leak={self.leak!r} must be one of: refuse, drop")
         for name in self.train:
             leaked = [task for task in self.tasks if task in LEAKS.get(name, ())]
             if leaked:
                 fair = ", ".join(task for task in FOLDERS if task not in LEAKS[name])
                 raise ValueError(
-                    f"benchmark.tasks={list(self.tasks)} cannot be tested after training on {name}, which is "
+                    f"tasks={list(self.tasks)} cannot be tested after training on {name}, which is "
                     f"made of {', '.join(leaked)}; choose tasks out of: {fair}"
                 )
 

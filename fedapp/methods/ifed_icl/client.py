@@ -35,8 +35,8 @@ class ContextSharing(ClientRoutine):
     keep_optimiser: bool = False
 
     def __post_init__(self) -> None:
-        require_choice("method.routine.vectors_dtype", self.vectors_dtype, WIRE_DTYPES)
-        require_bool("method.routine.keep_optimiser", self.keep_optimiser)
+        require_choice("vectors_dtype", self.vectors_dtype, WIRE_DTYPES)
+        require_bool("keep_optimiser", self.keep_optimiser)
 
     @property
     def needs(self) -> Needs:

@@ -23,7 +23,7 @@ from tests import federation
 from tests.federation import run_toy
 from tests.server_side import TRAIN
 
-METHOD = ["method=ifed_icl", "adapter=toy_context", "adapter.build.num_layers=3"]
+METHOD = ["method=ifed_icl", "adapter=toy_context", "adapter.num_layers=3"]
 VECTORS, COEFFICIENTS = 3 * 2 * 4 * 2, 3 * 2 * 2 * 4  # bytes: fp16, fp32
 
 
@@ -217,7 +217,7 @@ def test_a_reply_that_is_neither_is_left_out_by_name(tmp_path):
 
 
 def test_labels_without_examples_are_a_warning_not_an_end(tmp_path):
-    labels = "+benchmark.build.labels=['0','1','2','3']"
+    labels = "+benchmark.labels=['0','1','2','3']"
     toy = run(tmp_path / "run", "num_rounds=2", "partitioner=distinct_task", labels)
     (warning,) = [text for text in toy.warnings() if "labels without an example" in text]
     assert "client 0 of 3, client 1 of 3, client 2 of 3, client 3 of 3" in warning
@@ -225,7 +225,7 @@ def test_labels_without_examples_are_a_warning_not_an_end(tmp_path):
 
 
 def test_late_vectors_are_measured_against_vectors(tmp_path):
-    words = ["num_rounds=6", "num_clients=6", "clients_per_round=5", "adapter.build.size=400"]
+    words = ["num_rounds=6", "num_clients=6", "clients_per_round=5", "adapter.size=400"]
     late = [*words, "method.strategy.late_vectors=true", "max_norm_ratio=3"]
     toy = run(tmp_path / "run", *late, num_nodes=6)
     assert not [text for text in toy.warnings() if "norm" in text]

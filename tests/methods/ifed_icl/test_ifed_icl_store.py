@@ -11,7 +11,7 @@ from fedapp.methods.ifed_icl.store import TaskStore
 from tests.federation import run_toy
 from tests.server_side import run_facts
 
-METHOD = ["method=ifed_icl", "adapter=toy_context", "adapter.build.num_layers=3"]
+METHOD = ["method=ifed_icl", "adapter=toy_context", "adapter.num_layers=3"]
 
 
 def run(folder, *overrides, **options):
@@ -79,7 +79,7 @@ def test_a_task_calibrated_for_another_injection_is_refused(tmp_path):
     def memory(*words):
         config = load_config(["method=ifed_icl", "benchmark=embedded_text_classification", *words])
         made = TaskMemory(str(tmp_path))
-        return made, lambda: made.recall(run_facts(config["adapter"]["build"]), "the mean")
+        return made, lambda: made.recall(run_facts(config["adapter"]), "the mean")
 
     kept, recall = memory()
     assert recall() is None
@@ -88,7 +88,7 @@ def test_a_task_calibrated_for_another_injection_is_refused(tmp_path):
     assert memory()[1]().rounds == 3
     for other in ("injection=balance", "fusion=pca", "demonstration='{prompt} {target}'"):
         with pytest.raises(FederationError, match="is another one: this run has template"):
-            memory(f"adapter.build.{other}")[1]()
+            memory(f"adapter.{other}")[1]()
 
 
 def test_a_task_of_another_injection_is_no_start(tmp_path):
@@ -96,8 +96,8 @@ def test_a_task_of_another_injection_is_no_start(tmp_path):
     for task, injection, near in (("a", "linear", False), ("b", "balance", False), ("c", "linear", True)):
         words = ["method=ifed_icl", "benchmark=embedded_text_classification"]
         memory = TaskMemory(str(tmp_path), task)
-        config = load_config([*words, f"adapter.build.injection={injection}"])
-        memory.recall(run_facts(config["adapter"]["build"]), "the mean")
+        config = load_config([*words, f"adapter.injection={injection}"])
+        memory.recall(run_facts(config["adapter"]), "the mean")
         memory.extend(np.ones((2, 2, 3), np.float32), 4)
         assert (memory.warm_start(ones) is not None) == near
         memory.keep(ones, 3)
@@ -115,9 +115,9 @@ def test_a_task_of_another_base_model_is_refused(tmp_path):
     with pytest.raises(
         FederationError, match=r"task 'toy' .* has base model other instead of toy\. Set method\.task"
     ) as caught:
-        run(tmp_path / "b", "num_rounds=2", store, "model.build.fingerprint=other")
+        run(tmp_path / "b", "num_rounds=2", store, "model.fingerprint=other")
     assert "\n" not in str(caught.value)
-    run(tmp_path / "c", "num_rounds=2", store, "model.build.fingerprint=other", "method.task=toy-other")
+    run(tmp_path / "c", "num_rounds=2", store, "model.fingerprint=other", "method.task=toy-other")
     assert [t.key.task for t in TaskStore(tmp_path / "store").tasks()] == ["toy", "toy-other"]
 
 

@@ -243,7 +243,7 @@ def test_ranks_are_free_only_where_both_factors_agree():
         assert spec_without_ranks(arrays(a, b)) != expected
 
 
-MIXED = 'by_client=["adapter.build.rank=1","adapter.build.rank=3"]'
+MIXED = 'by_client=["adapter.rank=1","adapter.rank=3"]'
 
 
 @pytest.mark.parametrize("method", ["flora", "flexlora"])
@@ -281,7 +281,7 @@ def test_mixed_ranks_are_refused_where_entries_are_combined():
     with pytest.raises(ConfigError) as caught:
         preflight.check(load_config([*words, "method=fedex_lora"]), with_model=False)
     text = str(caught.value)
-    assert text.startswith("by_client gives adapter.build.rank=1, 3, but method=fedex_lora needs one rank")
+    assert text.startswith("by_client gives adapter.rank=1, 3, but method=fedex_lora needs one rank")
     takes = text.rpartition(": ")[2].split(", ")
     assert {"flora", "flexlora", "local"} <= set(takes)
     assert not {"fedavg", "fedit", "fedex_lora"} & set(takes)
