@@ -9,7 +9,7 @@ import numpy as np
 
 from fedapp.aggregation.checks import check_alike, require_finite
 from fedapp.aggregation.rules import Combine
-from fedapp.core.checks import require_number, shown
+from fedapp.core.checks import require_number, show_value
 from fedapp.core.types import Arrays
 
 
@@ -39,7 +39,9 @@ class CenteredClip:
         require_number("factor", self.factor, "[1, inf)")
         for method in ("combine", "leave_one_out"):
             if not callable(getattr(self.rule, method, None)):
-                raise ValueError(f"rule={shown(self.rule)} must be a mapping with _target_, a rule like Mean")
+                raise ValueError(
+                    f"rule={show_value(self.rule)} must be a mapping with _target_, a rule like Mean"
+                )
 
     def combine(self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None) -> Arrays:
         """Combine all uploads; arguments and errors as in ``Combine.combine``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 from fedapp.core.types import ClientFailure
 
 SPLITS = ("validation", "test")
@@ -19,7 +19,7 @@ def score_settings(node: Any) -> dict[str, Any]:
     """
     expected = "score must hold splits (a list), base, before and after (true or false)"
     if not isinstance(node, Mapping) or set(node) != {"splits", "base", "before", "after"}:
-        raise ClientFailure(f"score={shown(node)} cannot be used: {expected}")
+        raise ClientFailure(f"score={show_value(node)} cannot be used: {expected}")
     splits = node["splits"]
     if not isinstance(splits, Sequence) or isinstance(splits, str):
         raise ClientFailure(f"score.splits={splits!r} must be a list of: {', '.join(SPLITS)}")

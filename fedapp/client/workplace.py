@@ -19,7 +19,7 @@ from fedapp.client.scoring import score_settings
 from fedapp.config.build import build
 from fedapp.config.clients import client_config, variant
 from fedapp.config.run import run_settings
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 from fedapp.core.model import AdaptedModel
 from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
@@ -181,12 +181,14 @@ def _no_check(model: AdaptedModel) -> None:
 def _settings(kind: type, node: Any, where: str) -> Any:
     """The settings dataclass ``kind`` from its node."""
     if not isinstance(node, Mapping):
-        raise ClientFailure(f"{where}={shown(node)} must hold settings, as conf/config.yaml shows them")
+        raise ClientFailure(f"{where}={show_value(node)} must hold settings, as conf/config.yaml shows them")
     return build({"_target_": f"{kind.__module__}.{kind.__name__}", **node}, where)
 
 
 def _hostility(node: Any, num_clients: int) -> Hostility:
     if not isinstance(node, Mapping):
-        raise ClientFailure(f"hostile={shown(node)} must hold clients and build, as conf/hostile shows them")
+        raise ClientFailure(
+            f"hostile={show_value(node)} must hold clients and build, as conf/hostile shows them"
+        )
     corruption = None if node.get("build") is None else build(node["build"], "hostile.build")
     return Hostility.of(node, corruption, num_clients)

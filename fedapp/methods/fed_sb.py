@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
 from fedapp.aggregation import joint_subspace
-from fedapp.core.checks import require_choice, require_number, shown
+from fedapp.core.checks import require_choice, require_number, show_value
 from fedapp.core.model import AdaptedModel
 from fedapp.core.payload import DTYPES, Payload, Upload
 from fedapp.core.session import ClientSession
@@ -139,7 +139,8 @@ class SharedSubspace(PayloadStrategy):
         """
         if not callable(getattr(combine, "combine", None)):
             raise ValueError(
-                f"combine={shown(combine)} must be a mapping with _target_, a class with the method combine"
+                f"combine={show_value(combine)} must be a mapping with _target_, "
+                "a class with the method combine"
             )
         require_number("init_step", init_step, "[0, inf)")
         self.combine, self.init_step = combine, init_step

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from fedapp.core.checks import require_choice, shown
+from fedapp.core.checks import require_choice, show_value
 from fedapp.core.payload import DTYPES, Payload, Upload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
@@ -66,7 +66,7 @@ class ParameterSharing:
         except (re.error, TypeError) as error:
             known = ", ".join(SHARED_ROLES)
             raise ValueError(
-                f"method.routine.share={shown(self.share)} is neither of {known} nor a pattern: {error}"
+                f"method.routine.share={show_value(self.share)} is neither of {known} nor a pattern: {error}"
             ) from None
         require_choice("method.routine.dtype", self.dtype, ("float32", "float16", "bfloat16"))
         _require_method("method.routine.mixing", self.mixing, "mix")
@@ -136,7 +136,7 @@ class ParameterSharing:
 def _require_method(name: str, value: object, method: str) -> None:
     if not callable(getattr(value, method, None)):
         raise ValueError(
-            f"{name}={shown(value)} must be a mapping with _target_, a class with the method {method}"
+            f"{name}={show_value(value)} must be a mapping with _target_, a class with the method {method}"
         )
 
 

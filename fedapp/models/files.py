@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 from fedapp.core.files import ROOT
 
 WEIGHTS_FILE = "model.safetensors"
@@ -26,7 +26,8 @@ def resolve_path(path: str) -> str:
     """
     if not isinstance(path, str) or not path.strip():
         raise ValueError(
-            f"model.build.path={shown(path)} must name a folder, a hub id, asset:<name> or package:<module>"
+            f"model.build.path={show_value(path)} must name a folder, a hub id, asset:<name> "
+            "or package:<module>"
         )
     kind, _, rest = path.partition(":")
     if kind == "asset":

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedapp.adapters.base import Trained, checked, occupy, vacate
 from fedapp.adapters.head import Head
 from fedapp.adapters.lora.merge import LowRankLayers
-from fedapp.core.checks import require_bool, require_int, require_number, shown
+from fedapp.core.checks import require_bool, require_int, require_number, show_value
 from fedapp.core.errors import one_line
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, Shapes
@@ -85,7 +85,7 @@ class LoraAdapted(Trained):
             vacate(base)
             reason = one_line(error)
             raise ValueError(
-                f"adapter.build.target_modules={shown(adapter.target_modules)}: {reason}"
+                f"adapter.build.target_modules={show_value(adapter.target_modules)}: {reason}"
             ) from None
         self.head = Head(base)
         self._paths = self._updated_layers()

@@ -18,7 +18,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 
-from fedapp.core.checks import require_bool, require_choice, require_int, shown
+from fedapp.core.checks import require_bool, require_choice, require_int, show_value
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.public_set import PublicSet
 from fedapp.methods.consensus.answers import Answers, described, read_answers
@@ -59,7 +59,7 @@ class SemanticConsensus(PayloadStrategy):
             adaptive: Send only pseudo-labels that changed, to clients that say which they hold.
         """
         if not callable(getattr(vote, "decide", None)):
-            raise ValueError(f"vote={shown(vote)} must be a mapping with _target_, a kind of vote")
+            raise ValueError(f"vote={show_value(vote)} must be a mapping with _target_, a kind of vote")
         require_choice("weighting", weighting, ("uniform", "examples"))
         require_int("max_answer_chars", max_answer_chars, at_least=1)
         require_int("max_age", max_age, at_least=0)
