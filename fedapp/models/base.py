@@ -108,7 +108,11 @@ def load_base(
 def check_settings(
     head: str, labels: Sequence[str], dtype: str, pooling: str | None, quantization: str | None = None
 ) -> None:
-    """Refuse with a ValueError what ``load_base`` cannot use."""
+    """Refuse with a ValueError what ``load_base`` cannot use.
+
+    Raises:
+        ValueError: If a setting has no such value, or does not go with the others.
+    """
     require_choice("model.build.head", head, _HEADS)
     if quantization is not None and quantization not in QUANTIZATIONS:
         known = ", ".join(("null", *QUANTIZATIONS))

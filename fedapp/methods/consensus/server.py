@@ -75,7 +75,11 @@ class SemanticConsensus(PayloadStrategy):
         self._warned: set[tuple[int, str]] = set()
 
     def check(self, num_clients: int, routine: Any) -> None:
-        """As in the base class: votes that nobody can win, ratings that nobody sends."""
+        """As in the base class: votes that nobody can win, ratings that nobody sends.
+
+        Raises:
+            ValueError: If a setting does not suit the votes or the clients.
+        """
         needed = getattr(self.vote, "min_votes", 0)
         if needed > num_clients:
             raise ValueError(
