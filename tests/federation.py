@@ -7,6 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import datasets  # noqa: F401  here, so that no client spends join_timeout on this import
+
 import client_app
 import server_app
 from fedapp.client import workplace as workplaces
