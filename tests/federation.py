@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import datasets  # noqa: F401  here, so that no client spends join_timeout on this import
+import datasets  # noqa: F401  here, so that no client spends join_timeout on these imports
+import flwr_datasets.partitioner  # noqa: F401
 
 import client_app
 import server_app
