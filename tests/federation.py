@@ -7,6 +7,9 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import datasets  # noqa: F401  here, so that no client spends join_timeout on these imports
+import flwr_datasets.partitioner  # noqa: F401
+
 import client_app
 import server_app
 from fedapp.client import workplace as workplaces

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 from fedapp.core.types import Example
 
 
@@ -18,7 +18,7 @@ def check_demonstration(pattern: Any) -> None:
     fits = isinstance(pattern, str) and all(pattern.count(part) == 1 for part in parts)
     if not fits or pattern.index(parts[0]) > pattern.index(parts[1]):
         raise ValueError(
-            f"demonstration={shown(pattern)} must be a text with {{prompt}} and then {{target}}, each once"
+            f"demonstration={show_value(pattern)} must be a text with {{prompt}}, then {{target}}, each once"
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedapp.adapters.lora.targets import Target, linear_targets, require_targets
 from fedapp.adapters.lora.updates import LinearUpdates
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 from fedapp.core.train_config import TrainConfig
 from fedapp.models.base import Base
 
@@ -38,9 +38,7 @@ class Ia3:
         names = self.feedforward_modules
         listed = isinstance(names, Sequence) and not isinstance(names, str)
         if names is not None and not (listed and all(isinstance(name, str) for name in names)):
-            raise ValueError(
-                f"feedforward_modules={shown(names)} must be null or a list of layer names"
-            )
+            raise ValueError(f"feedforward_modules={show_value(names)} must be null or a list of layer names")
 
     def attach(self, base: Base, train: TrainConfig, *, seed: int) -> Ia3Adapted:
         """Add the scales to a base model; all are 1, so the seed plays no part.

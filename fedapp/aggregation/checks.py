@@ -61,7 +61,11 @@ def check_finite(client_id: int, arrays: Arrays) -> None:
 
 
 def check_alike(arrays: Sequence[Arrays]) -> None:
-    """Raise UploadError unless all uploads have the first one's names and shapes, as floats."""
+    """Raise UploadError unless all uploads have the first one's names and shapes, as floats.
+
+    Raises:
+        UploadError: For the first upload that differs.
+    """
     for index, upload in enumerate(arrays):
         for name in sorted(set(arrays[0]) ^ set(upload)):
             has, lacks = "has an array" if name in upload else "lacks", "none" if name in upload else "it"
@@ -78,7 +82,11 @@ def check_alike(arrays: Sequence[Arrays]) -> None:
 
 
 def require_finite(sums: np.ndarray, arrays: Sequence[Arrays]) -> None:
-    """Raise UploadError for the first upload whose sum ``[num_uploads]`` is not finite."""
+    """Raise UploadError for the first upload whose sum ``[num_uploads]`` is not finite.
+
+    Raises:
+        UploadError: For the first upload that is not finite.
+    """
     if np.isfinite(sums).all():
         return
     index = int(np.argmin(np.isfinite(sums)))

@@ -61,6 +61,9 @@ class LinearRule(ABC):
         """Do the part of ``leave_one_out`` that all clients share; row k leaves out upload k.
 
         Needs two uploads or more; arguments and errors as in ``combine``.
+
+        Raises:
+            ValueError: If the weights of all uploads but one are 0.
         """
         counted = self._weights(len(arrays), weights)
         rows = np.tile(counted, (counted.size, 1))

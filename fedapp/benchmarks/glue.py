@@ -15,16 +15,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from string import Formatter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.metrics import metric
 from fedapp.benchmarks.sources import find_rows, read_file, read_folder, read_remote, with_columns
 from fedapp.core.checks import require_int
 from fedapp.core.types import Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 HIDDEN = -1
 """The label of a row whose label is kept secret, on the hub."""

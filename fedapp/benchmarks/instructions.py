@@ -10,16 +10,18 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.metrics import metric
 from fedapp.benchmarks.sources import read_folder, read_remote
 from fedapp.core.checks import require_int
 from fedapp.core.types import Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 ROLES = ("instruction", "input", "output", "task")
 
@@ -146,6 +148,8 @@ class Instructions(BenchmarkDefaults):
 @lru_cache(maxsize=2)
 def _read(name: str, data_dir: str | None, path: str, columns: tuple[tuple[str, str], ...]) -> Dataset:
     """Usable rows under the roles' names; the second of two rows with the same prompt is left out."""
+    from datasets import Dataset
+
     wanted = [column for _, column in columns if column]
     if data_dir is not None:
         raw = read_folder(data_dir, [name], "train", wanted)

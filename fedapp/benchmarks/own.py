@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from datasets import Dataset, concatenate_datasets
+from typing import TYPE_CHECKING, Any
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.metrics import metric
 from fedapp.benchmarks.sources import read_file, read_folder, with_columns
 from fedapp.core.types import Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 COLUMNS = ("prompt", "target")
 
@@ -66,6 +67,8 @@ class Own(BenchmarkDefaults):
         Raises:
             ValueError: If a file or column is missing, or a target is not among the labels.
         """
+        from datasets import concatenate_datasets
+
         check_split(split, ("train", "test"))
         return concatenate_datasets([self._rows(task, split) for task in self.tasks])
 

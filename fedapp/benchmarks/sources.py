@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from datasets import Dataset, load_dataset
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -62,6 +64,8 @@ def read_file(file: Path, columns: Sequence[str]) -> Dataset:
     Raises:
         ValueError: If the file cannot be parsed, is empty or lacks a column.
     """
+    from datasets import Dataset
+
     if file.suffix == ".parquet":
         import pyarrow.parquet as parquet  # the other two formats do without
 
@@ -92,6 +96,8 @@ def read_remote(
     Raises:
         ValueError: If nothing can be loaded from there, or a column is missing.
     """
+    from datasets import Dataset, load_dataset
+
     address = path.replace("{task}", task).replace("{split}", split)
     try:
         if "://" in address:
@@ -111,6 +117,8 @@ def read_remote(
 
 def with_columns(rows: Dataset, **columns: Sequence[Any]) -> Dataset:
     """Add columns, in memory: ``Dataset.add_column`` would draw progress bars over the run's own."""
+    from datasets import Dataset
+
     return Dataset.from_dict({**rows[:], **columns})
 
 
@@ -145,6 +153,8 @@ def _json_rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _table(rows: list[dict[str, Any]], file: Path) -> Dataset:
+    from datasets import Dataset
+
     try:
         return Dataset.from_list(rows)
     except (TypeError, ValueError, OverflowError) as error:  # a column of texts with a number in it

@@ -11,16 +11,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.metrics import first_label, metric
 from fedapp.benchmarks.sources import read_folder, read_remote
 from fedapp.core.checks import require_bool, require_choice, require_int
 from fedapp.core.types import Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,8 @@ class TextClassification(BenchmarkDefaults):
         Raises:
             ValueError: If the split cannot be read or a label is not one of the task's.
         """
+        from datasets import Dataset
+
         check_split(split)
         texts, labels = self._read(self.test_split if split == "test" else split)
         for number, label in enumerate(labels):

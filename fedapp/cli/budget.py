@@ -13,6 +13,7 @@ from fedapp.config.build import ConfigError, about
 from fedapp.config.compose import load_config
 from fedapp.core.method import AnswerSizes
 from fedapp.planning.budget import Budget, budget_of
+from fedapp.records.table import print_notes, print_table
 
 # Heading and key of each column; `up` and `down` are bytes.
 COLUMNS = (
@@ -117,19 +118,10 @@ def _span(values: Sequence[Any]) -> Any:
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], stream: TextIO, answers: AnswerSizes) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(file=stream, width=None if stream.isatty() else 160, highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("configuration", overflow="fold")
-    for heading, _ in COLUMNS:
-        table.add_column(heading, justify="right", overflow="fold")
-    for row in rows:
-        table.add_row(row["configuration"], *(_shown(row[key]) for _, key in COLUMNS))
-    console.print(table)
-    console.print("\n".join([*_notes(rows), *_of_answers(rows, answers)]), soft_wrap=True, markup=False)
+    columns = ("configuration", *(heading for heading, _ in COLUMNS))
+    cells = [[row["configuration"], *(_shown(row[key]) for _, key in COLUMNS)] for row in rows]
+    print_table(columns, cells, stream, left=("configuration",))
+    print_notes([*_notes(rows), *_of_answers(rows, answers)], stream)
 
 
 def _notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:

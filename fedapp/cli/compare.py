@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from fedapp.records.results import RunResult, finished
+from fedapp.records.results import RunResult, read_finished
 from fedapp.records.rows import NOT_METRICS
-from fedapp.records.summary import name_clients, size
+from fedapp.records.table import format_bytes, name_clients, print_notes, print_table
 
 # What may differ between runs that are repetitions of one another.
 NOT_COMPARED = {
@@ -47,35 +47,25 @@ def compare(
             raise ValueError(f"{root} does not exist")
     if metric in NOT_METRICS:
         raise ValueError(f"--metric {metric} is no score between 0 and 1; e.g. accuracy, macro-f1")
-    results = [result for root in roots for result in finished(root, warn, metric)]
+    results = [result for root in roots for result in read_finished(root, warn, metric)]
     if not results:
         scored = f" with {metric} scores" if metric else ""
         raise ValueError(f"no finished run{scored} in {', '.join(map(str, roots))}")
     groups = _grouped(results)
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(file=stream, width=None if stream.isatty() else 160)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    chosen = any(run.best for run in results)
-    for column in (*COLUMNS, BEST) if chosen else COLUMNS:
-        table.add_column(column, justify="left" if column == "configuration" else "right", overflow="fold")
-    for label, runs in groups:
-        table.add_row(label, *_cells(runs), *[_best(runs)] * chosen)
-    console.print(table)
-    for note in _notes(results, groups):
-        console.print(note, highlight=False, soft_wrap=True, markup=False)
+    chosen = any(run.summary.best for run in results)
+    rows = [[label, *_cells(runs), *[_best(runs)] * chosen] for label, runs in groups]
+    print_table((*COLUMNS, BEST) if chosen else COLUMNS, rows, stream, left=("configuration",))
+    print_notes(list(_notes(results, groups)), stream)
 
 
 def _notes(results: Sequence[RunResult], groups: Sequence[tuple[str, Sequence[RunResult]]]) -> Iterator[str]:
     """What the table's numbers are, and what is missing from them."""
-    metrics = ", ".join(dict.fromkeys(run.metric for run in results))
+    metrics = ", ".join(dict.fromkeys(str(run.summary.metric) for run in results))
     yield (
         f"{metrics} of the final models on each client's own test split, in %: mean over seeds "
         "± standard deviation over seeds"
     )
-    if any(run.best for run in results):
+    if any(run.summary.best for run in results):
         yield f"{BEST}: the same at the round (after @, by seed) with the highest mean on validation data"
     yield from _hostile_notes(groups)
     for run in results:
@@ -91,8 +81,8 @@ def _cells(runs: Sequence[RunResult]) -> list[str]:
         _over_seeds([min(run.scores.values()) for run in runs]),
         _over_seeds(base) + "*" * any(map(_without_base, runs)) if base else "–",
         _trained(runs),
-        size(statistics.fmean(run.sent for run in runs)),
-        size(statistics.fmean(run.received for run in runs)),
+        format_bytes(statistics.fmean(run.summary.sent_bytes for run in runs)),
+        format_bytes(statistics.fmean(run.summary.received_bytes for run in runs)),
         f"{statistics.fmean(run.seconds for run in runs):.0f} s",
     ]
 
@@ -104,7 +94,7 @@ def _over_seeds(values: Sequence[float]) -> str:
 
 def _best(runs: Sequence[RunResult]) -> str:
     """Test scores at the rounds that are best on validation data, and these rounds by seed."""
-    chosen = [run.best for run in runs if run.best]
+    chosen = [run.summary.best for run in runs if run.summary.best]
     if len(chosen) < len(runs):
         return "–"
     means = [statistics.fmean(best.scores.values()) for best in chosen]
@@ -119,7 +109,7 @@ def _trained(runs: Sequence[RunResult]) -> str:
 
 def _hostile_notes(groups: Sequence[tuple[str, Sequence[RunResult]]]) -> Iterator[str]:
     """Who is in no score of the table because a run made it hostile, and in how many rows."""
-    sets = [sorted({client for run in runs for client in run.hostile}) for _, runs in groups]
+    sets = [sorted({client for run in runs for client in run.summary.hostile}) for _, runs in groups]
     for clients in sorted({tuple(clients) for clients in sets if clients}):
         rows = sets.count(list(clients))
         yield f"without {name_clients(clients)} in {rows} of {len(sets)} configurations, made hostile there"

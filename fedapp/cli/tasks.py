@@ -11,7 +11,7 @@ import numpy as np
 
 from fedapp.config.build import nearest
 from fedapp.methods.ifed_icl.store import StoredTask, TaskStore
-from fedapp.records.summary import size
+from fedapp.records.table import format_bytes, print_table
 
 ACTIONS = ("list", "show", "remove")
 
@@ -54,17 +54,13 @@ def manage(action: str, folder: Path, task: str | None, stream: TextIO) -> None:
 
 
 def _print_all(tasks: list[StoredTask], stream: TextIO) -> None:
-    rows = [("task", "base model", "rounds", "mean over", "bytes", "updated")]
+    columns = ("task", "base model", "rounds", "mean over", "bytes", "updated")
+    rows = []
     for one in tasks:
-        held = size(one.coefficients.nbytes + one.vectors.nbytes)
-        counts = (str(one.rounds), f"{one.count:g}", held, _when(one.updated))
+        held = format_bytes(one.coefficients.nbytes + one.vectors.nbytes)
+        counts = (one.rounds, f"{one.count:g}", held, _when(one.updated))
         rows.append((one.key.task, one.key.base[:16], *counts))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(),
-            file=stream,
-        )
+    print_table(columns, rows, stream, left=columns, ruled=False)
 
 
 def _print_one(one: StoredTask, stream: TextIO) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from fedapp.core.checks import require_choice, require_number, shown
+from fedapp.core.checks import require_choice, require_number, show_value
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
 from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
@@ -204,16 +204,17 @@ class Hostility:
         clients = node.get("clients")
         if not _are_ids(clients, num_clients):
             raise ValueError(
-                f"hostile.clients={shown(clients)} must be a list of client ids from 0 to {num_clients - 1}"
+                f"hostile.clients={show_value(clients)} must be a list of client ids "
+                f"from 0 to {num_clients - 1}"
             )
         if clients and len(set(clients)) == num_clients:
-            raise ValueError(f"hostile.clients={shown(clients)} must leave an honest client to measure")
+            raise ValueError(f"hostile.clients={show_value(clients)} must leave an honest client to measure")
         if clients and corruption is None:
             raise ValueError(
                 f"hostile.clients={clients} needs hostile._target_, what they do (fedapp list hostile)"
             )
         if corruption is not None and not isinstance(corruption, Corruption):
-            target = shown(node.get("_target_"))
+            target = show_value(node.get("_target_"))
             raise ValueError(
                 f"hostile._target_={target} must name a class with the method corrupt (fedapp.client.hostile)"
             )

@@ -14,12 +14,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from datasets import Dataset
 
 from fedapp.benchmarks.base import Benchmark
 from fedapp.client.dealing import Partitioning, largest_remainder, subsample
 from fedapp.core.checks import require_bool, require_choice, require_int, require_number
 from fedapp.core.types import Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 if TYPE_CHECKING:
     from fedapp.client.dealing import Partitioner
@@ -179,6 +181,8 @@ def _deal_train(
     source: _Source, partitioner: Partitioning, num_clients: int, seed: int
 ) -> tuple[np.ndarray, ...]:
     """Row numbers of the train split per client, in ascending order."""
+    from datasets import Dataset
+
     benchmark, rows = source.benchmark, _rows(source, "train")
     if num_clients > len(rows):
         raise ValueError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedapp.benchmarks.base import Benchmark
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 from fedapp.core.model import AdaptedModel
 from fedapp.core.session import ClientSession
 from fedapp.core.types import ClientFailure, Example, Metrics
@@ -42,7 +42,7 @@ class ScoreConfig:
         """
         expected = "score must hold splits (a list), base, before and after (true or false)"
         if not isinstance(node, Mapping) or set(node) != {"splits", *MOMENTS}:
-            raise ClientFailure(f"score={shown(node)} cannot be used: {expected}")
+            raise ClientFailure(f"score={show_value(node)} cannot be used: {expected}")
         splits = node["splits"]
         if not isinstance(splits, Sequence) or isinstance(splits, str):
             raise ClientFailure(f"score.splits={splits!r} must be a list of: {', '.join(SPLITS)}")

@@ -19,7 +19,7 @@ from fedapp.client.scoring import ScoreConfig, Scorer
 from fedapp.config.build import build
 from fedapp.config.clients import client_config, variant
 from fedapp.config.run import run_settings
-from fedapp.core.checks import require_kind, shown
+from fedapp.core.checks import require_kind, show_value
 from fedapp.core.method import ClientRoutine, Moment, Phase
 from fedapp.core.model import AdaptedModel
 from fedapp.core.public_set import PublicSet
@@ -164,14 +164,14 @@ def close() -> None:
 def _settings(kind: type, node: Any, where: str) -> Any:
     """The settings dataclass ``kind`` from its node."""
     if not isinstance(node, Mapping):
-        raise ClientFailure(f"{where}={shown(node)} must hold settings, as conf/config.yaml shows them")
+        raise ClientFailure(f"{where}={show_value(node)} must hold settings, as conf/config.yaml shows them")
     return build({"_target_": f"{kind.__module__}.{kind.__name__}", **node}, where)
 
 
 def _hostility(node: Any, num_clients: int) -> Hostility:
     if not isinstance(node, Mapping):
         raise ClientFailure(
-            f"hostile={shown(node)} must hold clients and _target_, as conf/hostile shows them"
+            f"hostile={show_value(node)} must hold clients and _target_, as conf/hostile shows them"
         )
     what = {key: value for key, value in node.items() if key != "clients"}
     corruption = build(what, "hostile") if "_target_" in what else None

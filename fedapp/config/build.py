@@ -12,7 +12,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from fedapp.core.checks import is_number, shown
+from fedapp.core.checks import is_number, show_value
 from fedapp.core.errors import one_line
 
 # A node receives its configuration over the network: it may only name classes of these packages.
@@ -43,10 +43,12 @@ def build(node: Any, where: str, **extra: Any) -> Any:
             constructor refuses a key or value; the message names the setting as one types it.
     """
     if not isinstance(node, Mapping):
-        raise ConfigError(f"{where}={shown(node)} must be a mapping with _target_, the class to make")
+        raise ConfigError(f"{where}={show_value(node)} must be a mapping with _target_, the class to make")
     target = node.get("_target_")
     if not isinstance(target, str) or not target.startswith(BUILDABLE):
-        raise ConfigError(f"{where}._target_={shown(target)} must name a class of {' or '.join(BUILDABLE)}")
+        raise ConfigError(
+            f"{where}._target_={show_value(target)} must name a class of {' or '.join(BUILDABLE)}"
+        )
     make = _locate(target, where)
     own = {key: value for key, value in node.items() if key not in ("_target_", *RESERVED)}
     values = {key: _build_nested(value, f"{where}.{key}") for key, value in own.items()}
@@ -65,7 +67,7 @@ def build(node: Any, where: str, **extra: Any) -> Any:
             return make(**values)
     except TypeError as error:
         wrong = _mistyped(parameters, values)
-        text = f"{wrong}={shown(values[wrong])} must be a number" if wrong else one_line(error)
+        text = f"{wrong}={show_value(values[wrong])} must be a number" if wrong else one_line(error)
         raise ConfigError(_placed(text, where, parameters)) from None
 
 

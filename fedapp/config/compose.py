@@ -22,7 +22,7 @@ from fedapp.config.clients import MAY_DIFFER
 from fedapp.config.overrides import explain_syntax
 from fedapp.config.run import run_settings
 from fedapp.core import files
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 from fedapp.core.errors import one_line
 
 # Keys of a group's file without which no run can be put together.
@@ -65,7 +65,7 @@ def _client_configs(config: Mapping[str, Any], overrides: Sequence[str]) -> dict
     texts = config.get("by_client") or []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ConfigError(
-            f"by_client={shown(texts)} must be a list with a text of overrides for each client, such as "
+            f"by_client={show_value(texts)} must be a list with a text of overrides for each client, such as "
             '["adapter.rank=4","adapter.rank=8"]'
         )
     found: dict[str, dict[str, Any]] = {}

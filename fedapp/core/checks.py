@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def shown(value: Any) -> str:
+def show_value(value: Any) -> str:
     """A value as a message shows it: ``null`` where the config says null."""
     return "null" if value is None else repr(value)
 
@@ -24,7 +24,7 @@ def require_int(name: str, value: Any, at_least: int) -> None:
         ValueError: In one line that begins with ``name``.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise ValueError(f"{name}={shown(value)} must be a whole number of at least {at_least}")
+        raise ValueError(f"{name}={show_value(value)} must be a whole number of at least {at_least}")
 
 
 def require_number(name: str, value: Any, interval: str, kind: str = "number") -> None:
@@ -48,7 +48,7 @@ def require_number(name: str, value: Any, interval: str, kind: str = "number") -
     wanted = f"within {interval}"
     if high == math.inf:
         wanted = f"of at least {low:g}" if interval[0] == "[" else f"greater than {low:g}"
-    raise ValueError(f"{name}={shown(value)} must be a {kind} {wanted}")
+    raise ValueError(f"{name}={show_value(value)} must be a {kind} {wanted}")
 
 
 def require_bool(name: str, value: Any) -> None:
@@ -58,7 +58,7 @@ def require_bool(name: str, value: Any) -> None:
         ValueError: In one line that begins with ``name``.
     """
     if not isinstance(value, bool):
-        raise ValueError(f"{name}={shown(value)} must be true or false")
+        raise ValueError(f"{name}={show_value(value)} must be true or false")
 
 
 def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
@@ -69,7 +69,7 @@ def require_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """
     known = list(choices)  # a list, not a set: the value may be something that has no hash
     if value not in known:
-        raise ValueError(f"{name}={shown(value)} must be one of: {', '.join(known)}")
+        raise ValueError(f"{name}={show_value(value)} must be one of: {', '.join(known)}")
 
 
 def require_kind(name: str, value: Any, kind: type, what: str) -> None:
@@ -85,4 +85,4 @@ def require_kind(name: str, value: Any, kind: type, what: str) -> None:
         ValueError: In one line that begins with ``name``.
     """
     if not isinstance(value, kind) or isinstance(value, type):
-        raise ValueError(f"{name}={shown(value)} must be a mapping with _target_, {what}")
+        raise ValueError(f"{name}={show_value(value)} must be a mapping with _target_, {what}")

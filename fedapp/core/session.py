@@ -60,7 +60,11 @@ class ClientSession:
             self.scorer(model, moment)
 
     def measure(self, examples: Sequence[Example]) -> float:
-        """The benchmark's main metric of the model as it stands; larger is better."""
+        """The benchmark's main metric of the model as it stands; larger is better.
+
+        Raises:
+            ClientFailure: If the session has no benchmark.
+        """
         if self.metric is None:
             raise ClientFailure("this session has no benchmark to measure with")
         return self.metric(examples)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
 from fedapp.aggregation import interpolate
-from fedapp.core.checks import is_number, require_choice, require_int, require_number, shown
+from fedapp.core.checks import is_number, require_choice, require_int, require_number, show_value
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure
 
@@ -72,7 +72,7 @@ class AdaptiveMixing:
         listed = isinstance(given, Sequence) and bool(given)
         if not listed or not all(is_number(weight) and 0 <= weight <= 1 for weight in given):
             raise ValueError(
-                f"candidates={shown(given)} must be a list of one or more fractions within [0, 1]"
+                f"candidates={show_value(given)} must be a list of one or more fractions within [0, 1]"
             )
         require_choice("criterion", self.criterion, CRITERIA)
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from fedapp.aggregation import Rule
-from fedapp.core.checks import require_choice, require_kind, shown
+from fedapp.core.checks import require_choice, require_kind, show_value
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
 from fedapp.core.payload import DTYPES, Payload, Upload
 from fedapp.core.session import ClientSession
@@ -59,7 +59,7 @@ class ParameterSharing(ClientRoutine):
         except (re.error, TypeError) as error:
             known = ", ".join(SHARED_ROLES)
             raise ValueError(
-                f"share={shown(self.share)} is neither of {known} nor a pattern: {error}"
+                f"share={show_value(self.share)} is neither of {known} nor a pattern: {error}"
             ) from None
         require_choice("dtype", self.dtype, ("float32", "float16", "bfloat16"))
         require_kind("mixing", self.mixing, Mixing, "a rule of mixing such as FixedMixing")

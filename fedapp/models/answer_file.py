@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 
 
 class AnswerFile:
@@ -27,7 +27,7 @@ class AnswerFile:
             ValueError: If it cannot be read, or a line is not of this form.
         """
         if not path or not Path(path).expanduser().is_file():
-            raise ValueError(f"path={shown(path)} must be a file of JSON lines with prompt and answer")
+            raise ValueError(f"path={show_value(path)} must be a file of JSON lines with prompt and answer")
         text = Path(path).expanduser().read_text(encoding="utf-8")
         self.answers: dict[str, str] = {}
         for number, line in enumerate(text.split("\n"), start=1):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedapp.core.checks import require_int, shown
+from fedapp.core.checks import require_int, show_value
 from fedapp.models.files import resolve_path
 from fedapp.models.loading import quiet_transformers, resolve_device
 
@@ -40,7 +40,7 @@ class SentenceEncoder:
         """
         if not isinstance(path, str) or not path.strip():
             raise ValueError(
-                f"path={shown(path)} must be tfidf, package:<module>/<folder>, a folder or a hub id"
+                f"path={show_value(path)} must be tfidf, package:<module>/<folder>, a folder or a hub id"
             )
         require_int("batch_size", batch_size, at_least=1)
         require_int("max_length", max_length, at_least=2)

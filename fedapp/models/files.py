@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 from fedapp.core.files import ROOT
 
 WEIGHTS_FILE = "model.safetensors"
@@ -25,7 +25,9 @@ def resolve_path(path: str) -> str:
         ValueError: If the asset or the package is not there, or what can only be a path is no folder.
     """
     if not isinstance(path, str) or not path.strip():
-        raise ValueError(f"path={shown(path)} must name a folder, a hub id, asset:<name> or package:<module>")
+        raise ValueError(
+            f"path={show_value(path)} must name a folder, a hub id, asset:<name> or package:<module>"
+        )
     kind, _, rest = path.partition(":")
     if kind == "asset":
         return str(asset_dir(rest))

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 from fedapp.models.files import resolve_path
 
 QUANTIZATIONS: dict[str, dict[str, Any]] = {
@@ -89,7 +89,7 @@ def resolve_device(device: str) -> str:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError):
         known = "auto, cpu, cuda or cuda:<a GPU of this machine>"
-        raise ValueError(f"device={shown(device)} must be one of: {known}") from None
+        raise ValueError(f"device={show_value(device)} must be one of: {known}") from None
     return device
 
 

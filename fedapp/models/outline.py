@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 from fedapp.core.files import ASSETS
 from fedapp.models.base import Base, check_settings, head_names
 from fedapp.models.files import resolve_path
@@ -93,7 +93,7 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     known = sorted(file.parent.name for file in ARCHITECTURES.glob("*/config.json"))
     if architecture not in known:
         raise ValueError(
-            f"model.about.architecture={shown(architecture)} must be one of {', '.join(known)}, as "
+            f"model.about.architecture={show_value(architecture)} must be one of {', '.join(known)}, as "
             f"model.path={path!r} is no folder here: nothing is asked of the hub"
         )
     folder = ARCHITECTURES / architecture

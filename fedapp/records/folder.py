@@ -6,7 +6,7 @@ events.jsonl     what happened, as it happened (progress displays read it)
 metrics.jsonl    one row per round, client, split and model
 traffic.jsonl    one row per message: payload bytes and wire bytes
 consensus.jsonl  one row per round, where clients vote: what they agreed on
-summary.json     the table that the command line prints
+summary.json     what the run comes to, in numbers; the command line prints them as a table
 adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json
 log.txt          Flower's log (written by the command line)
 """
@@ -34,7 +34,9 @@ from fedapp.core.errors import reason_of
 from fedapp.core.files import ROOT, write_atomically
 from fedapp.core.types import Arrays
 from fedapp.records.adapter_file import write_adapter
-from fedapp.records.summary import hostile_clients, name_clients, summarise
+from fedapp.records.rows import ScoreRow, TrafficRow
+from fedapp.records.summary import hostile_clients, summarise
+from fedapp.records.table import name_clients
 from fedapp.server.directory import ClientDirectory
 from fedapp.server.replies import Reply
 from fedapp.wire.messages import Done
@@ -53,9 +55,9 @@ class RunFolder:
         self._files: dict[str, TextIO] = {}
         self._started = time.time()
         self._warnings: list[str] = []
-        self._rows: list[dict[str, Any]] = []
+        self._rows: list[ScoreRow] = []
         self._about: dict[int, dict[str, Any]] = {}
-        self._traffic: list[Mapping[str, Any]] = []
+        self._traffic: list[TrafficRow] = []
 
     @classmethod
     def create(cls, config: Mapping[str, Any]) -> RunFolder:
@@ -114,8 +116,8 @@ class RunFolder:
         """All rounds are done: keep the shared adapter and the summary."""
         if shared and self.config["save_adapters"]:
             write_adapter(self.path / "adapters" / "shared", shared, self.config, fingerprint)
-        table = summarise(self._rows, self._about, self._traffic, hostile_clients(self.config))
-        write_atomically(self.path / "summary.json", json.dumps(table, indent=1))
+        summary = summarise(self._rows, self._about, self._traffic, hostile_clients(self.config))
+        write_atomically(self.path / "summary.json", json.dumps(summary.to_json(), indent=1))
 
     def event(self, event: str, **facts: Any) -> None:
         """Append to events.jsonl."""
@@ -134,8 +136,8 @@ class RunFolder:
 
     def traffic(self, row: Mapping[str, Any]) -> None:
         """Append to traffic.jsonl."""
-        self._traffic.append(row)
-        self._append("traffic", row)
+        self._traffic.append(TrafficRow.from_json(row))
+        self._append("traffic", self._traffic[-1].to_json())
 
     def record(self, name: str, row: Mapping[str, Any]) -> None:
         """Append to a method's own <name>.jsonl."""
@@ -148,15 +150,16 @@ class RunFolder:
             self._about.setdefault(client, reply.sizes.facts())
             head = {"server-round": server_round, "client-id": client}
             for row in reply.rows:
-                self._rows.append({**head, **row.facts()})
-                self._append("metrics", self._rows[-1])
+                self._rows.append(ScoreRow.from_json({**row.facts(), **head}))
+                self._append("metrics", self._rows[-1].to_json())
             model = "own" if phase == "train" else reply.rows[0].model if reply.rows else "final"
-            own = {"split": "train", "model": model, "moment": "after"}
-            measured = {**head, **own, "num-examples": reply.upload.num_examples, **reply.upload.metrics}
-            if reply.upload.metrics:
-                self._append("metrics", measured)
+            if metrics := reply.upload.metrics:
+                measured = ScoreRow(
+                    server_round, client, "train", model, "after", reply.upload.num_examples, metrics
+                )
+                self._append("metrics", measured.to_json())
         hostile = hostile_clients(self.config)
-        honest = [row for row in self._rows if row["client-id"] not in hostile]
+        honest = [row for row in self._rows if row.client_id not in hostile]
         means = _mean_of_last(honest, server_round)
         self.event("round", **{"server-round": server_round}, phase=phase, metrics=means)
 
@@ -184,15 +187,14 @@ class RunFolder:
         write_atomically(self.path / "run.json", json.dumps(facts, indent=1))
 
 
-def _mean_of_last(rows: Sequence[Mapping[str, Any]], server_round: int) -> dict[str, float]:
+def _mean_of_last(rows: Sequence[ScoreRow], server_round: int) -> dict[str, float]:
     """Mean over clients of the round's newest test scores, for progress displays."""
-    newest: dict[int, Mapping[str, Any]] = {}
+    newest: dict[int, Mapping[str, float]] = {}
     for row in rows:
-        if row["server-round"] == server_round and row["split"] == "test" and row["model"] != "base":
-            newest[row["client-id"]] = row
-    names = set.intersection(*(set(row) for row in newest.values())) if newest else set()
-    numbers = sorted(names - {"server-round", "client-id", "split", "model", "moment", "num-examples"})
-    return {f"test-{name}": sum(row[name] for row in newest.values()) / len(newest) for name in numbers}
+        if row.server_round == server_round and row.split == "test" and row.model != "base":
+            newest[row.client_id] = row.metrics
+    names = sorted(set.intersection(*(set(metrics) for metrics in newest.values()))) if newest else []
+    return {f"test-{name}": sum(metrics[name] for metrics in newest.values()) / len(newest) for name in names}
 
 
 def _git_sha() -> str | None:

@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 from fedapp.core.errors import one_line
-from fedapp.records.rows import main_metric
-from fedapp.records.summary import BestRound, best_round, hostile_clients
+from fedapp.records.rows import ScoreRow, TrafficRow
+from fedapp.records.summary import RunSummary, hostile_clients, summarise
 
 
 @dataclass(frozen=True)
@@ -23,31 +23,24 @@ class RunResult:
         folder: The run folder.
         config: Its composed config.
         seed: Its seed.
-        metric: What is reported.
+        summary: Its scores and bytes, by the metric asked for.
         scores: The metric of the final models on the test split, by honest client.
         base: The base model's, by client; empty where it was not scored.
         parameters: Numbers that each client trains; empty where the run does not say.
-        sent, received: Payload bytes of all clients in all rounds.
         seconds: Wall time.
-        hostile: Clients that the run made hostile.
-        best: The round that is best on validation data; None where there is nothing to choose from.
     """
 
     folder: Path
     config: Mapping[str, Any]
     seed: int
-    metric: str
+    summary: RunSummary
     scores: Mapping[int, float]
     base: Mapping[int, float]
     parameters: Sequence[int]
-    sent: int
-    received: int
     seconds: float
-    hostile: Sequence[int] = ()
-    best: BestRound | None = None
 
 
-def finished(root: Path, warn: Callable[[str], None], metric: str | None = None) -> Iterator[RunResult]:
+def read_finished(root: Path, warn: Callable[[str], None], metric: str | None = None) -> Iterator[RunResult]:
     """Read the finished runs below a folder.
 
     Args:
@@ -79,39 +72,26 @@ def _read(path: Path, wanted: str | None) -> RunResult | None:
     if about.get("status") != "completed":
         return None
     config = _parsed(folder / "config.yaml", yaml.safe_load)
-    hostile = hostile_clients(config)
-    honest = [row for row in _lines(folder / "metrics.jsonl") if row["client-id"] not in hostile]
-    rows = [row for row in honest if row["split"] == "test"]
-    metric = wanted or main_metric(rows)
-    if metric is None:
+    rows = [ScoreRow.from_json(row) for row in _lines(folder / "metrics.jsonl")]
+    traffic = [TrafficRow.from_json(row) for row in _lines(folder / "traffic.jsonl")]
+    summary = summarise(rows, {}, traffic, hostile_clients(config), wanted)
+    if summary.metric is None:
         raise ValueError("metrics.jsonl holds no scores on the test split")
-    rows = [row for row in rows if metric in row]
-    if not rows:
-        raise ValueError(f"metrics.jsonl holds no {metric} on the test split")
-    scores = {int(r["client-id"]): float(r[metric]) for r in rows if r["model"] == "final"}
-    base = {int(r["client-id"]): float(r[metric]) for r in rows if r["model"] == "base"}
+    tests = (row for row in rows if row.split == "test" and row.client_id not in summary.hostile)
+    if not any(summary.metric in row.metrics for row in tests):
+        raise ValueError(f"metrics.jsonl holds no {summary.metric} on the test split")
+    scores, base = (summary.scores(name) for name in ("final-score", "base-score"))
     if not scores:
         raise ValueError("metrics.jsonl holds no scores of the final models")
-    traffic = _lines(folder / "traffic.jsonl")
-    sent, received = (
-        sum(r["payload-bytes"] for r in traffic if r["direction"] == way) for way in ("up", "down")
-    )
-    summary = folder / "summary.json"
-    trained = _parsed(summary, json.loads).get("parameters", {}) if summary.exists() else {}
-    return RunResult(
-        folder,
-        config,
-        int(config["seed"]),
-        metric,
-        scores,
-        base,
-        [int(count) for count in trained.values()],
-        sent,
-        received,
-        float(about["seconds"]),
-        hostile,
-        best_round(honest, metric),
-    )
+    seed, seconds = int(config["seed"]), float(about["seconds"])
+    return RunResult(folder, config, seed, summary, scores, base, _parameters(folder), seconds)
+
+
+def _parameters(folder: Path) -> list[int]:
+    """How many numbers each client trains: no row of the other files says it."""
+    path = folder / "summary.json"
+    clients = _parsed(path, json.loads).get("clients", []) if path.exists() else []
+    return [int(one["parameters"]) for one in clients if one["parameters"] is not None]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The table at the end of a run: a row per client, and what the run cost."""
+"""What a run comes to, in numbers: scores as fractions, sizes in bytes; ``table`` makes them readable."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedapp.records.rows import EVALUATED, main_metric, message_of
+from fedapp.records.rows import EVALUATED, ScoreRow, TrafficRow, main_metric
+
+SCORES = {
+    "base-score": ("base", "before"),
+    "first-round-score": ("own", "after"),
+    "final-score": ("final", "after"),
+}
+"""Of which model, and when: each score of a client, on its test split."""
+
+Scores = dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -24,8 +33,150 @@ class BestRound:
     evaluated: int
     scores: Mapping[int, float]
 
+    def to_json(self) -> dict[str, Any]:
+        """As summary.json holds it."""
+        return {
+            "server-round": self.server_round,
+            "evaluated-rounds": self.evaluated,
+            "mean-test-score": mean(list(self.scores.values())),
+            "test-scores": {str(client): score for client, score in self.scores.items()},
+        }
 
-def best_round(rows: Sequence[Mapping[str, Any]], metric: str) -> BestRound | None:
+
+@dataclass(frozen=True)
+class ClientSummary:
+    """What a run comes to for one client.
+
+    Attributes:
+        client_id: The client.
+        about: What it says of itself: tasks, numbers of rows and of parameters.
+        scores: A fraction or None for each of ``SCORES``.
+        sent_bytes, received_bytes: Payload of all rounds.
+    """
+
+    client_id: int
+    about: Mapping[str, Any]
+    scores: Scores
+    sent_bytes: int
+    received_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As summary.json holds it; null is what the client did not say or was not scored on."""
+        return {
+            "client-id": self.client_id,
+            "tasks": list(self.about.get("tasks", [])),
+            **{f"{split}-rows": self.about.get(split) for split in ("train", "validation", "test")},
+            "parameters": self.about.get("parameters"),
+            **self.scores,
+            "sent-bytes": self.sent_bytes,
+            "received-bytes": self.received_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run comes to.
+
+    Attributes:
+        metric: What the scores are; None where nobody was scored.
+        clients: Every client, hostile ones too, by id.
+        hostile: Clients that the run made hostile; they are in no mean and never the worst.
+        left_out: Messages (round, client, phase) of which no reply was used, by time.
+        best: The round that is best on validation data; None where there is nothing to choose from.
+        sent_bytes, received_bytes: Payload of all clients in all rounds.
+    """
+
+    metric: str | None
+    clients: Sequence[ClientSummary]
+    hostile: Sequence[int]
+    left_out: Sequence[tuple[int, int, str]]
+    best: BestRound | None
+    sent_bytes: int
+    received_bytes: int
+
+    def scores(self, name: str) -> dict[int, float]:
+        """One of ``SCORES`` by client: of the honest clients that have it."""
+        found = {one.client_id: one.scores[name] for one in self._honest()}
+        return {client: score for client, score in found.items() if score is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of summary.json."""
+        whole = self._scored_throughout()
+        finals = self.scores("final-score")
+        worst = min(finals, key=lambda client: (finals[client], client)) if finals else None
+        left_out = [
+            {"client-id": client, "server-round": server_round, "phase": phase}
+            for server_round, client, phase in self.left_out
+        ]
+        return {
+            "metric": self.metric,
+            "clients": [one.to_json() for one in self.clients],
+            "mean": {
+                "client-ids": [one.client_id for one in whole],
+                **{name: mean([one.scores[name] for one in whole]) for name in SCORES},
+            },
+            "final": {
+                "num-clients": len(finals),
+                "mean-score": mean(list(finals.values())),
+                "worst-client-id": worst,
+                "worst-score": None if worst is None else finals[worst],
+            },
+            "best-round": None if self.best is None else self.best.to_json(),
+            "total": {"sent-bytes": self.sent_bytes, "received-bytes": self.received_bytes},
+            "hostile-clients": list(self.hostile),
+            "left-out": left_out,
+        }
+
+    def _honest(self) -> list[ClientSummary]:
+        return [one for one in self.clients if one.client_id not in self.hostile]
+
+    def _scored_throughout(self) -> list[ClientSummary]:
+        """Clients that miss no score that any other has: only their means compare column by column."""
+        names = [name for name in SCORES if self.scores(name)]
+        return [one for one in self._honest() if all(one.scores[name] is not None for name in names)]
+
+
+def summarise(
+    rows: Sequence[ScoreRow],
+    about: Mapping[int, Mapping[str, Any]],
+    traffic: Sequence[TrafficRow],
+    hostile: Sequence[int] = (),
+    metric: str | None = None,
+) -> RunSummary:
+    """Put the test scores of the base, of the first local training and of the end side by side.
+
+    Args:
+        rows: Rows of metrics.jsonl.
+        about: What each client says of itself.
+        traffic: Rows of traffic.jsonl.
+        hostile: Clients that the run made hostile.
+        metric: What to report; None for the benchmark's first metric.
+    """
+    honest = [row for row in rows if row.client_id not in hostile]
+    metric = metric or main_metric(row for row in honest if row.split == "test")
+    sent, received = (_bytes_by_client(traffic, way) for way in ("up", "down"))
+    clients = [
+        ClientSummary(
+            client,
+            about.get(client, {}),
+            _scores([row for row in rows if row.client_id == client], metric),
+            sent.get(client, 0),
+            received.get(client, 0),
+        )
+        for client in sorted({row.client_id for row in rows} | set(about))
+    ]
+    return RunSummary(
+        metric,
+        clients,
+        tuple(hostile),
+        _left_out(traffic),
+        best_round(honest, metric) if metric else None,
+        sum(sent.values()),
+        sum(received.values()),
+    )
+
+
+def best_round(rows: Sequence[ScoreRow], metric: str) -> BestRound | None:
     """Choose a round on validation data alone; the test split has no say.
 
     Args:
@@ -37,10 +188,11 @@ def best_round(rows: Sequence[Mapping[str, Any]], metric: str) -> BestRound | No
         scored on the test split that was so after the last one, so that the result compares with
         the final scores; the validation mean is over the clients that have one in all these rounds.
     """
-    ends = [r for r in rows if r["model"] in EVALUATED and r["moment"] == "after" and metric in r]
+    ends = [r for r in rows if r.model in EVALUATED and r.moment == "after" and metric in r.metrics]
     found: dict[str, dict[int, dict[int, float]]] = {"validation": {}, "test": {}}
     for row in ends:
-        found[row["split"]].setdefault(row["server-round"], {})[row["client-id"]] = float(row[metric])
+        if row.split in found:
+            found[row.split].setdefault(row.server_round, {})[row.client_id] = float(row.metrics[metric])
     validation, test = found["validation"], found["test"]
     clients = set(test[max(test)]) if test else set()
     rounds = sorted(n for n in set(validation) & set(test) if clients <= set(test[n]))
@@ -52,146 +204,36 @@ def best_round(rows: Sequence[Mapping[str, Any]], metric: str) -> BestRound | No
     return BestRound(chosen, len(rounds), {client: test[chosen][client] for client in sorted(clients)})
 
 
-def summarise(
-    rows: Sequence[Mapping[str, Any]],
-    about: Mapping[int, Mapping[str, Any]],
-    traffic: Sequence[Mapping[str, Any]],
-    hostile: Sequence[int] = (),
-) -> dict[str, Any]:
-    """Put the test scores of the base, of the first local training and of the end side by side.
-
-    Args:
-        rows: Rows of metrics.jsonl.
-        about: What each client says of itself.
-        traffic: Rows of traffic.jsonl.
-        hostile: Clients that the run made hostile; they have a row and count in no mean.
-
-    Returns:
-        ``{"columns": […], "rows": [[…]], "footer": "…"}``, values ready to print, and
-        ``"parameters"``: how many numbers each client trains, by client.
-    """
-    tests = [row for row in rows if row["split"] == "test"]
-    metric = main_metric(tests)
-    columns = ["client", "tasks", "train", "test", "base", "round 1", "final", "sent", "received"]
-    clients = sorted({row["client-id"] for row in rows} | set(about))
-    scores = {client: _scores([r for r in tests if r["client-id"] == client], metric) for client in clients}
-    table = []
-    for client in clients:
-        facts = about.get(client, {})
-        sent, received = (_bytes(traffic, way, client) for way in ("up", "down"))
-        cells = [_shown(value) for value in scores[client]]
-        tasks = ", ".join(map(str, facts.get("tasks", [])))
-        table.append(
-            [client, tasks, facts.get("train"), facts.get("test"), *cells, size(sent), size(received)]
-        )
-    scores = {client: values for client, values in scores.items() if client not in hostile}
-    whole = _scored_throughout(scores)
-    means = [_shown(_mean([scores[client][column] for client in whole])) for column in range(3)]
-    total = [size(_bytes(traffic, way)) for way in ("up", "down")]
-    table.append(["mean", "", None, None, *means, *total])
-    notes = [_about_scores(metric, scores), *_hostile_note(hostile), *_means_note(scores, whole)]
-    honest = [row for row in rows if row["client-id"] not in hostile]
-    notes += [*_left_out(traffic), *_best_note(honest, metric)]
-    trained = {client: facts["parameters"] for client, facts in about.items() if "parameters" in facts}
-    return {
-        "columns": columns,
-        "rows": table,
-        "footer": "\n".join(notes),
-        "parameters": dict(sorted(trained.items())),
-    }
-
-
-def _about_scores(metric: str | None, scores: Mapping[int, Sequence[float | None]]) -> str:
-    finals = [values[2] for values in scores.values() if values[2] is not None]
-    worst = f"; worst client {_shown(min(finals))}" if finals else ""
-    return f"{metric or 'score'} on each client's own test set, in %{worst}; bytes are payload of all rounds"
-
-
 def hostile_clients(config: Mapping[str, Any]) -> list[int]:
     """Clients that a run's config makes hostile; none in runs from before there was such a setting."""
     node = config.get("hostile") or {}
     return sorted(set(node.get("clients") or ()))
 
 
-def name_clients(clients: Sequence[int]) -> str:
-    """``client 3`` or ``clients 1, 3``."""
-    return f"client{'s' * (len(clients) != 1)} {', '.join(map(str, clients))}"
-
-
-def _hostile_note(hostile: Sequence[int]) -> list[str]:
-    return [f"made hostile, and in no mean: {name_clients(hostile)}"] if hostile else []
-
-
-def _scored_throughout(scores: Mapping[int, Sequence[float | None]]) -> list[int]:
-    """Clients that miss no score that any other has: only their means compare column by column."""
-    columns = [c for c in range(3) if any(values[c] is not None for values in scores.values())]
-    return [client for client, values in scores.items() if all(values[c] is not None for c in columns)]
-
-
-def _means_note(scores: Mapping[int, Sequence[float | None]], whole: Sequence[int]) -> list[str]:
-    rest = [client for client in scores if client not in whole]
-    finals = [values[2] for values in scores.values() if values[2] is not None]
-    if not rest:
-        return []
-    note = f"means without {name_clients(rest)}, not scored in every column"
-    return [f"{note}; mean of all {len(finals)} final scores {_shown(_mean(finals))}"]
-
-
-def _best_note(rows: Sequence[Mapping[str, Any]], metric: str | None) -> list[str]:
-    best = best_round(rows, metric) if metric else None
-    if best is None:
-        return []
-    where = f"round {best.server_round} of the {best.evaluated} evaluated"
-    return [f"best on validation data: {where}, test mean {_shown(_mean(list(best.scores.values())))}"]
-
-
-def _left_out(traffic: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Clients that were asked in a round and of which no reply was used."""
-    rounds: dict[int, list[str]] = {}
-    used = {message_of(row) for row in traffic if row["direction"] == "up"}
-    for row in traffic:
-        if row["direction"] == "down" and message_of(row) not in used:
-            when = f"{row['server-round']}" + " (evaluation)" * (row["phase"] == "evaluate")
-            rounds.setdefault(row["client-id"], []).append(when)
-    parts = [f"client {client} in round {', '.join(rounds[client])}" for client in sorted(rounds)]
-    return [f"left out: {'; '.join(parts)}"] if parts else []
-
-
-def _scores(rows: Sequence[Mapping[str, Any]], metric: str | None) -> list[float | None]:
-    """Score of the base, after the first local training, and at the end."""
-
-    def first(model: str, moment: str) -> float | None:
-        if metric is None:
-            return None
-        found = [
-            row[metric] for row in rows if (row["model"], row["moment"]) == (model, moment) and metric in row
-        ]
-        return found[0] if found else None
-
-    return [first("base", "before"), first("own", "after"), first("final", "after")]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
+def mean(values: Sequence[float | None]) -> float | None:
+    """Mean of the values that are known; None of none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
 
-def _bytes(traffic: Sequence[Mapping[str, Any]], way: str, client: int | None = None) -> int:
-    return sum(
-        row["payload-bytes"]
-        for row in traffic
-        if row["direction"] == way and (client is None or row["client-id"] == client)
-    )
+def _scores(rows: Sequence[ScoreRow], metric: str | None) -> Scores:
+    """A client's score of the base, after the first local training, and at the end."""
+    tests = [row for row in rows if row.split == "test" and metric in row.metrics]
+    return {
+        name: next((row.metrics[str(metric)] for row in tests if (row.model, row.moment) == kind), None)
+        for name, kind in SCORES.items()
+    }
 
 
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
+def _left_out(traffic: Sequence[TrafficRow]) -> list[tuple[int, int, str]]:
+    """Messages to clients of which no reply was used."""
+    used = {row.message for row in traffic if row.direction == "up"}
+    return [row.message for row in traffic if row.direction == "down" and row.message not in used]
 
 
-def size(count: float) -> str:
-    """Bytes for people, in powers of 1,000."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"
+def _bytes_by_client(traffic: Sequence[TrafficRow], way: str) -> dict[int, int]:
+    total: dict[int, int] = {}
+    for row in traffic:
+        if row.direction == way:
+            total[row.client_id] = total.get(row.client_id, 0) + row.payload_bytes
+    return total

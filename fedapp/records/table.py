@@ -1,18 +1,58 @@
-"""The table at the end of a run."""
+"""Numbers as people read them: tables, percent, bytes; the table at the end of a run."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedapp.records.summary import SCORES
+
 # A file or a pipe has no width of its own: let tables be as wide as they need.
 PIPE_WIDTH = 200
+COLUMNS = ("client", "tasks", "train", "test", "base", "round 1", "final", "sent", "received")
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    stream: TextIO,
+    *,
+    left: Sequence[str] = (),
+    ruled: bool = True,
+) -> None:
+    """Print a table as wide as the terminal allows; longer cells are folded.
+
+    Args:
+        columns: Headings.
+        rows: A cell for each column; see ``show_cell``.
+        stream: Where to print.
+        left: Columns of text, flush left; all others are flush right.
+        ruled: Whether a line is drawn below the headings; a list to search in goes without.
+    """
+    look: Any = {"box": box.SIMPLE_HEAD} if ruled else {"box": None, "padding": (0, 2, 0, 0)}
+    table = Table(pad_edge=False, **look)
+    for column in columns:
+        table.add_column(escape(column), justify="left" if column in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(show_cell(value)) for value in row))
+    _console(stream).print(table)
+
+
+def print_notes(notes: Sequence[str], stream: TextIO) -> None:
+    """Print what stands below a table, a line each."""
+    for note in notes:
+        _console(stream).print(note, highlight=False, soft_wrap=True, markup=False)
+
+
+def _console(stream: TextIO) -> Console:
+    return Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH)
 
 
 def show_summary(run_dir: Path, stream: TextIO) -> None:
@@ -22,19 +62,68 @@ def show_summary(run_dir: Path, stream: TextIO) -> None:
         run_dir: The run folder; a run without summary gets the path only.
         stream: Where to print.
     """
-    console = Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH)
     path = run_dir / "summary.json"
     if path.exists():
         summary = json.loads(path.read_text(encoding="utf-8"))
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in summary["columns"]:
-            table.add_column(str(column), justify="right", overflow="fold")
-        for row in summary["rows"]:
-            table.add_row(*(escape(show_cell(value)) for value in row))
-        console.print(table)
-        if summary.get("footer"):
-            console.print(escape(str(summary["footer"])), highlight=False)
+        print_table(COLUMNS, table_rows(summary), stream)
+        _console(stream).print("\n".join(summary_notes(summary)), highlight=False, markup=False)
     print(f"run folder: {run_dir}", file=stream, flush=True)
+
+
+def table_rows(summary: Mapping[str, Any]) -> list[list[object]]:
+    """The cells of ``COLUMNS``: a row for each client of a summary, and their mean."""
+    rows = [
+        [
+            one["client-id"],
+            ", ".join(map(str, one["tasks"])),
+            one["train-rows"],
+            one["test-rows"],
+            *_cells(one, one),
+        ]
+        for one in summary["clients"]
+    ]
+    return [*rows, ["mean", "", None, None, *_cells(summary["mean"], summary["total"])]]
+
+
+def _cells(scores: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[str]:
+    sent, received = format_bytes(sizes["sent-bytes"]), format_bytes(sizes["received-bytes"])
+    return [*(format_score(scores[name]) for name in SCORES), sent, received]
+
+
+def summary_notes(summary: Mapping[str, Any]) -> list[str]:
+    """The lines below the table: what the scores are, who is in no mean, who was left out."""
+    final, hostile, best = summary["final"], summary["hostile-clients"], summary["best-round"]
+    worst = f"; worst client {format_score(final['worst-score'])}" if final["num-clients"] else ""
+    metric = summary["metric"] or "score"
+    notes = [f"{metric} on each client's own test set, in %{worst}; bytes are payload of all rounds"]
+    if hostile:
+        notes.append(f"made hostile, and in no mean: {name_clients(hostile)}")
+    meant = {*hostile, *summary["mean"]["client-ids"]}
+    rest = [one["client-id"] for one in summary["clients"] if one["client-id"] not in meant]
+    if rest:
+        notes.append(
+            f"means without {name_clients(rest)}, not scored in every column; "
+            f"mean of all {final['num-clients']} final scores {format_score(final['mean-score'])}"
+        )
+    if summary["left-out"]:
+        notes.append(f"left out: {_left_out(summary['left-out'])}")
+    if best:
+        where = f"round {best['server-round']} of the {best['evaluated-rounds']} evaluated"
+        notes.append(f"best on validation data: {where}, test mean {format_score(best['mean-test-score'])}")
+    return notes
+
+
+def _left_out(messages: Sequence[Mapping[str, Any]]) -> str:
+    rounds: dict[int, list[str]] = {}
+    for one in messages:
+        when = f"{one['server-round']}" + " (evaluation)" * (one["phase"] == "evaluate")
+        rounds.setdefault(one["client-id"], []).append(when)
+    return "; ".join(f"client {client} in round {', '.join(rounds[client])}" for client in sorted(rounds))
+
+
+def name_clients(clients: Sequence[int]) -> str:
+    """``client 3`` or ``clients 1, 3``."""
+    return f"client{'s' * (len(clients) != 1)} {', '.join(map(str, clients))}"
 
 
 def show_cell(value: object) -> str:
@@ -42,3 +131,17 @@ def show_cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def format_score(value: float | None) -> str:
+    """A fraction in percent, to one decimal; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def format_bytes(count: float) -> str:
+    """Bytes for people, in powers of 1,000."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

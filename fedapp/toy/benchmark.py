@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from fedapp.core.types import Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Toy:
 
     def load(self, split: str) -> Dataset:
         """The rows of ``train`` or ``test``."""
+        from datasets import Dataset
+
         count = {"train": self.num_train, "test": self.num_test}[split]
         rows = [(f"{split} prompt {i}", i % self.num_tasks) for i in range(count)]
         return Dataset.from_dict(

@@ -67,7 +67,11 @@ class ToyContextModel(ToyModel):
         return np.full(self.shape, np.mean(labels), np.float32)
 
     def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
-        """Train the coefficients, counting the rounds as the only moment."""
+        """Train the coefficients, counting the rounds as the only moment.
+
+        Raises:
+            ClientFailure: If there are no context vectors.
+        """
         vectors = self.values.pop(VECTORS, None)
         if vectors is None:
             raise ClientFailure("there are no context vectors to calibrate")

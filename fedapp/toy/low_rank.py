@@ -78,7 +78,11 @@ class ToyLowRankModel:
         return {name: value.shape for name, value in self.values.items()}
 
     def load(self, parameters: Arrays) -> None:
-        """Overwrite by name."""
+        """Overwrite by name.
+
+        Raises:
+            ValueError: If a parameter is unknown or of another shape.
+        """
         size = len(self.values[_BIAS])
         shapes = {name: value.shape for name, value in self.values.items()} | {_MERGED: (size, size)}
         for name, value in parameters.items():

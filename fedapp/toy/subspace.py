@@ -61,7 +61,11 @@ class ToySubspaceModel(ToyModel):
         return {_LEFT: left.astype(np.float32), _RIGHT: right.astype(np.float32)}
 
     def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
-        """As the toy; the frozen vectors stay."""
+        """As the toy; the frozen vectors stay.
+
+        Raises:
+            ClientFailure: If the frozen vectors have not come.
+        """
         if len(self.frozen) != 2:
             raise ClientFailure("the frozen vectors have not come")
         return super().train(examples, rng)

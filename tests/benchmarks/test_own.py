@@ -57,7 +57,7 @@ def test_what_is_missing_is_named(folder):
 def test_a_folder_is_a_client(folder, tmp_path):
     settings = ["benchmark=own", f"benchmark.data_dir={folder}", "partitioner=distinct_task", "num_clients=2"]
     run = run_toy(tmp_path / "run", *settings, "num_rounds=1", num_nodes=2)
-    assert [row[1] for row in run.json("summary")["rows"]] == ["alpha", "beta", ""]
+    assert [client["tasks"] for client in run.json("summary")["clients"]] == [["alpha"], ["beta"]]
 
 
 @pytest.mark.parametrize("row", [{"prompt": None, "target": "yes"}, {"prompt": "a", "target": " "}])

@@ -27,6 +27,8 @@ from fedapp.config.compose import load_config
 from fedapp.config.overrides import quote
 from fedapp.core.files import ROOT
 from fedapp.planning.job import absolute_paths
+from fedapp.records.rows import ScoreRow
+from fedapp.records.summary import summarise
 from fedapp.records.table import show_summary
 from tests.engines.toy_cli import use_toy_app
 
@@ -62,7 +64,7 @@ def test_a_run_ends_with_table_run_folder_and_status_0(toy, capsys):
     assert re.fullmatch(r"\d{8}-\d{6}-toy-toy-s7", run_dir.name)
     assert "toy on toy: 2 clients, 2 rounds" in output
     assert "round 2/2: mean loss 0.5000, test-accuracy 0.5, 2 of 2 clients" in output
-    assert output.index("a footer") < output.index(f"run folder: {run_dir}")
+    assert output.index("worst client 50.0") < output.index(f"run folder: {run_dir}")
     assert "hello from the server app" in (run_dir / "log.txt").read_text()
     assert "hello" not in output
 
@@ -368,11 +370,33 @@ def test_a_stream_that_is_no_terminal_gets_plain_lines():
 
 
 def test_the_summary_is_printed_as_a_table(tmp_path):
-    table = {"columns": ["client", "name"], "rows": [[0, "[b]"], [1, 0.123456], [2, None]], "footer": "f"}
-    (tmp_path / "summary.json").write_text(json.dumps(table))
+    tests = [("base", "before", 0.5), ("own", "after", 0.123456)]
+    rows = [ScoreRow(1, 0, "test", *kind, metrics={"accuracy": score}) for *kind, score in tests]
+    summary = summarise(rows, {0: {"tasks": ["[b]"], "train": 3}}, []).to_json()
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
     stream = io.StringIO()
     show_summary(tmp_path, stream)
     words = [line.split() for line in stream.getvalue().splitlines()]
-    for row in (["client", "name"], ["0", "[b]"], ["1", "0.1235"], ["2", "-"], ["f"]):
-        assert row in words
+    heading = ["client", "tasks", "train", "test", "base", "round", "1", "final", "sent", "received"]
+    row = ["0", "[b]", "3", "-", "50.0", "12.3", "–", "0", "B", "0", "B"]
+    mean = ["mean", "-", "-", "50.0", "12.3", "–", "0", "B", "0", "B"]
+    note = [
+        "accuracy",
+        "on",
+        "each",
+        "client's",
+        "own",
+        "test",
+        "set,",
+        "in",
+        "%;",
+        "bytes",
+        "are",
+        "payload",
+        "of",
+        "all",
+        "rounds",
+    ]
+    for expected in (heading, row, mean, note):
+        assert expected in words
     assert words[-1] == ["run", "folder:", str(tmp_path)]

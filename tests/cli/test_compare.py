@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from fedapp.cli.main import main
+from fedapp.records.rows import TrafficRow
 
 
 def make_run(folder: Path, seed: int, final: tuple[float, ...], base: tuple[float | None, ...]) -> Path:
@@ -19,13 +21,15 @@ def make_run(folder: Path, seed: int, final: tuple[float, ...], base: tuple[floa
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     (folder / "run.json").write_text(json.dumps({"status": "completed", "seconds": 2.0}))
     rows = []
-    for model, scores in (("base", base), ("final", final)):
+    for model, moment, scores in (("base", "before", base), ("final", "after", final)):
         for client, score in enumerate(scores):
             head = {"server-round": 1, "client-id": client, "split": "test", "model": model}
-            rows += [{**head, "moment": "after", "accuracy": score}] if score is not None else []
+            rows += [{**head, "moment": moment, "accuracy": score}] if score is not None else []
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "summary.json").write_text(json.dumps({"parameters": {"0": 1024, "1": 2048}}))
-    (folder / "traffic.jsonl").write_text(json.dumps({"direction": "up", "payload-bytes": 8}) + "\n")
+    clients = [{"parameters": 1024}, {"parameters": 2048}, {"parameters": None}]
+    (folder / "summary.json").write_text(json.dumps({"clients": clients}))
+    sent = TrafficRow(1, 0, "train", "up", payload_bytes=8, wire_bytes=9)
+    (folder / "traffic.jsonl").write_text(json.dumps(sent.to_json()) + "\n")
     return folder
 
 
@@ -46,6 +50,15 @@ def test_seeds_of_one_configuration_are_one_row(runs, capsys):
     assert "*" not in captured.out
 
 
+def test_a_run_without_a_summary_is_compared_by_its_rows(runs, capsys):
+    for path in runs.glob("*/summary.json"):
+        path.unlink()
+    assert main(["compare", str(runs)]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    assert re.search(r"70\.0 ± 14\.1 .* –  +8 B", captured.out)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -57,7 +70,18 @@ def test_seeds_of_one_configuration_are_one_row(runs, capsys):
         ("metrics.jsonl", None, "metrics.jsonl is missing"),
         ("metrics.jsonl", '{"split": "te', "metrics.jsonl is damaged"),
         ("metrics.jsonl", "", "metrics.jsonl holds no scores on the test split"),
-        ("traffic.jsonl", "7\n", "its files are not those of a finished run"),
+        (
+            "traffic.jsonl",
+            "7\n",
+            "a row of traffic.jsonl is 7, must be an object with server-round, client-id, phase, "
+            "direction, payload-bytes, wire-bytes",
+        ),
+        (
+            "metrics.jsonl",
+            '{"server-round": 1, "client-id": "0"}',
+            "a row of metrics.jsonl has client-id='0', which must be a whole number",
+        ),
+        ("summary.json", "{", "summary.json is damaged"),
     ],
 )
 def test_a_damaged_run_is_named_and_hides_no_other(runs, capsys, name, content, said):

@@ -15,6 +15,7 @@ from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure, Example
 from fedapp.methods.parameter_sharing import ParameterSharing
 from fedapp.planning.preflight import check
+from fedapp.records.table import summary_notes, table_rows
 from fedapp.toy.adapter import Toy
 from tests.federation import TOY, run_toy
 
@@ -140,14 +141,15 @@ def test_hostile_clients_are_announced_and_in_no_mean(tmp_path):
     (warning,) = [text for text in run.warnings() if "hostile" in text]
     assert warning.startswith("client 1 made hostile (hostile=honest")
     assert warning in run.json("run")["warnings"]
-    table = run.json("summary")
-    assert "made hostile, and in no mean: client 1" in table["footer"]
+    summary = run.json("summary")
+    assert summary["hostile-clients"] == [1]
+    assert "made hostile, and in no mean: client 1" in summary_notes(summary)
     final = [row for row in run.rows("metrics") if row["model"] == "final" and row["split"] == "test"]
     finals = {row["client-id"]: 100 * row["accuracy"] for row in final}
     honest = [finals[client] for client in (0, 2, 3)]
     assert abs(np.mean(honest) - np.mean(list(finals.values()))) > 1
-    assert table["rows"][-1][6] == f"{np.mean(honest):.1f}"
-    assert f"worst client {min(honest):.1f}" in table["footer"]
+    assert table_rows(summary)[-1][6] == f"{np.mean(honest):.1f}"
+    assert f"worst client {min(honest):.1f}" in summary_notes(summary)[0]
     stream = io.StringIO()
     compare([tmp_path], stream, pytest.fail)
     assert "without client 1 in 1 of 1 configurations, made hostile there" in stream.getvalue()
@@ -157,7 +159,7 @@ def test_hostile_clients_are_announced_and_in_no_mean(tmp_path):
 def test_without_hostile_clients_nothing_is_said(tmp_path):
     run = run_toy(tmp_path / "run", "method=fedavg", "num_rounds=1")
     assert not run.warnings()
-    assert "hostile" not in run.json("summary")["footer"]
+    assert "hostile" not in "".join(summary_notes(run.json("summary")))
     stream = io.StringIO()
     compare([tmp_path], stream, pytest.fail)
     assert "hostile" not in stream.getvalue()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from fedapp.cli.main import main
+from fedapp.records.rows import ScoreRow
 from fedapp.records.summary import best_round, summarise
+from fedapp.records.table import summary_notes
 from tests.cli.test_compare import make_run
 
 
@@ -15,14 +18,14 @@ def evaluated(scores, *, metric="accuracy", last=None):
     """Rows of evaluations: {(round, client): (validation, test)}; the last round's models are final."""
     last = last or max(server_round for server_round, _ in scores)
     return [
-        {
-            "server-round": server_round,
-            "client-id": client,
-            "split": split,
-            "model": "final" if server_round == last else "current",
-            "moment": "after",
-            metric: value,
-        }
+        ScoreRow(
+            server_round,
+            client,
+            split,
+            "final" if server_round == last else "current",
+            "after",
+            metrics={metric: value},
+        )
         for (server_round, client), values in scores.items()
         for split, value in zip(("validation", "test"), values, strict=True)
         if value is not None
@@ -69,8 +72,8 @@ def test_rounding_breaks_no_tie():
 
 def test_what_training_rounds_score_on_the_way_is_no_evaluation():
     rows = evaluated({(1, 0): (0.5, 0.5), (2, 0): (0.6, 0.6)})
-    extra = [{**row, "model": "own", "accuracy": 1.0} for row in rows if row["server-round"] == 1]
-    extra += [{**row, "moment": "before", "accuracy": 1.0} for row in rows if row["server-round"] == 1]
+    first = [replace(row, metrics={"accuracy": 1.0}) for row in rows if row.server_round == 1]
+    extra = [replace(row, model="own") for row in first] + [replace(row, moment="before") for row in first]
     assert best_round([*extra, *rows], "accuracy").server_round == 2
 
 
@@ -90,15 +93,17 @@ def test_without_a_choice_there_is_no_best_round(scores):
 
 def test_the_summary_says_which_round_and_leaves_hostile_clients_out():
     scores = {(1, 0): (0.5, 0.25), (2, 0): (0.4, 0.5), (1, 1): (0.0, 0.0), (2, 1): (1.0, 1.0)}
-    footer = summarise(evaluated(scores), {}, [], hostile=[1])["footer"]
-    assert "best on validation data: round 1 of the 2 evaluated, test mean 25.0" in footer.split("\n")
+    summary = summarise(evaluated(scores), {}, [], hostile=[1]).to_json()
+    notes = summary_notes(summary)
+    assert "best on validation data: round 1 of the 2 evaluated, test mean 25.0" in notes
+    assert summary["best-round"]["test-scores"] == {"0": 0.25}
 
 
 def test_compare_shows_it_beside_the_final_round(tmp_path, capsys):
     for seed, test in ((1, 0.75), (2, 0.85)):
         folder = make_run(tmp_path / "runs" / str(seed), seed, (0.5,), (0.1,))
         rows = evaluated({(seed, 0): (0.9, test), (3, 0): (0.1, 0.6)})
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row.to_json()) + "\n" for row in rows))
     assert main(["compare", str(tmp_path / "runs")]) == 0
     output = capsys.readouterr().out
     assert "80.0 ± 7.1" in output
@@ -109,7 +114,7 @@ def test_compare_shows_it_beside_the_final_round(tmp_path, capsys):
 
 def test_compare_by_another_metric(tmp_path, capsys):
     folder = make_run(tmp_path / "runs" / "one", 1, (0.5,), (0.1,))
-    row = evaluated({(1, 0): (None, 0.5)})[0]
+    row = evaluated({(1, 0): (None, 0.5)})[0].to_json()
     (folder / "metrics.jsonl").write_text(json.dumps({**row, "macro-f1": 0.3}) + "\n")
     assert main(["compare", str(tmp_path / "runs"), "--metric", "macro-f1"]) == 0
     output = capsys.readouterr().out

@@ -12,7 +12,9 @@ from safetensors.numpy import load_file
 from fedapp.cli.export import export
 from fedapp.records.adapter_file import read_adapter, write_adapter
 from fedapp.records.folder import RunFolder
+from fedapp.records.rows import ScoreRow, TrafficRow
 from fedapp.records.summary import summarise
+from fedapp.records.table import summary_notes, table_rows
 from tests.federation import run_toy
 
 
@@ -75,7 +77,8 @@ def test_the_final_adapter_is_the_one_that_was_scored(run):
 def test_traffic_adds_up_to_the_table(run):
     sent = sum(r["payload-bytes"] for r in run.rows("traffic") if r["direction"] == "up")
     assert sent == 4 * 2 * 48
-    assert run.json("summary")["rows"][-1][-2] == "384 B"
+    assert run.json("summary")["total"]["sent-bytes"] == 384
+    assert table_rows(run.json("summary"))[-1][-2] == "384 B"
 
 
 def test_a_folder_that_holds_a_run_is_not_written_to_again(run):
@@ -94,14 +97,28 @@ def test_the_table_puts_base_first_and_final_side_by_side():
             "model": model,
             "moment": moment,
         }
-        return {**head, "num-examples": 2, "loss": 9.0, "accuracy": value}
+        return ScoreRow.from_json({**head, "num-examples": 2, "loss": 9.0, "accuracy": value})
 
     rows = [row(1, "base", "before", 0.1), row(1, "own", "after", 0.5), row(2, "own", "after", 0.6)]
     rows += [row(2, "final", "after", 0.75)]
-    traffic = [{"client-id": 0, "direction": "up", "payload-bytes": 1500}]
-    table = summarise(rows, {0: {"train": 3, "test": 2, "tasks": ["sums"]}}, traffic)
-    assert table["rows"][0] == [0, "sums", 3, 2, "10.0", "50.0", "75.0", "1.5 kB", "0 B"]
-    assert "worst client 75.0" in table["footer"]
+    traffic = [TrafficRow(1, 0, "train", "up", payload_bytes=1500, wire_bytes=1600)]
+    summary = summarise(rows, {0: {"train": 3, "test": 2, "tasks": ["sums"]}}, traffic).to_json()
+    assert table_rows(summary)[0] == [0, "sums", 3, 2, "10.0", "50.0", "75.0", "1.5 kB", "0 B"]
+    assert "worst client 75.0" in summary_notes(summary)[0]
+    (client,) = summary["clients"]
+    assert client == {
+        "client-id": 0,
+        "tasks": ["sums"],
+        "train-rows": 3,
+        "validation-rows": None,
+        "test-rows": 2,
+        "parameters": None,
+        "base-score": 0.1,
+        "first-round-score": 0.5,
+        "final-score": 0.75,
+        "sent-bytes": 1500,
+        "received-bytes": 0,
+    }
 
 
 def _tests_of(client, **scores):
@@ -109,14 +126,14 @@ def _tests_of(client, **scores):
     kinds = {"base": ("base", "before"), "own": ("own", "after"), "final": ("final", "after")}
     head = {"server-round": 1, "client-id": client, "split": "test", "num-examples": 2}
     return [
-        {**head, "model": kinds[kind][0], "moment": kinds[kind][1], "accuracy": value}
+        ScoreRow.from_json({**head, "model": kinds[kind][0], "moment": kinds[kind][1], "accuracy": value})
         for kind, value in scores.items()
     ]
 
 
 def _asked(client, server_round, phase="train", answered=True):
-    row = {"server-round": server_round, "client-id": client, "phase": phase, "payload-bytes": 8}
-    return [{**row, "direction": way} for way in ("down", "up")[: 1 + answered]]
+    ways = ("down", "up")[: 1 + answered]
+    return [TrafficRow(server_round, client, phase, way, payload_bytes=8, wire_bytes=9) for way in ways]
 
 
 def test_means_are_over_the_same_clients_and_who_was_left_out_is_said():
@@ -124,9 +141,11 @@ def test_means_are_over_the_same_clients_and_who_was_left_out_is_said():
     rows += _tests_of(2, own=0.9, final=1.0)
     traffic = [*_asked(0, 1), *_asked(1, 1), *_asked(2, 1, answered=False), *_asked(2, 2)]
     traffic += [*_asked(0, 10, "evaluate", answered=False), *_asked(2, 10, answered=False)]
-    table = summarise(rows, {}, traffic)
-    assert table["rows"][-1][4:7] == ["15.0", "35.0", "55.0"]
-    _, means, left_out = table["footer"].split("\n")
+    summary = summarise(rows, {}, traffic).to_json()
+    assert table_rows(summary)[-1][4:7] == ["15.0", "35.0", "55.0"]
+    assert summary["mean"]["client-ids"] == [0, 1]
+    assert summary["final"]["worst-client-id"] == 0
+    _, means, left_out = summary_notes(summary)
     assert means.startswith("means without client 2, not scored in every column")
     assert means.endswith("mean of all 3 final scores 70.0")
     assert left_out == "left out: client 0 in round 10 (evaluation); client 2 in round 1, 10"
@@ -134,9 +153,9 @@ def test_means_are_over_the_same_clients_and_who_was_left_out_is_said():
 
 def test_a_column_that_nobody_has_keeps_nobody_out_of_the_means():
     rows = _tests_of(0, own=0.3, final=0.5) + _tests_of(1, own=0.4, final=0.6)
-    table = summarise(rows, {}, _asked(0, 1) + _asked(1, 1))
-    assert table["rows"][-1][4:7] == ["–", "35.0", "55.0"]
-    assert "\n" not in table["footer"]
+    summary = summarise(rows, {}, _asked(0, 1) + _asked(1, 1)).to_json()
+    assert table_rows(summary)[-1][4:7] == ["–", "35.0", "55.0"]
+    assert len(summary_notes(summary)) == 1
 
 
 def test_what_ends_a_run_is_in_run_json_by_name(run, tmp_path):

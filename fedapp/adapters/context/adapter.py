@@ -20,7 +20,7 @@ from fedapp.adapters.context.injection import INJECTIONS, Injected, SiteHooks, p
 from fedapp.adapters.context.reading import principal_components
 from fedapp.adapters.context.sites import residual_sites
 from fedapp.adapters.demonstrations import check_demonstration, write_demonstration
-from fedapp.core.checks import is_number, require_choice, require_number, shown
+from fedapp.core.checks import is_number, require_choice, require_number, show_value
 from fedapp.core.model import COEFFICIENTS, VECTORS
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, ClientFailure, Example
@@ -65,7 +65,7 @@ class Context:
             or not all(is_number(value) for value in self.initial)
         ):
             raise ValueError(
-                f"initial={shown(self.initial)} must be a list of {count} numbers, "
+                f"initial={show_value(self.initial)} must be a list of {count} numbers, "
                 f"lambda{' and beta' * (count - 1)}"
             )
         check_demonstration(self.demonstration)

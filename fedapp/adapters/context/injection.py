@@ -78,7 +78,7 @@ class _ScaleShift(torch.autograd.Function):
 
 
 def scaled(hidden: Tensor, scale: Tensor | float, shift: Tensor) -> Tensor:
-    """``scale * hidden + shift`` in fp32, in the dtype of hidden."""
+    """``scale * hidden + shift`` in fp32, in the dtype and shape of hidden, ``[..., hidden_size]``."""
     if hidden.dtype == torch.float32 and isinstance(scale, float):
         return torch.add(shift, hidden, alpha=scale)
     if hidden.dtype == torch.float32:
@@ -88,6 +88,8 @@ def scaled(hidden: Tensor, scale: Tensor | float, shift: Tensor) -> Tensor:
 
 def add_noise(hidden: Tensor, share: float) -> Tensor:
     """Add, in place, normal noise to each element whose size follows the norm of its token's state.
+
+    hidden: States ``[..., hidden_size]``; share: of the norm, a fraction.
 
     Source: I2CL's code, which draws it after the injection and keeps the norm out of the gradient.
     """

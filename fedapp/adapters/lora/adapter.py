@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedapp.adapters.base import HookedModel
 from fedapp.adapters.lora.merge import LowRankLayers
-from fedapp.core.checks import require_bool, require_int, require_number, shown
+from fedapp.core.checks import require_bool, require_int, require_number, show_value
 from fedapp.core.errors import one_line
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, Shapes
@@ -80,7 +80,9 @@ class LoraAdapted(HookedModel):
         except ValueError as error:
             super().detach()
             reason = one_line(error)
-            raise ValueError(f"adapter.target_modules={shown(adapter.target_modules)}: {reason}") from None
+            raise ValueError(
+                f"adapter.target_modules={show_value(adapter.target_modules)}: {reason}"
+            ) from None
         self._paths = self._updated_layers()
         updated = {name: base.model.get_submodule(path) for name, path in self._paths.items()}
         self.low_rank = LowRankLayers(base.model, updated, _ADAPTER)

@@ -90,7 +90,11 @@ class LoraSbAdapted(LinearUpdates):
         super().__init__("lora_sb", base, train, targets, trained, frozen, adapter.dropout)
 
     def update(self, target: str, inputs: Tensor, output: Tensor) -> Tensor | None:
-        """W x + B R A x, from right to left: no [size_out, size_in] matrix is ever formed."""
+        """W x + B R A x, from right to left: no [size_out, size_in] matrix is ever formed.
+
+        Raises:
+            ClientFailure: If no subspace has been agreed on.
+        """
         if self._missing(target):
             raise ClientFailure(
                 "adapter.init='svd_gradient' needs a method whose clients first agree on the "

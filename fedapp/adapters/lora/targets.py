@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fedapp.core.checks import shown
+from fedapp.core.checks import show_value
 from fedapp.models.base import Base
 from fedapp.models.structure import block_list
 
@@ -44,7 +44,9 @@ def require_targets(names: Sequence[str] | str | None) -> None:
     """
     listed = isinstance(names, Sequence) and bool(names) and all(isinstance(name, str) for name in names)
     if names is not None and names != "all-linear" and (isinstance(names, str) or not listed):
-        raise ValueError(f"target_modules={shown(names)} must be null, all-linear or a list of layer names")
+        raise ValueError(
+            f"target_modules={show_value(names)} must be null, all-linear or a list of layer names"
+        )
 
 
 def linear_targets(base: Base, names: Sequence[str] | str | None) -> dict[str, Target]:
@@ -81,11 +83,11 @@ def linear_targets(base: Base, names: Sequence[str] | str | None) -> dict[str, T
             found[stable] = Target(path, module, *sizes)
         elif not every:
             raise ValueError(
-                f"{SETTING}={shown(names)}: {path} is a {type(module).__name__}, must be a linear layer"
+                f"{SETTING}={show_value(names)}: {path} is a {type(module).__name__}, must be a linear layer"
             )
     if not found:
         raise ValueError(
-            f"{SETTING}={shown(names)}: none of these layers is found in {type(base.model).__name__}; "
+            f"{SETTING}={show_value(names)}: none of these layers is found in {type(base.model).__name__}; "
             "take all-linear or names that it has"
         )
     return found

@@ -13,9 +13,7 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from fedapp.benchmarks.base import BenchmarkDefaults
 from fedapp.benchmarks.embedded import world
@@ -24,6 +22,9 @@ from fedapp.benchmarks.embedded.stories import split_of
 from fedapp.benchmarks.metrics import accuracy, first_label, macro_f1
 from fedapp.core.checks import require_choice, require_int
 from fedapp.core.types import Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 TEST_WORDS = frozenset(word for kind in HELD_OUT_KINDS for word in world.CATEGORIES[kind][::4])
 """Words that texts of the test split are about: three of the twelve of each kind."""
@@ -151,6 +152,8 @@ class EmbeddedClassification(BenchmarkDefaults):
         Raises:
             ValueError: If the split is unknown, or more rows are asked for than there are texts.
         """
+        from datasets import Dataset
+
         sizes = {"train": self.num_train, "test": self.num_test}
         require_choice("split", split, sizes)
         rng = random.Random(f"{self.name}/{self.version}/{self.seed}/{split}")

@@ -11,15 +11,16 @@ import random
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from fedapp.benchmarks.base import BenchmarkDefaults
 from fedapp.benchmarks.embedded.stories import FORMATS, answer_in, check_tasks, split_of
 from fedapp.benchmarks.metrics import exact_match, rouge_l
 from fedapp.core.checks import require_choice, require_int
 from fedapp.core.types import Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 PUBLIC = "public"
 PUBLIC_SHARE = 4
@@ -79,6 +80,8 @@ class EmbeddedInstructions(BenchmarkDefaults):
         Raises:
             ValueError: If the split is unknown, or more rows are asked for than there are prompts.
         """
+        from datasets import Dataset
+
         sizes = {"train": self.num_train, "test": self.num_test}
         require_choice("split", split, sizes)
         return Dataset.from_list(self._rows(split, sizes[split], f"num_{split}"))

@@ -12,13 +12,14 @@ import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from fedapp.benchmarks.base import BenchmarkDefaults
 from fedapp.benchmarks.embedded import world
 from fedapp.core.types import Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 Format = tuple[world.Sampler, str, str]
 """A sampler, the prompt pattern, and the part (or pattern of parts) that is the answer."""
@@ -142,6 +143,8 @@ class Embedded(BenchmarkDefaults):
         Raises:
             ValueError: If the split is unknown, or more rows are asked for than there are prompts.
         """
+        from datasets import Dataset
+
         sizes = {"train": self.num_train, "test": self.num_test}
         if split not in sizes:
             raise ValueError(f"split={split!r} must be one of: train, test")

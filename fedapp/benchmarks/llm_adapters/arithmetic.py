@@ -13,15 +13,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.llm_adapters import schema as llm_adapters
 from fedapp.benchmarks.metrics import accuracy, same_number
 from fedapp.benchmarks.sources import with_columns
 from fedapp.core.types import Example
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 FOLDERS = {
     "aqua": "AQuA",

@@ -7,11 +7,12 @@ https://arxiv.org/abs/2304.01933
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from datasets import Dataset
+from typing import TYPE_CHECKING, Any
 
 from fedapp.benchmarks.sources import read_folder, read_remote
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 COLUMNS = ("instruction", "input", "output", "answer")
 SPLITS = ("train", "test")
@@ -103,6 +104,8 @@ def read_tasks(
     Raises:
         ValueError: If something cannot be read; the message names the setting and the path.
     """
+    from datasets import Dataset
+
     values: dict[str, list[str]] = {column: [] for column in (*COLUMNS, "task")}
     for name in names:
         original = folders.get(name, name)

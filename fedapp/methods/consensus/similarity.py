@@ -56,7 +56,10 @@ def largest_cluster(labels: np.ndarray, similarity: np.ndarray, weights: np.ndar
 
 
 def likeness(similarity: np.ndarray, members: np.ndarray) -> float:
-    """Mean similarity of the pairs of different members; 1 for a single one."""
+    """Mean similarity of the pairs of different members; 1 for a single one.
+
+    similarity: Of all voters, ``[num_voters, num_voters]``; members: indices ``[num_members]``.
+    """
     size = len(members)
     if size == 1:
         return 1.0
@@ -66,6 +69,11 @@ def likeness(similarity: np.ndarray, members: np.ndarray) -> float:
 
 def medoid(similarity: np.ndarray, members: np.ndarray, weights: np.ndarray) -> int:
     """The member that is most similar to all members, each counted by its weight.
+
+    Args:
+        similarity: Of all voters, ``[num_voters, num_voters]``.
+        members: Indices ``[num_members]``.
+        weights: Of all voters, ``[num_voters]``.
 
     Returns:
         Its index among the voters; the first of equals.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedapp.core.checks import require_choice, require_number, shown
+from fedapp.core.checks import require_choice, require_number, show_value
 from fedapp.core.errors import FederationError
 from fedapp.core.method import RunFacts
 from fedapp.methods.ifed_icl.names import READ_BY
@@ -54,12 +54,12 @@ class TaskMemory:
             temperature: Of the softmax over cosines that weighs similar tasks.
         """
         if store_dir is not None and (not isinstance(store_dir, str) or not store_dir.strip()):
-            raise ValueError(f"store_dir={shown(store_dir)} must name a folder, or be null for no store")
+            raise ValueError(f"store_dir={show_value(store_dir)} must name a folder, or be null for no store")
         require_choice("on_hit", on_hit, ON_HIT)
         require_number("threshold", threshold, "[-1, 1]")
         require_number("temperature", temperature, "(0, inf)")
         if task is not None and (not isinstance(task, str) or not task.strip()):
-            raise ValueError(f"task={shown(task)} must be a text, the task's id in the store")
+            raise ValueError(f"task={show_value(task)} must be a text, the task's id in the store")
         if store_dir is None and (task is not None or on_hit != "reuse"):
             named = f"task={task!r}" if task is not None else f"on_hit={on_hit!r}"
             raise ValueError(f"{named} needs store_dir, the folder of the task store")

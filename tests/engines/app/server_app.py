@@ -51,6 +51,18 @@ def main(grid: Grid, context: Context) -> None:
             say("end", status="failed", message=f"round {server_round}: {failures[0].error.reason}")
             raise RuntimeError("no reply")
         say("round", server_round=server_round, metrics={"test-accuracy": 0.25 * server_round})
-    summary = {"columns": ["client", "final"], "rows": [[0, 0.5], [1, None]], "footer": "a footer"}
+    sizes = {"sent-bytes": 8, "received-bytes": 8}
+    scores = {"base-score": None, "first-round-score": None, "final-score": 0.5}
+    one = {"client-id": 0, "tasks": ["toy"], "train-rows": 2, "test-rows": None, **scores, **sizes}
+    summary = {
+        "metric": "accuracy",
+        "clients": [one, {**one, "client-id": 1}],
+        "mean": {"client-ids": [0, 1], **scores},
+        "final": {"num-clients": 2, "mean-score": 0.5, "worst-client-id": 0, "worst-score": 0.5},
+        "best-round": None,
+        "total": sizes,
+        "hostile-clients": [],
+        "left-out": [],
+    }
     (events.parent / "summary.json").write_text(json.dumps(summary))
     say("end", status="completed", message="")

@@ -52,7 +52,7 @@ def test_a_wrapped_rule_counts_as_the_rule_inside(tmp_path):
     ]
     store = f"method.store_dir={tmp_path / 'store'}"
     toy = run(tmp_path / "run", "num_rounds=2", store, *wrapped)
-    trained = sum(row[2] for row in toy.json("summary")["rows"] if row[2])
+    trained = sum(client["train-rows"] for client in toy.json("summary")["clients"])
     assert TaskStore(tmp_path / "store").get("toy").count == trained > 4
 
 
