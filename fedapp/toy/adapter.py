@@ -104,7 +104,11 @@ class ToyModel:
         return {}
 
     def load(self, parameters: Arrays) -> None:
-        """Overwrite by name."""
+        """Overwrite by name; every vector is [size].
+
+        Raises:
+            ValueError: If a name is unknown or a shape differs.
+        """
         for name, value in parameters.items():
             if name not in self.values or value.shape != self.values[name].shape:
                 raise ValueError(f"parameter {name!r} of shape {value.shape} does not fit the toy model")
@@ -115,7 +119,11 @@ class ToyModel:
         self.values = {name: value.copy() for name, value in self.initial.items()}
 
     def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
-        """Move a step towards the mean of the labels, with a little noise from rng."""
+        """Move a step towards the mean of the labels, with a little noise from rng.
+
+        Raises:
+            ClientFailure: If the labels reach ``diverge_from``.
+        """
         goal = _goal(examples)
         limit = self.settings.diverge_from
         if limit is not None and goal >= limit:

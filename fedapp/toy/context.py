@@ -56,7 +56,11 @@ class ToyContextModel(ToyModel):
         return {VECTORS: self.shape}
 
     def load(self, parameters: Arrays) -> None:
-        """Overwrite by name; vectors must have the settings' shape."""
+        """Overwrite by name; vectors must have the settings' shape, [num_layers, 2, size].
+
+        Raises:
+            ValueError: If a name is unknown or a shape differs.
+        """
         if VECTORS in parameters:
             self.values.setdefault(VECTORS, np.zeros(self.shape, np.float32))
         super().load(parameters)
@@ -67,7 +71,11 @@ class ToyContextModel(ToyModel):
         return np.full(self.shape, np.mean(labels), np.float32)
 
     def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
-        """Train the coefficients, counting the rounds as the only moment."""
+        """Train the coefficients, counting the rounds as the only moment.
+
+        Raises:
+            ClientFailure: If no vectors are loaded.
+        """
         vectors = self.values.pop(VECTORS, None)
         if vectors is None:
             raise ClientFailure("there are no context vectors to calibrate")
