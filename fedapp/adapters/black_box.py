@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fedapp.core.model import AnsweringBase
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, Decoding, Example, Shapes
 
@@ -34,7 +35,7 @@ class BlackBoxModel:
         """Note how to ask the base."""
         self.base = base
         self._trainer: Any = None
-        if not callable(getattr(base, "generate", None)):
+        if not isinstance(base, AnsweringBase):
             from fedapp.training.trainer import Trainer
 
             self._trainer = Trainer(base, train, decayed=[])

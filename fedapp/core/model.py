@@ -135,6 +135,14 @@ class ContextModel(AdaptedModel, Protocol):
         """Let the next ``train`` start from these moments; empty ones are a fresh optimiser's."""
 
 
+@runtime_checkable
+class AnsweringBase(Protocol):
+    """A base that answers by itself: a service, a model behind an interface."""
+
+    def generate(self, prompts: Sequence[str]) -> list[str]:
+        """An answer to each prompt."""
+
+
 class Adapter(Protocol):
     """The ``adapter:`` node of a method: how to make a base model trainable."""
 

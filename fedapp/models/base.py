@@ -117,7 +117,11 @@ def load_base(
 def check_settings(
     head: str, labels: Sequence[str], dtype: str, pooling: str | None, quantization: str | None = None
 ) -> None:
-    """Refuse with a ValueError what ``load_base`` cannot use."""
+    """Refuse what ``load_base`` cannot use.
+
+    Raises:
+        ValueError: In one line that begins with the setting.
+    """
     require_choice("head", head, _HEADS)
     if quantization is not None and quantization not in QUANTIZATIONS:
         known = ", ".join(("null", *QUANTIZATIONS))

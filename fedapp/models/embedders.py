@@ -107,7 +107,11 @@ class TfIdfEmbedder:
 def load_embedder(
     path: str, batch_size: int = 64, max_length: int = 256, device: str = "auto"
 ) -> SentenceEncoder | TfIdfEmbedder:
-    """The embedder that a path names: ``tfidf``, or what ``SentenceEncoder`` takes."""
+    """The embedder that a path names: ``tfidf``, or what ``SentenceEncoder`` takes.
+
+    Raises:
+        ValueError: If a setting cannot be used.
+    """
     if path == TFIDF:
         return TfIdfEmbedder()
     return SentenceEncoder(path, batch_size, max_length, device)

@@ -78,7 +78,11 @@ def _kind(head: str, labels: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
 
 
 def resolve_device(device: str) -> str:
-    """The torch device that a setting means; ValueError if this machine has none such."""
+    """The torch device that a setting means.
+
+    Raises:
+        ValueError: If this machine has none such.
+    """
     import torch
 
     if device == "auto":

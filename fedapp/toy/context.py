@@ -56,7 +56,11 @@ class ToyContextModel(ToyModel):
         return {VECTORS: self.shape}
 
     def load(self, parameters: Arrays) -> None:
-        """Overwrite by name; vectors must have the settings' shape."""
+        """Overwrite by name; vectors must have the settings' shape, [num_layers, 2, size].
+
+        Raises:
+            ValueError: If a name is unknown or a shape differs.
+        """
         if VECTORS in parameters:
             self.values.setdefault(VECTORS, np.zeros(self.shape, np.float32))
         super().load(parameters)

@@ -93,7 +93,7 @@ class ToyLowRankModel:
         self.values |= given
 
     def factors(self) -> Arrays:
-        """A and the scaled B."""
+        """A [rank, size] and the scaled B [size, rank]."""
         return {_A: self.values[_A].copy(), _B: self.values[_B] * self.scale}
 
     def load_factors(self, factors: Arrays) -> None:
@@ -101,7 +101,7 @@ class ToyLowRankModel:
         self.load({_A: factors[_A], _B: factors[_B] / self.scale})
 
     def merge(self, factors: Arrays) -> None:
-        """Add B A to the frozen weight."""
+        """Add B A, of any rank, to the frozen weight [size, size]."""
         update = (factors[_B] @ factors[_A]).astype(np.float32)
         self.merged = update if self.merged is None else self.merged + update
 

@@ -49,13 +49,17 @@ class ToySubspaceModel(ToyModel):
         return {_LEFT: (size, 1), _RIGHT: (1, size)}
 
     def load(self, parameters: Arrays) -> None:
-        """Overwrite by name."""
+        """Overwrite by name: the frozen ones are [size, 1] and [1, size].
+
+        Raises:
+            ValueError: If a name is unknown or a shape differs.
+        """
         frozen = {name: value for name, value in parameters.items() if name in (_LEFT, _RIGHT)}
         super().load({name: value for name, value in parameters.items() if name not in frozen})
         self.frozen |= {name: value.astype(np.float32) for name, value in frozen.items()}
 
     def estimate(self, examples: Sequence[Example], rng: np.random.Generator) -> Arrays:
-        """Factors of rank 1 that depend on the client's labels."""
+        """Factors [size, 1] and [1, size] that depend on the client's labels."""
         left = np.array([[float(example.label or 0)] for example in examples[: self.settings.size]])
         right = rng.normal(size=(1, self.settings.size))
         return {_LEFT: left.astype(np.float32), _RIGHT: right.astype(np.float32)}

@@ -158,7 +158,7 @@ class Encoder:
         )
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Without a closing end-of-sequence token, which some tokenizers add."""
+        """Token ids of each text, without a closing end-of-sequence token, which some tokenizers add."""
         if not texts:
             return []
         eos = self._tokenizer.eos_token_id

@@ -72,7 +72,11 @@ class SemanticConsensus(ServerStrategy):
         self._warned: set[tuple[int, str]] = set()
 
     def check(self, settings: RunSettings, routine: ClientRoutine) -> None:
-        """As in the base class: votes that nobody can win, ratings that nobody sends."""
+        """As in the base class.
+
+        Raises:
+            ValueError: At votes that nobody can win, and ratings that nobody sends.
+        """
         if self.vote.min_votes > settings.num_clients:
             raise ValueError(
                 f"method.strategy.vote.min_votes={self.vote.min_votes} is more than "

@@ -96,6 +96,9 @@ class ContextAggregation(ServerStrategy):
         """Vectors and coefficients, which have nothing in common to be compared or measured by.
 
         Both may come in one round, from clients that joined at different times.
+
+        Raises:
+            ValueError: At anything else.
         """
         if not arrays or not set(arrays) <= {VECTORS, COEFFICIENTS}:
             held = ", ".join(sorted(arrays)) or "nothing"
