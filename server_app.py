@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from typing import Any
@@ -11,9 +10,8 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedapp.config.build import about, build
-from fedapp.config.clients import client_config, variant
 from fedapp.config.compose import load_config
-from fedapp.config.run import run_settings
+from fedapp.config.composed import Composed
 from fedapp.core.method import ClientRoutine, TaskFacts
 from fedapp.core.public_set import PublicSet
 from fedapp.records.folder import RunFolder
@@ -35,7 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     with RunFolder.create(config) as folder:
         run = _server_run(folder)
         if routine.needs.public_prompts:
-            run.public = PublicSet.of(_benchmark(config))
+            run.public = PublicSet.of(_benchmark(folder.config))
         strategy.attach(run)
         strategy.join(grid)
         folder.started(run.directory)
@@ -46,15 +44,15 @@ def main(grid: Grid, context: Context) -> None:
 
 def _server_run(folder: RunFolder) -> ServerRun:
     config = folder.config
-    settings = run_settings(config)
+    settings = config.run
     limit = settings.max_payload_bytes
-    variants = [variant(config, client_id) for client_id in range(settings.num_clients)]
+    variants = [config.variant(client_id) for client_id in range(settings.num_clients)]
     expected = {
-        name: about(client_config(config, client_id)["model"], "fingerprint")
+        name: about(config.client(client_id)["model"], "fingerprint")
         for client_id, name in enumerate(variants)
     }
     return ServerRun(
-        config_json=json.dumps(config, sort_keys=True),
+        config_json=config.to_json(),
         directory=ClientDirectory(variants, expected, limit, folder.warning),
         observer=folder,
         reader=ReplyReader(limit, folder.warning, settings.max_norm_ratio),
@@ -70,11 +68,11 @@ def _server_run(folder: RunFolder) -> ServerRun:
     )
 
 
-def _task(config: dict[str, Any]) -> TaskFacts:
+def _task(config: Composed) -> TaskFacts:
     benchmark = _benchmark(config)
     labels = tuple(benchmark.labels or ())
     return TaskFacts(benchmark.name, benchmark.template_version, labels, config["adapter"])
 
 
-def _benchmark(config: dict[str, Any]) -> Any:
+def _benchmark(config: Composed) -> Any:
     return build(config["benchmark"], "benchmark")

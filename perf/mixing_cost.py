@@ -10,7 +10,6 @@ process; the figures are medians of CPU time.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 
@@ -30,7 +29,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="Hydra overrides")
     arguments = parser.parse_args()
     config = load_config(["method=fedreft", *arguments.overrides])
-    place = workplaces.workplace(json.dumps(config, sort_keys=True), 0)
+    place = workplaces.workplace(config.to_json(), 0)
     own, received = trained(place, 0), trained(place, 1)
     mixing: list[float] = []
     training: list[float] = []

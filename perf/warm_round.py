@@ -34,7 +34,7 @@ def main() -> None:
     arguments = parser.parse_args()
     score = ["score.base=false", "score.before=false", "score.after=false"]
     fixed = ["method=fedreft_fixed", *score, *arguments.overrides]
-    config = json.dumps(load_config(fixed), sort_keys=True)
+    config = load_config(fixed).to_json()
     with server_identity(1):
         grid = InProcessGrid(client_app.app, json.loads(config)["num_clients"], {})
         download = Payload()

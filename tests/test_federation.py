@@ -179,7 +179,7 @@ def test_a_client_refuses_to_train_another_base_than_the_runs():
         grid = InProcessGrid(client_app.app, 1, {})
         from fedapp.config.compose import load_config
 
-        facts = {"config": json.dumps(load_config([*TOY])), "client-id": 0, "server-round": 1}
+        facts = {"config": load_config([*TOY]).to_json(), "client-id": 0, "server-round": 1}
         facts |= {"phase": "train", "final": False}
         content = pack(Envelope(facts | {"fingerprint": "another"}))
         message = Message(content, dst_node_id=grid.get_node_ids()[0], message_type="train")

@@ -6,7 +6,6 @@ message only swaps in its client's data, memory and parameters.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +16,7 @@ from fedapp.client.hostile import Hostility
 from fedapp.client.rows import ClientData, SplitConfig, client_data
 from fedapp.client.scoring import ScoreConfig, Scorer
 from fedapp.config.build import build
-from fedapp.config.clients import client_config, variant
-from fedapp.config.run import run_settings
+from fedapp.config.composed import Composed
 from fedapp.core.checks import require_kind, show_value
 from fedapp.core.method import ClientRoutine, Moment, Phase
 from fedapp.core.model import AdaptedModel
@@ -31,11 +29,11 @@ from fedapp.core.types import Arrays, ClientFailure
 class ClientSetup:
     """Everything that one composed config needs on a client, but for the model."""
 
-    def __init__(self, config: Mapping[str, Any], like: ClientSetup | None = None) -> None:
+    def __init__(self, config: Composed, like: ClientSetup | None = None) -> None:
         """Build benchmark, partitioner, routine and the settings of training and scoring.
 
         Args:
-            config: The composed tree, as it holds for a client.
+            config: As it holds for a client.
             like: What another client of the same run needs; its data are taken over.
 
         Raises:
@@ -43,7 +41,7 @@ class ClientSetup:
             ClientFailure: If a setting of the scores cannot be used.
         """
         self.config = config
-        self.settings = run_settings(config)
+        self.settings = config.run
         self.train: TrainConfig = _settings(TrainConfig, config["train"], "train")
         self.split: SplitConfig = _settings(SplitConfig, config["split"], "split")
         self.score = ScoreConfig.of(config["score"])
@@ -83,7 +81,7 @@ class ClientSetup:
 class Workplace:
     """A client's setup with the base model and the adapter on it."""
 
-    def __init__(self, config: Mapping[str, Any], like: ClientSetup | None = None) -> None:
+    def __init__(self, config: Composed, like: ClientSetup | None = None) -> None:
         """Build all that ``ClientSetup`` holds, load the base model and attach the adapter.
 
         Raises:
@@ -141,15 +139,15 @@ def workplace(config_json: str, client_id: int) -> Workplace:
     global _current
     if _current is not None and _current[0] == config_json:
         run = _current[2].run
-        if _current[1] == variant(run, client_id):
+        if _current[1] == run.variant(client_id):
             return _current[2]
         like: ClientSetup | None = _current[2].setup
     else:
-        run, like = json.loads(config_json), None
+        run, like = Composed.from_json(config_json), None
     close()
-    place = Workplace(client_config(run, client_id), like)
+    place = Workplace(run.client(client_id), like)
     place.run = run
-    _current = (config_json, variant(run, client_id), place)
+    _current = (config_json, run.variant(client_id), place)
     return place
 
 

@@ -18,9 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from fedapp.config.build import ConfigError, nearest
 from fedapp.config.build import build as build  # who composes a config also builds from it
 from fedapp.config.choices import groups
-from fedapp.config.clients import MAY_DIFFER
+from fedapp.config.composed import MAY_DIFFER, Composed
 from fedapp.config.overrides import explain_syntax
-from fedapp.config.run import run_settings
 from fedapp.core import files
 from fedapp.core.checks import show_value
 from fedapp.core.errors import one_line
@@ -29,8 +28,8 @@ from fedapp.core.errors import one_line
 INDISPENSABLE = ("about", "name", "routine", "strategy", "_target_")
 
 
-def load_config(overrides: Sequence[str]) -> dict[str, Any]:
-    """Compose ``conf/config.yaml`` with Hydra overrides into a resolved, plain tree.
+def load_config(overrides: Sequence[str]) -> Composed:
+    """Compose ``conf/config.yaml`` with Hydra overrides: resolved, and checked once.
 
     Args:
         overrides: As on Hydra's command line: ``["method=fedreft", "num_rounds=3"]``.
@@ -40,8 +39,8 @@ def load_config(overrides: Sequence[str]) -> dict[str, Any]:
     """
     plain = _compose(overrides)
     _refuse_deletions(overrides)
-    run_settings(plain)
-    return plain | {"client_configs": _client_configs(plain, overrides)}
+    composed = Composed(plain)
+    return composed.differing(_client_configs(composed, overrides))
 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:

@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from fedapp.config.build import ConfigError, about, build
-from fedapp.config.clients import client_config, one_of_each, variant
-from fedapp.config.run import run_settings
+from fedapp.config.composed import Composed
 from fedapp.core.errors import one_line
 from fedapp.core.method import AnswerSizes, Moment
 from fedapp.core.model import AdaptedModel
@@ -76,34 +75,33 @@ class Budget:
     warnings: tuple[str, ...] = ()
 
 
-def budget_of(config: Mapping[str, Any], answers: AnswerSizes | None = None) -> Budget:
+def budget_of(config: Composed, answers: AnswerSizes | None = None) -> Budget:
     """Work out the cost of a run.
 
     Args:
-        config: The composed tree.
+        config: Of the run.
         answers: What is assumed of answers, where clients send these instead of arrays.
 
     Raises:
         ConfigError: If a setting cannot be used.
     """
     try:
-        settings = run_settings(config)
+        settings, everybody = config.run, range(config.run.num_clients)
         routine, strategy = build_method(config)
-        alike = [client_config(config, client_id) for client_id in one_of_each(config)]
-        require_fitting(config, alike, strategy, routine)
-        found = {variant(config, k): _trained(client_config(config, k)) for k in one_of_each(config)}
-        each = [found[variant(config, client)][0] for client in range(settings.num_clients)]
+        require_fitting(config, strategy, routine)
+        found = {config.variant(client): _trained(config.client(client)) for client in config.one_of_each()}
+        each = [found[config.variant(client)][0] for client in everybody]
         arrays = {name: {**cost.frozen, **cost.shapes} for name, (cost, _) in found.items()}
         traffic = RunTraffic(
             settings,
             routine,
             strategy,
-            [arrays[variant(config, client)] for client in range(settings.num_clients)],
+            [arrays[config.variant(client)] for client in everybody],
             answers or AnswerSizes(),
         )
         up, down = traffic.total_bytes()
         usual = traffic.usual()
-        downloads = usual.down(range(settings.num_clients), Moment(3, "train", traffic.answers))
+        downloads = usual.down(everybody, Moment(3, "train", traffic.answers))
         return Budget(
             trained=tuple(each),
             up_values=tuple(upload.num_values for upload in usual.uploads),

@@ -12,9 +12,9 @@ import yaml
 
 from fedapp.config.build import ConfigError, about, build, named_class, nearest
 from fedapp.config.choices import groups
-from fedapp.config.clients import client_config, one_of_each
 from fedapp.config.compose import load_config
-from fedapp.config.run import RunSettings, folder_setting, run_settings
+from fedapp.config.composed import Composed
+from fedapp.config.run import RunSettings, folder_setting
 from fedapp.core import files
 from fedapp.core.checks import require_kind
 from fedapp.core.errors import one_line
@@ -25,14 +25,14 @@ from fedapp.models.loading import count_gpus
 from fedapp.server.strategy import ServerStrategy
 
 
-def check(config: Mapping[str, Any], *, with_model: bool) -> None:
+def check(config: Composed, *, with_model: bool) -> None:
     """Build what a run needs and look at every client's data once.
 
     The nodes of a simulation would find the same mistakes when they join; here they cost no start
     of an engine and leave no run folder behind.
 
     Args:
-        config: The composed tree of a run whose clients are all on this machine.
+        config: Of a run whose clients are all on this machine.
         with_model: Also load the base model and attach the adapter. For engines that work in this
             process, which keeps the base model.
 
@@ -44,11 +44,11 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
 
     try:
         setup = workplaces.ClientSetup(config)
-        alike = [client_config(config, client_id) for client_id in one_of_each(config)]
+        alike = [config.client(client_id) for client_id in config.one_of_each()]
         strategy = build_method(config)[1]
         for own in alike:
             build(own["adapter"], "adapter")
-        require_fitting(config, alike, strategy, setup.routine)
+        require_fitting(config, strategy, setup.routine)
         for client_id in range(setup.settings.num_clients):
             setup.data(client_id)
         if with_model:
@@ -59,7 +59,7 @@ def check(config: Mapping[str, Any], *, with_model: bool) -> None:
         raise ConfigError(one_line(error)) from None
 
 
-def build_method(config: Mapping[str, Any]) -> tuple[ClientRoutine, ServerStrategy]:
+def build_method(config: Composed) -> tuple[ClientRoutine, ServerStrategy]:
     """Make the two halves of a run's method.
 
     Raises:
@@ -73,27 +73,22 @@ def build_method(config: Mapping[str, Any]) -> tuple[ClientRoutine, ServerStrate
     return routine, strategy
 
 
-def require_fitting(
-    config: Mapping[str, Any],
-    alike: Sequence[Mapping[str, Any]],
-    strategy: ServerStrategy,
-    routine: ClientRoutine,
-) -> None:
+def require_fitting(config: Composed, strategy: ServerStrategy, routine: ClientRoutine) -> None:
     """Refuse clients, and settings of the run, that the strategy cannot do with.
 
     Args:
-        config: The composed tree.
-        alike: The configs of clients that differ.
+        config: Of the run.
         strategy: What the server does.
         routine: What each client does.
 
     Raises:
         ConfigError, ValueError: In one line that begins with the setting.
     """
+    alike = [config.client(client_id) for client_id in config.one_of_each()]
     if strategy.equal_shapes:
         require_one_rank(config, alike)
     require_same_settings(config, alike, strategy.same_settings)
-    strategy.check(run_settings(config), routine)
+    strategy.check(config.run, routine)
 
 
 def require_one_rank(config: Mapping[str, Any], alike: Sequence[Mapping[str, Any]]) -> None:
@@ -160,7 +155,7 @@ def check_resources(settings: RunSettings) -> None:
             raise ConfigError(f"num_gpus_per_client={settings.num_gpus_per_client} must not exceed {seen}")
 
 
-def checked_config(overrides: Sequence[str]) -> dict[str, Any]:
+def checked_config(overrides: Sequence[str]) -> Composed:
     """Compose the config of a run and look at all that can be judged before it starts.
 
     Args:
@@ -179,7 +174,7 @@ def checked_config(overrides: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def look_ahead(config: Mapping[str, Any], *, with_model: bool = True) -> None:
+def look_ahead(config: Composed, *, with_model: bool = True) -> None:
     """Find what would fail on every client, before there is a run folder.
 
     Args:
@@ -191,6 +186,6 @@ def look_ahead(config: Mapping[str, Any], *, with_model: bool = True) -> None:
     """
     in_process = config["engine"] == "local"
     if not in_process:
-        check_resources(run_settings(config))
+        check_resources(config.run)
     with contextlib.redirect_stderr(io.StringIO()):  # libraries that remark on what they import
         check(config, with_model=with_model and in_process)

@@ -29,6 +29,7 @@ import yaml
 
 from fedapp import __version__
 from fedapp.config.build import about
+from fedapp.config.composed import Composed
 from fedapp.config.run import folder_setting
 from fedapp.core.errors import reason_of
 from fedapp.core.files import ROOT, write_atomically
@@ -47,7 +48,7 @@ PACKAGES = ("flwr", "torch", "transformers", "peft", "pyreft", "pyvene", "datase
 class RunFolder:
     """Writes a run's folder; the observer of a strategy, and a context manager around the run."""
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: Path, config: Composed) -> None:
         """Open the files of an existing, empty folder; use ``create``."""
         self.path = path
         self.config = config
@@ -60,13 +61,12 @@ class RunFolder:
         self._traffic: list[TrafficRow] = []
 
     @classmethod
-    def create(cls, config: Mapping[str, Any]) -> RunFolder:
+    def create(cls, config: Composed) -> RunFolder:
         """Make the folder that ``config["run_dir"]`` names, or a new one below ``runs_dir``.
 
         Raises:
             ValueError: If the folder already holds a run, or the setting names none.
         """
-        config = dict(config)
         if config["run_dir"] is not None:
             path = folder_setting(config, "run_dir")
         else:
@@ -74,8 +74,8 @@ class RunFolder:
         if (path / "run.json").exists():
             raise ValueError(f"run_dir={path} already holds a run; name another folder")
         path.mkdir(parents=True, exist_ok=True)
-        config["run_dir"] = str(path)
-        write_atomically(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        config = config.in_folder(path)
+        write_atomically(path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
         folder = cls(path, config)
         folder._describe("running")
         return folder

@@ -35,7 +35,7 @@ class ClientDirectory:
 
         Args:
             variants: For each client that the run expects, from number 0, a text that it has in
-                common with the clients of the same config (``fedapp.config.clients.variant``).
+                common with the clients of the same config (``fedapp.config.composed.Composed.variant``).
             fingerprints: Base model that clients of a variant must have; None takes what most have.
             max_bytes: Largest answer accepted.
             notify: Called with each warning.

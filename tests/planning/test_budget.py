@@ -12,6 +12,7 @@ from fedapp.cli.main import main
 from fedapp.client import workplace as workplaces
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
+from fedapp.config.composed import Composed
 from fedapp.config.run import RunSettings
 from fedapp.core.files import CONF
 from fedapp.core.method import AnswerSizes, MessageSpec
@@ -31,7 +32,7 @@ from tests.server_side import TRAIN
 def counted_and_sent(run: ToyRun) -> tuple[tuple[int, int], tuple[int, int]]:
     rows = run.rows("traffic")
     sent = tuple(sum(r["payload-bytes"] for r in rows if r["direction"] == way) for way in ("up", "down"))
-    budget = budget_of(yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8")))
+    budget = budget_of(Composed(yaml.safe_load((run.folder / "config.yaml").read_text(encoding="utf-8"))))
     return (budget.run_up_bytes, budget.run_down_bytes), sent
 
 

@@ -10,6 +10,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from fedapp.cli.export import export
+from fedapp.config.composed import Composed
 from fedapp.records.adapter_file import read_adapter, write_adapter
 from fedapp.records.folder import RunFolder
 from fedapp.records.rows import ScoreRow, TrafficRow
@@ -159,7 +160,8 @@ def test_a_column_that_nobody_has_keeps_nobody_out_of_the_means():
 
 
 def test_what_ends_a_run_is_in_run_json_by_name(run, tmp_path):
-    config = {**yaml.safe_load((run.folder / "config.yaml").read_text()), "run_dir": str(tmp_path / "a")}
+    tree = yaml.safe_load((run.folder / "config.yaml").read_text())
+    config = Composed({**tree, "run_dir": str(tmp_path / "a")})
     with pytest.raises(KeyboardInterrupt), RunFolder.create(config):
         raise KeyboardInterrupt(128 + signal.SIGTERM)
     about = json.loads((tmp_path / "a" / "run.json").read_text())

@@ -6,7 +6,6 @@ import pytest
 from safetensors.numpy import load
 
 from fedapp.config.build import ConfigError
-from fedapp.config.clients import client_config, one_of_each
 from fedapp.config.compose import load_config
 from tests.federation import TOY, run_toy
 
@@ -15,17 +14,17 @@ SIZES = 'by_client=["adapter.size=3","adapter.size=5 train.batch_size=2"]'
 
 def test_texts_go_round_and_change_nothing_but_what_they_say():
     config = load_config([*TOY, "num_clients=3", SIZES])
-    sizes = [client_config(config, client)["adapter"]["size"] for client in range(3)]
+    sizes = [config.client(client)["adapter"]["size"] for client in range(3)]
     assert sizes == [3, 5, 3]
-    assert client_config(config, 1)["train"] == config["train"] | {"batch_size": 2}
-    assert client_config(config, 0)["train"] == config["train"]
-    assert one_of_each(config) == [0, 1]
+    assert config.client(1)["train"] == config["train"] | {"batch_size": 2}
+    assert config.client(0)["train"] == config["train"]
+    assert config.one_of_each() == [0, 1]
 
 
 def test_what_depends_on_a_choice_follows_it():
     config = load_config(["model=embedded", 'by_client=["model=llama-3.2-3b"]'])
     assert config["train"]["learning_rate"] == 4e-3
-    assert client_config(config, 0)["train"]["learning_rate"] == 9e-4
+    assert config.client(0)["train"]["learning_rate"] == 9e-4
 
 
 @pytest.mark.parametrize(
