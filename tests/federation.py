@@ -15,7 +15,7 @@ import server_app
 from fedapp.client import workplace as workplaces
 from fedapp.engines.grid import Network, run_local
 
-TOY = ["model=toy", "adapter=toy", "benchmark=toy", "engine=local", "join_timeout=5"]
+TOY = ["model=toy", "adapter=toy", "benchmark=toy", "engine=local", "join_timeout=30"]
 
 
 class ToyRun:

@@ -171,7 +171,7 @@ def test_a_node_with_another_base_model_is_refused_naming_both(tmp_path):
 
 def test_the_configured_fingerprint_outweighs_the_majority(tmp_path):
     with pytest.raises(FederationError, match="its base model is toy, this run's is expected"):
-        run_toy(tmp_path / "run", "model.fingerprint=expected")
+        run_toy(tmp_path / "run", "model.about.fingerprint=expected")
 
 
 def test_a_client_refuses_to_train_another_base_than_the_runs():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from fedapp.config.build import ConfigError, about, build
+from fedapp.config.build import ConfigError, about, build, place
 from fedapp.config.composed import Composed
 from fedapp.core.errors import one_line
 from fedapp.core.method import AnswerSizes, Moment
@@ -151,8 +151,9 @@ def _base(model: str, labels: tuple[str, ...]) -> tuple[Any, int | None, str | N
     if "path" not in node:  # no files: nothing would be loaded, so it is made as it is
         base = build(node, "model", labels=labels)
         return base, base.num_frozen(), None
-    folder, warning = find_config(node["path"], about(node, "architecture"))
-    base = outline_base(folder, labels=labels, **settings_of(node))
+    with place("model", node):
+        folder, warning = find_config(node["path"], about(node, "architecture"))
+        base = outline_base(folder, labels=labels, **settings_of(node))
     return base, base.num_frozen(), warning
 
 

@@ -47,7 +47,7 @@ def test_positions_are_those_of_pyreft(text, tied):
 
 @pytest.mark.parametrize("text", ["", "f0", "f0+l0", "4+4", "l4+f4", "f4l4", "f4+", "f-1", "fx", "f4+l4+l2"])
 def test_malformed_positions_are_refused_by_name(text):
-    with pytest.raises(ValueError, match=r"adapter.positions=.*must look like"):
+    with pytest.raises(ValueError, match=r"positions=.*must look like"):
         Positions.parse(text)
 
 

@@ -131,7 +131,7 @@ def test_more_than_a_twentieth_of_the_test_questions_in_training_is_refused(tmp_
     ("settings", "said"),
     [
         ({"tasks": ["gsm"]}, "benchmark.tasks has 'gsm'; known: aqua, gsm8k"),
-        ({"tasks": ["gsm8k"], "leak": "ignore"}, "benchmark.leak='ignore' must be one of: refuse, drop"),
+        ({"tasks": ["gsm8k"], "leak": "ignore"}, "leak='ignore' must be one of: refuse, drop"),
     ],
 )
 def test_bad_settings_are_refused(settings, said):

@@ -188,8 +188,8 @@ def test_template_keeps_prompt_target_and_task():
         ({"tasks": "sentiment"}, "benchmark.tasks='sentiment' must be a list"),
         ({"tasks": ()}, "benchmark.tasks"),
         ({"tasks": ("sentiment", "sentiment")}, "each task family once"),
-        ({"num_train": 0}, "benchmark.num_train=0 must be at least 1"),
-        ({"num_test": -1}, "benchmark.num_test=-1 must be at least 1"),
+        ({"num_train": 0}, "num_train=0 must be at least 1"),
+        ({"num_test": -1}, "num_test=-1 must be at least 1"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

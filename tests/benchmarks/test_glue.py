@@ -119,10 +119,10 @@ def test_a_label_out_of_range_is_named_with_its_row(folder):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"labels": ["a"]}, r"benchmark.labels=\['a'\] must be two"),
+        ({"labels": ["a"]}, r"labels=\['a'\] must be two"),
         ({"metrics": ["rouge"]}, "benchmark.metrics has 'rouge'"),
         ({"metrics": []}, "must name a metric"),
-        ({"prompt": "Sentiment:"}, "benchmark.prompt='Sentiment:' must show a column"),
+        ({"prompt": "Sentiment:"}, "prompt='Sentiment:' must show a column"),
         ({"prompt": "{sentence"}, "is no template"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from fedapp.benchmarks.embedded.instructions import EmbeddedInstructions, draw, owner_of
 from fedapp.benchmarks.embedded.stories import FORMATS, Embedded
 from fedapp.benchmarks.instructions import Instructions
+from fedapp.config.build import build
 from fedapp.config.compose import load_config
 
 PROMPTS = {"prompt": "Q: {instruction}\nA:", "prompt_input": "Q: {instruction}\nI: {input}\nA:"}
@@ -89,8 +90,8 @@ def test_embedded_scores_are_exact_match_and_rouge():
     ("settings", "message"),
     [
         ({"tasks": ["x"]}, "benchmark.tasks"),
-        ({"public_size": 4}, "benchmark.public_size=4"),
-        ({"num_test": 0}, "benchmark.num_test"),
+        ({"public_size": 4}, "public_size=4"),
+        ({"num_test": 0}, "num_test"),
     ],
 )
 def test_a_wrong_embedded_setting_is_named(settings, message):
@@ -132,7 +133,7 @@ def test_alpaca_columns_without_a_task(tmp_path):
         "benchmark.columns.task=null",
     ]
     node = load_config([*overrides, "benchmark.num_test=2", "benchmark.public_size=3"])["benchmark"]
-    benchmark = Instructions(**{key: value for key, value in node.items() if key != "_target_"})
+    benchmark = build(node, "benchmark")
     assert set(benchmark.load("train")["task"]) == {"alpaca"}
     assert len(benchmark.public_prompts()) == 3
     assert benchmark.public_prompts()[0].prompt.startswith("### Instruction:\ni")
@@ -141,10 +142,10 @@ def test_alpaca_columns_without_a_task(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"columns": {"instruction": "instruction"}}, "benchmark.columns"),
-        ({"prompt_input": "{instruction}"}, "benchmark.prompt_input"),
-        ({"num_test": 0}, "benchmark.num_test"),
-        ({"metrics": []}, "benchmark.metrics"),
+        ({"columns": {"instruction": "instruction"}}, "columns"),
+        ({"prompt_input": "{instruction}"}, "prompt_input"),
+        ({"num_test": 0}, "num_test"),
+        ({"metrics": []}, "metrics"),
     ],
 )
 def test_a_wrong_setting_is_named(folder, settings, message):

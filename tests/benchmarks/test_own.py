@@ -44,7 +44,7 @@ def test_the_first_line_of_an_answer_counts(folder):
 
 
 def test_what_is_missing_is_named(folder):
-    with pytest.raises(ValueError, match=r"benchmark\.data_dir=None must be a folder"):
+    with pytest.raises(ValueError, match=r"data_dir=None must be a folder"):
         Own()
     with pytest.raises(ValueError, match=r"gamma/train\.jsonl"):
         Own(str(folder), tasks=["gamma"]).load("train")

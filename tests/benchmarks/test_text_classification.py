@@ -22,6 +22,7 @@ from fedapp.benchmarks.embedded.text import words_of
 from fedapp.benchmarks.text_classification import TextClassification
 from fedapp.client.dealing import Partitioning
 from fedapp.client.rows import SplitConfig, client_data
+from fedapp.config.build import build
 from fedapp.config.compose import load_config
 
 REAL = Path(os.environ.get("FEDAPP_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -81,13 +82,13 @@ def test_the_answer_is_the_first_label_word_of_the_first_line(folder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"labels": ["a"]}, "benchmark.labels"),
-        ({"labels": ["a", "A"]}, "benchmark.labels"),
-        ({"prompt": "Text:"}, "benchmark.prompt"),
-        ({"prompt": "Text: {text} "}, "benchmark.prompt"),
-        ({"num_test": -1}, "benchmark.num_test"),
-        ({"columns": ["text"]}, "benchmark.columns"),
-        ({"test_split": "dev"}, "benchmark.test_split"),
+        ({"labels": ["a"]}, "labels"),
+        ({"labels": ["a", "A"]}, "labels"),
+        ({"prompt": "Text:"}, "prompt"),
+        ({"prompt": "Text: {text} "}, "prompt"),
+        ({"num_test": -1}, "num_test"),
+        ({"columns": ["text"]}, "columns"),
+        ({"test_split": "dev"}, "test_split"),
         ({"metrics": ["speed"]}, "benchmark.metrics"),
     ],
 )
@@ -114,7 +115,7 @@ def test_labels_in_another_order_than_the_datas_are_noticed_where_texts_tell(fol
 @pytest.mark.parametrize("name", ["subj", "emo", "agnews", "sst2", "sst5", "trec"])
 def test_the_configs_build_and_say_where_rows_should_be(name, tmp_path):
     node = load_config([f"benchmark={name}", f"benchmark.data_dir={tmp_path}"])["benchmark"]
-    benchmark = TextClassification(**{key: value for key, value in node.items() if key != "_target_"})
+    benchmark = build(node, "benchmark")
     assert benchmark.name == name
     assert benchmark.prompt.endswith(":")
     with pytest.raises(ValueError, match=f"there should be .*{name}"):
@@ -176,12 +177,12 @@ def test_real_folders_have_the_layout_that_the_docs_tell():
     for name, parent, extra in (
         ("sst5", "text_classification", []),
         ("sst2", "glue", []),
-        ("trec", "text_classification", [f"benchmark.labels=[{order}]"]),
+        ("trec", "text_classification", [f"labels=[{order}]"]),
     ):
         overrides = [f"benchmark={name}", f"benchmark.data_dir={REAL / parent}", *extra]
         overrides.append("benchmark.num_train=60")
         node = load_config(overrides)["benchmark"]
-        benchmark = TextClassification(**{key: value for key, value in node.items() if key != "_target_"})
+        benchmark = build(node, "benchmark")
         train = benchmark.load("train")
         assert len(train) == 60
         assert len(benchmark.load("test")) == 500

@@ -198,12 +198,12 @@ def test_what_cannot_be_divided_is_explained_in_one_line(arguments, said):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"val_share": 1.0}, r"split.val_share=1.0 must be a number within \[0, 1\)"),
-        ({"max_train": -1}, "split.max_train=-1 must be a whole number of at least 0"),
-        ({"val_share": "abc"}, "split.val_share='abc' must be a number"),
-        ({"max_val": 2.5}, "split.max_val=2.5 must be a whole number"),
-        ({"max_test": None}, "split.max_test=null must be a whole number"),
-        ({"test": "some"}, "split.test='some' must be one of: own, all"),
+        ({"val_share": 1.0}, r"val_share=1.0 must be a number within \[0, 1\)"),
+        ({"max_train": -1}, "max_train=-1 must be a whole number of at least 0"),
+        ({"val_share": "abc"}, "val_share='abc' must be a number"),
+        ({"max_val": 2.5}, "max_val=2.5 must be a whole number"),
+        ({"max_test": None}, "max_test=null must be a whole number"),
+        ({"test": "some"}, "test='some' must be one of: own, all"),
     ],
 )
 def test_bad_split_settings_are_refused(settings, said):
@@ -285,5 +285,5 @@ def test_rows_that_nobody_has_in_one_place_cannot_be_pooled():
     private = {"_target_": "fedapp.client.dealing.Private"}
     with pytest.raises(ValueError, match=r"^split.pool=true needs the rows of all clients in one place"):
         data(node=private, split=SplitConfig(pool=True))
-    with pytest.raises(ValueError, match=r"^split.pool='yes' must be true or false"):
+    with pytest.raises(ValueError, match=r"^pool='yes' must be true or false"):
         SplitConfig(pool="yes")

@@ -55,7 +55,7 @@ def test_each_base_model_is_voted_on_by_its_own_clients(tmp_path):
     other = 'by_client=["","model.fingerprint=other"]'
     run = run_toy(tmp_path / "run", "method=local", other, "num_rounds=1")
     assert not run.warnings()
-    prescribed = 'by_client=["","model.fingerprint=expected"]'
+    prescribed = 'by_client=["","model.about.fingerprint=expected"]'
     run = run_toy(tmp_path / "refused", "method=local", prescribed, "num_rounds=1")
     assert any(
         "client 1 is refused: its base model is toy, this run's is expected" in w for w in run.warnings()

@@ -107,7 +107,7 @@ def test_the_fingerprint_follows_weights_dtype_and_not_the_head(llama_dir, bert_
 def test_an_expected_fingerprint_that_differs_names_both(llama_dir):
     found = load_base(str(llama_dir), device="cpu").fingerprint
     load_base(str(llama_dir), device="cpu", fingerprint=found)
-    with pytest.raises(ValueError, match=f"model.fingerprint='00'.*{found}"):
+    with pytest.raises(ValueError, match=f"fingerprint='00'.*{found}"):
         load_base(str(llama_dir), device="cpu", fingerprint="00")
 
 
@@ -129,18 +129,18 @@ def test_the_classification_head_comes_from_the_seed_alone(bert_dir):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"head": "regression"}, "model.head='regression' must be one of: lm, classification"),
-        ({"dtype": "int8"}, "model.dtype='int8' must be one of"),
+        ({"head": "regression"}, "head='regression' must be one of: lm, classification"),
+        ({"dtype": "int8"}, "dtype='int8' must be one of"),
         ({"head": "classification", "labels": ("one",)}, "at least 2 labels, the benchmark gives 1"),
         (
             {"path": "asset:nothing"},
-            "model.path='asset:nothing': no fedapp/assets/nothing/model.safetensors",
+            "path='asset:nothing': no fedapp/assets/nothing/model.safetensors",
         ),
-        ({"path": "/nope"}, "^model.path='/nope' is not a folder$"),
-        ({"path": "./nope"}, "^model.path='./nope' is not a folder$"),
-        ({"path": "~/no/such/folder"}, "^model.path='~/no/such/folder' is not a folder$"),
-        ({"path": None}, "model.path=null must name a folder, a hub id"),
-        ({"device": "gpu"}, "model.device='gpu' must be one of: auto, cpu, cuda"),
+        ({"path": "/nope"}, "^path='/nope' is not a folder$"),
+        ({"path": "./nope"}, "^path='./nope' is not a folder$"),
+        ({"path": "~/no/such/folder"}, "^path='~/no/such/folder' is not a folder$"),
+        ({"path": None}, "path=null must name a folder, a hub id"),
+        ({"device": "gpu"}, "device='gpu' must be one of: auto, cpu, cuda"),
         (
             {"path": "package:not_here/model"},
             r"'not_here' is not installed \(try: pip install 'fedapp\[minilm\]'\)",
@@ -148,9 +148,9 @@ def test_the_classification_head_comes_from_the_seed_alone(bert_dir):
         ({"path": "package:json/model"}, "'json' has no such folder"),
         (
             {"attn_implementation": "flash"},
-            "model.attn_implementation='flash' cannot be used with .* null lets transformers choose$",
+            "attn_implementation='flash' cannot be used with .* null lets transformers choose$",
         ),
-        ({"attn_implementation": "flash_attention_2"}, "model.attn_implementation='flash_attention_2'"),
+        ({"attn_implementation": "flash_attention_2"}, "attn_implementation='flash_attention_2'"),
     ],
 )
 def test_settings_that_cannot_work_are_named_in_one_line(options, message, llama_dir, monkeypatch, tmp_path):
@@ -163,13 +163,13 @@ def test_settings_that_cannot_work_are_named_in_one_line(options, message, llama
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
 def test_a_gpu_where_there_is_none_is_said_so(device, llama_dir, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    said = f"^model.device='{device}': no GPU is visible here; use cpu or auto$"
+    said = f"^device='{device}': no GPU is visible here; use cpu or auto$"
     with pytest.raises(ValueError, match=said):
         load_base(str(llama_dir), device=device)
 
 
 def test_a_folder_without_a_model_is_named_in_one_line(tmp_path):
-    with pytest.raises(ValueError, match=f"model.path='{tmp_path}' cannot be loaded") as caught:
+    with pytest.raises(ValueError, match=f"path='{tmp_path}' cannot be loaded") as caught:
         load_base(str(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -257,5 +257,5 @@ def test_mean_pooling_ignores_padding_and_the_pooler(bert_dir):
 def test_mean_pooling_is_refused_where_the_head_reads_no_pooler(llama_dir):
     with pytest.raises(ValueError, match=r"pooling='mean' needs an encoder .*Llama.* has none"):
         load_base(str(llama_dir), head="classification", labels=["no", "yes"], pooling="mean")
-    with pytest.raises(ValueError, match="must be null, or 'mean' with model.head=classification"):
+    with pytest.raises(ValueError, match="must be null, or 'mean' with head=classification"):
         load_base(str(llama_dir), pooling="mean")

@@ -54,7 +54,7 @@ def folders(tmp_path_factory):
 
 
 def test_an_unknown_number_of_bits_is_named(folders):
-    said = "model.quantization='2bit' must be one of: null, 8bit, 4bit"
+    said = "quantization='2bit' must be one of: null, 8bit, 4bit"
     with pytest.raises(ValueError, match=said):
         load_base(folders["lm"], quantization="2bit")
 
@@ -64,7 +64,7 @@ def test_a_missing_bitsandbytes_is_said_in_one_line_with_its_cure(folders, monke
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *a: None if name == "bitsandbytes" else found(name, *a)
     )
-    said = r"^model.quantization='4bit' needs bitsandbytes: pip install 'fedapp\[quant\]'"
+    said = r"^quantization='4bit' needs bitsandbytes: pip install 'fedapp\[quant\]'"
     with pytest.raises(ValueError, match=said) as caught:
         load_base(folders["lm"], device="cpu", quantization="4bit")
     assert "\n" not in str(caught.value)
@@ -78,7 +78,7 @@ def test_a_device_that_bitsandbytes_does_not_know_is_said_in_one_line(folders, m
     fake = types.ModuleType("bitsandbytes")
     fake.supported_torch_devices = {"cuda"}
     monkeypatch.setitem(sys.modules, "bitsandbytes", fake)
-    said = "model.quantization='8bit': bitsandbytes cannot work on model.device='cpu'"
+    said = "quantization='8bit': bitsandbytes cannot work on device='cpu'"
     with pytest.raises(ValueError, match=said):
         load_base(folders["lm"], device="cpu", quantization="8bit")
 

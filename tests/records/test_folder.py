@@ -166,7 +166,7 @@ def test_what_ends_a_run_is_in_run_json_by_name(run, tmp_path):
         raise KeyboardInterrupt(128 + signal.SIGTERM)
     about = json.loads((tmp_path / "a" / "run.json").read_text())
     assert (about["status"], about["reason"]) == ("failed", "interrupted by SIGTERM")
-    config |= {"run_dir": None, "runs_dir": None}
+    config = Composed({**tree, "run_dir": None, "runs_dir": None})
     with pytest.raises(ValueError, match="runs_dir=null must name a folder"):
         RunFolder.create(config)
 
