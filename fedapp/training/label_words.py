@@ -53,7 +53,9 @@ class LabelTokens:
 
     def __init__(self, encoder: Encoder, labels: Sequence[str], tokenizer: Any) -> None:
         if len(labels) < 2:
-            raise ValueError(f"labels={list(labels)!r} must hold at least 2 label words to choose from")
+            raise ValueError(
+                f"benchmark.labels={list(labels)!r} must hold at least 2 label words to choose from"
+            )
         self.labels = tuple(labels)
         self._encoder, self._tokenizer = encoder, tokenizer
         self._known: dict[str, list[int]] = {}

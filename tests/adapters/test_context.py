@@ -374,7 +374,7 @@ def test_what_does_not_fit_is_named():
         ),
         ({"initial": [0.1, 1.0, 5.0]}, r"initial=\[0\.1, 1\.0, 5\.0\] must be a list of 2"),
         ({"demonstration": "{prompt}"}, r"demonstration='\{prompt\}' must be a text with"),
-        ({"demonstration": "{target} {prompt}"}, r"\{prompt\} and then \{target\}"),
+        ({"demonstration": "{target} {prompt}"}, r"\{prompt\}, then \{target\}"),
     ],
 )
 def test_a_setting_that_cannot_be_used(settings, said):

@@ -176,13 +176,13 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rank": 0}, "adapter.rank=0"),
-        ({"dropout": 1.5}, "adapter.dropout=1.5"),
-        ({"rank": 2.5}, "adapter.rank=2.5 must be a whole number"),
-        ({"alpha": "abc"}, "adapter.alpha='abc' must be a number greater than 0"),
-        ({"freeze_a": "no"}, "adapter.freeze_a='no' must be true or false"),
+        ({"rank": 0}, "rank=0"),
+        ({"dropout": 1.5}, "dropout=1.5"),
+        ({"rank": 2.5}, "rank=2.5 must be a whole number"),
+        ({"alpha": "abc"}, "alpha='abc' must be a number greater than 0"),
+        ({"freeze_a": "no"}, "freeze_a='no' must be true or false"),
         ({"target_modules": ["q_porj"]}, r"adapter.target_modules=\['q_porj'\]: .* not found"),
-        ({"target_modules": [3]}, r"adapter.target_modules=\[3\] must be null, all-linear or a list"),
+        ({"target_modules": [3]}, r"target_modules=\[3\] must be null, all-linear or a list"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line_and_leave_the_base_free(settings, message):

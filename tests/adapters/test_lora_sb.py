@@ -204,9 +204,9 @@ def test_r_stays_fp32_over_a_bf16_base():
     ("settings", "message"),
     [
         ({"rank": 33}, r"adapter.rank=33 must be within 1 and 16, the smaller width of layer.0"),
-        ({"init": "svd"}, "adapter.init='svd' must be one of: svd_gradient"),
-        ({"init_examples": 0}, "adapter.init_examples=0 must be a whole number"),
-        ({"target_modules": "q_proj"}, "adapter.target_modules='q_proj' must be null, all-linear"),
+        ({"init": "svd"}, "init='svd' must be one of: svd_gradient"),
+        ({"init_examples": 0}, "init_examples=0 must be a whole number"),
+        ({"target_modules": "q_proj"}, "target_modules='q_proj' must be null, all-linear"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line_and_leave_the_base_free(settings, message):

@@ -177,7 +177,7 @@ def test_real_folders_have_the_layout_that_the_docs_tell():
     for name, parent, extra in (
         ("sst5", "text_classification", []),
         ("sst2", "glue", []),
-        ("trec", "text_classification", [f"labels=[{order}]"]),
+        ("trec", "text_classification", [f"benchmark.labels=[{order}]"]),
     ):
         overrides = [f"benchmark={name}", f"benchmark.data_dir={REAL / parent}", *extra]
         overrides.append("benchmark.num_train=60")

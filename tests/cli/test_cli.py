@@ -290,7 +290,7 @@ def test_list_shows_every_choice_with_its_description(capsys):
 
 def test_list_can_show_one_group_and_falls_back_on_the_first_comment(tmp_path):
     (tmp_path / "method").mkdir()
-    (tmp_path / "method" / "a.yaml").write_text("description: first\nname: a\n")
+    (tmp_path / "method" / "a.yaml").write_text("about:\n  description: first\n  name: a\n")
     (tmp_path / "method" / "bcd.yaml").write_text("# @package _global_\n# second\nname: b\n")
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "m.yaml").write_text("description: third\n")

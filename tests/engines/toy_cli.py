@@ -36,7 +36,7 @@ def use_toy_app(folder: Path) -> Path:
     if not conf.exists():
         for group in ("method", "benchmark"):
             (conf / group).mkdir(parents=True)
-            (conf / group / "toy.yaml").write_text(f"description: a toy {group}\nname: toy\n")
+            (conf / group / "toy.yaml").write_text(f"about:\n  name: toy\n  description: a toy {group}\n")
         (conf / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
         shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
     fedapp.core.files.CONF = conf

@@ -205,7 +205,7 @@ def test_a_weight_outside_its_range_is_refused(weight):
 def test_values_may_travel_in_half_precision():
     payload, _ = ParameterSharing(dtype="bfloat16").train(Payload(), session())
     assert payload.num_bytes == 3 * 4 * 2
-    with pytest.raises(ValueError, match="method.routine.dtype='int8' must be one of: float32"):
+    with pytest.raises(ValueError, match="dtype='int8' must be one of: float32"):
         ParameterSharing(dtype="int8")
 
 
@@ -219,11 +219,11 @@ def test_values_may_travel_in_half_precision():
         (lambda: AdaptiveMixing(["abc"]), r"^candidates=\['abc'\] must be a list"),
         (lambda: AdaptiveMixing([]), r"^candidates=\[\] must be a list"),
         (lambda: AdaptiveMixing(criterion=["loss"]), r"^criterion=\['loss'\] must be one of: loss, score"),
-        (lambda: ParameterSharing(share=None), "^method.routine.share=null is neither of RWb"),
-        (lambda: ParameterSharing(share="("), r"^method.routine.share='\(' is neither of RWb"),
+        (lambda: ParameterSharing(share=None), "^share=null is neither of RWb"),
+        (lambda: ParameterSharing(share="("), r"^share='\(' is neither of RWb"),
         (
             lambda: ParameterSharing(mixing=None),
-            "^method.routine.mixing=null must be a mapping with _target_",
+            "^mixing=null must be a mapping with _target_",
         ),
         (lambda: Average(None), "^combine=null must be a mapping with _target_"),
         (lambda: AllButMe({}), "^combine={} must be a mapping with _target_"),

@@ -62,7 +62,7 @@ def test_labels_that_begin_alike_are_named():
         ZeroShot().attach(bytes_base(["one"]), TRAIN, seed=0)
     with pytest.raises(ValueError, match=r"benchmark\.labels=\[\] must hold at least 2"):
         ZeroShot().attach(bytes_base([]), replace(TRAIN, answers="labels"), seed=0)
-    with pytest.raises(ValueError, match=r"train\.answers='yes' must be one of: auto, labels, text"):
+    with pytest.raises(ValueError, match=r"answers='yes' must be one of: auto, labels, text"):
         TrainConfig(answers="yes")
 
 

@@ -243,10 +243,10 @@ def test_over_a_bf16_base_parameters_and_gradients_are_fp32_and_scores_repeat(ki
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"accumulation_steps": 0}, "train.accumulation_steps=0 must be a whole number of at least 1"),
-        ({"accumulation_steps": 9}, "train.accumulation_steps=9 must not exceed train.batch_size=8"),
-        ({"gradient_checkpointing": 1}, "train.gradient_checkpointing=1 must be true or false"),
-        ({"length_grouped": "yes"}, "train.length_grouped='yes' must be true or false"),
+        ({"accumulation_steps": 0}, "accumulation_steps=0 must be a whole number of at least 1"),
+        ({"accumulation_steps": 9}, "accumulation_steps=9 must not exceed train.batch_size=8"),
+        ({"gradient_checkpointing": 1}, "gradient_checkpointing=1 must be true or false"),
+        ({"length_grouped": "yes"}, "length_grouped='yes' must be true or false"),
     ],
 )
 def test_settings_out_of_range_are_named(settings, message):
