@@ -9,17 +9,17 @@ from typing import Any
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from fedapp.config.build import about, build
+from fedapp.config.build import about, build, build_routine
 from fedapp.config.compose import load_config
 from fedapp.config.composed import Composed
-from fedapp.core.method import ClientRoutine, TaskFacts
+from fedapp.core.method import TaskFacts
 from fedapp.core.public_set import PublicSet
 from fedapp.records.folder import RunFolder
 from fedapp.records.table import show_summary
 from fedapp.server.directory import ClientDirectory
 from fedapp.server.replies import ReplyReader
 from fedapp.server.run import ServerRun
-from fedapp.server.strategy import ServerStrategy
+from fedapp.server.strategy import build_strategy
 
 app = ServerApp()
 
@@ -28,8 +28,7 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation, from the composed config to the summary."""
     config = load_config(shlex.split(str(context.run_config.get("overrides", ""))))
-    strategy: ServerStrategy = build(config["method"]["strategy"], "method.strategy")
-    routine: ClientRoutine = build(config["method"]["routine"], "method.routine")
+    strategy, routine = build_strategy(config), build_routine(config)
     with RunFolder.create(config) as folder:
         run = _server_run(folder)
         if routine.needs.public_prompts:

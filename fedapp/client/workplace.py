@@ -15,9 +15,9 @@ from fedapp.client.dealing import Partitioning
 from fedapp.client.hostile import Hostility
 from fedapp.client.rows import ClientData, SplitConfig, client_data
 from fedapp.client.scoring import ScoreConfig, Scorer
-from fedapp.config.build import build
+from fedapp.config.build import build, build_routine
 from fedapp.config.composed import Composed
-from fedapp.core.checks import require_kind, show_value
+from fedapp.core.checks import show_value
 from fedapp.core.method import ClientRoutine, Moment, Phase
 from fedapp.core.model import AdaptedModel
 from fedapp.core.public_set import PublicSet
@@ -45,8 +45,7 @@ class ClientSetup:
         self.train: TrainConfig = _settings(TrainConfig, config["train"], "train")
         self.split: SplitConfig = _settings(SplitConfig, config["split"], "split")
         self.score = ScoreConfig.of(config["score"])
-        self.routine: ClientRoutine = build(config["method"]["routine"], "method.routine")
-        require_kind("method.routine", self.routine, ClientRoutine, "a client routine of fedapp.methods")
+        self.routine = build_routine(config)
         self.hostility = _hostility(config["hostile"], self.settings.num_clients)
         self.partitioner: Partitioning = like.partitioner if like else Partitioning.of(config["partitioner"])
         self.benchmark: Any = like.benchmark if like else build(config["benchmark"], "benchmark")

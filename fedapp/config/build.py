@@ -12,8 +12,9 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-from fedapp.core.checks import is_number, show_value
+from fedapp.core.checks import is_number, require_kind, show_value
 from fedapp.core.errors import one_line
+from fedapp.core.method import ClientRoutine
 
 # A node receives its configuration over the network: it may only name classes of these packages.
 BUILDABLE = ("fedapp.", "flwr_datasets.partitioner.")
@@ -88,6 +89,19 @@ def place(where: str, names: Iterable[str]) -> Iterator[None]:
         raise
     except ValueError as error:
         raise ConfigError(_placed(one_line(error), where, names)) from None
+
+
+def build_routine(config: Mapping[str, Any]) -> ClientRoutine:
+    """Make the client half of a run's method.
+
+    Raises:
+        ConfigError: If a setting cannot be used.
+        ValueError: If the node names something else.
+    """
+    made = build(config["method"]["routine"], "method.routine")
+    require_kind("method.routine", made, ClientRoutine, "a client routine of fedapp.methods")
+    assert isinstance(made, ClientRoutine)
+    return made
 
 
 def named_class(target: str) -> Any:

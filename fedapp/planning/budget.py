@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from fedapp.config.build import ConfigError, about, build, place
+from fedapp.config.build import ConfigError, about, build, build_routine, place
 from fedapp.config.composed import Composed
 from fedapp.core.errors import one_line
 from fedapp.core.method import AnswerSizes, Moment
 from fedapp.core.model import AdaptedModel
 from fedapp.core.types import ClientFailure, Shapes, count
-from fedapp.planning.preflight import build_method, require_fitting
+from fedapp.planning.preflight import require_fitting
 from fedapp.planning.traffic import RunTraffic
+from fedapp.server.strategy import build_strategy
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def budget_of(config: Composed, answers: AnswerSizes | None = None) -> Budget:
     """
     try:
         settings, everybody = config.run, range(config.run.num_clients)
-        routine, strategy = build_method(config)
+        routine, strategy = build_routine(config), build_strategy(config)
         require_fitting(config, strategy, routine)
         found = {config.variant(client): _trained(config.client(client)) for client in config.one_of_each()}
         each = [found[config.variant(client)][0] for client in everybody]

@@ -16,13 +16,12 @@ from fedapp.config.compose import load_config
 from fedapp.config.composed import Composed
 from fedapp.config.run import RunSettings, folder_setting
 from fedapp.core import files
-from fedapp.core.checks import require_kind
 from fedapp.core.errors import one_line
 from fedapp.core.method import ClientRoutine
 from fedapp.core.types import ClientFailure
 from fedapp.engines import ENGINES
 from fedapp.models.loading import count_gpus
-from fedapp.server.strategy import ServerStrategy
+from fedapp.server.strategy import ServerStrategy, build_strategy
 
 
 def check(config: Composed, *, with_model: bool) -> None:
@@ -45,11 +44,11 @@ def check(config: Composed, *, with_model: bool) -> None:
     try:
         setup = workplaces.ClientSetup(config)
         alike = [config.client(client_id) for client_id in config.one_of_each()]
-        strategy = build_method(config)[1]
+        strategy = build_strategy(config)
         for own in alike:
             build(own["adapter"], "adapter")
         require_fitting(config, strategy, setup.routine)
-        for client_id in range(setup.settings.num_clients):
+        for client_id in range(config.run.num_clients):
             setup.data(client_id)
         if with_model:
             workplaces.close()
@@ -57,20 +56,6 @@ def check(config: Composed, *, with_model: bool) -> None:
                 workplaces.Workplace(own, setup).model.detach()
     except (ClientFailure, ValueError, ImportError, OSError) as error:
         raise ConfigError(one_line(error)) from None
-
-
-def build_method(config: Composed) -> tuple[ClientRoutine, ServerStrategy]:
-    """Make the two halves of a run's method.
-
-    Raises:
-        ConfigError: If a setting cannot be used.
-        ValueError: If a node names something else than a half of a method.
-    """
-    routine = build(config["method"]["routine"], "method.routine")
-    require_kind("method.routine", routine, ClientRoutine, "a client routine of fedapp.methods")
-    strategy = build(config["method"]["strategy"], "method.strategy")
-    require_kind("method.strategy", strategy, ServerStrategy, "a server strategy of fedapp.methods")
-    return routine, strategy
 
 
 def require_fitting(config: Composed, strategy: ServerStrategy, routine: ClientRoutine) -> None:

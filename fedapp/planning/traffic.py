@@ -67,6 +67,7 @@ class RunTraffic:
     strategy: ServerStrategy
     clients: Sequence[Shapes]
     answers: AnswerSizes
+    _known: list[tuple[dict[int, MessageSpec], RoundTraffic]] = field(default_factory=list)
 
     def usual(self) -> RoundTraffic:
         """A round in the middle of a long run."""
@@ -98,12 +99,11 @@ class RunTraffic:
 
     def _round(self, moment: Moment) -> RoundTraffic:
         """The round of a moment; rounds with the same uploads share one, and what it has worked out."""
-        found = {id(shapes): self.routine.upload(shapes, moment) for shapes in self.clients}
-        for known in self._known:
-            if all(found[id(s)] == u for s, u in zip(self.clients, known.uploads, strict=True)):
-                return known
-        self._known.append(RoundTraffic([found[id(shapes)] for shapes in self.clients], self.strategy))
-        return self._known[-1]
-
-    def __post_init__(self) -> None:
-        self._known: list[RoundTraffic] = []
+        distinct = {id(shapes): shapes for shapes in self.clients}
+        uploads = {key: self.routine.upload(shapes, moment) for key, shapes in distinct.items()}
+        for known, traffic in self._known:
+            if known == uploads:
+                return traffic
+        traffic = RoundTraffic([uploads[id(shapes)] for shapes in self.clients], self.strategy)
+        self._known.append((uploads, traffic))
+        return traffic

@@ -148,9 +148,9 @@ class RunFolder:
         for reply in replies:
             client = reply.upload.client_id
             self._about.setdefault(client, reply.sizes.facts())
-            head = {"server-round": server_round, "client-id": client}
             for row in reply.rows:
-                self._rows.append(ScoreRow.from_json({**row.facts(), **head}))
+                about = (row.split, row.model, row.moment, row.num_examples, row.scores)
+                self._rows.append(ScoreRow(server_round, client, *about))
                 self._append("metrics", self._rows[-1].to_json())
             model = "own" if phase == "train" else reply.rows[0].model if reply.rows else "final"
             if metrics := reply.upload.metrics:

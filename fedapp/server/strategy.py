@@ -8,14 +8,16 @@ lost and malformed replies, order, metrics and traffic are the same for all meth
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import ClassVar, final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, final
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from fedapp.config.build import build
 from fedapp.config.run import RunSettings
+from fedapp.core.checks import require_kind
 from fedapp.core.method import OPENING, ClientRoutine, MessageSpec, Moment, RunFacts
 from fedapp.core.payload import Payload, Spec, Upload, spec_of
 from fedapp.core.types import Arrays
@@ -229,6 +231,19 @@ class ServerStrategy(Strategy, ABC):
             received = reader.keep_near(received, number, self.parts)
         uploads = run.take(received, moment)
         return uploads, sorted(set(asked.values()) - {upload.client_id for upload in uploads})
+
+
+def build_strategy(config: Mapping[str, Any]) -> ServerStrategy:
+    """Make the server half of a run's method.
+
+    Raises:
+        ConfigError: If a setting cannot be used.
+        ValueError: If the node names something else.
+    """
+    made = build(config["method"]["strategy"], "method.strategy")
+    require_kind("method.strategy", made, ServerStrategy, "a server strategy of fedapp.methods")
+    assert isinstance(made, ServerStrategy)
+    return made
 
 
 def _given_away(messages: list[Message]) -> Iterator[Message]:
