@@ -55,14 +55,7 @@ def _server_run(folder: RunFolder) -> ServerRun:
         directory=ClientDirectory(variants, expected, limit, folder.warning),
         observer=folder,
         reader=ReplyReader(limit, folder.warning, settings.max_norm_ratio),
-        num_rounds=settings.num_rounds,
-        clients_per_round=settings.clients_per_round,
-        replies_needed=settings.replies_needed,
-        evaluate_every=settings.evaluate_every,
-        seed=settings.seed,
-        join_timeout=settings.join_timeout,
-        round_timeout=settings.round_timeout,
-        max_bytes=limit,
+        settings=settings,
         task=lambda: _task(config),
     )
 

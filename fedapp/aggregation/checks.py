@@ -129,3 +129,13 @@ def check_uploads(arrays: Sequence[Arrays]) -> None:
     with np.errstate(invalid="ignore"):
         sums = [sum(np.sum(a, dtype=np.float64) for a in upload.values()) for upload in arrays]
     require_finite(np.array(sums, np.float64), arrays)
+
+
+def require_any(arrays: Sequence[Arrays]) -> None:
+    """Refuse to combine nothing.
+
+    Raises:
+        ValueError: If there is no upload.
+    """
+    if not arrays:
+        raise ValueError("uploads=[] must hold at least one upload to combine")

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedapp.aggregation.checks import check_uploads
+from fedapp.aggregation.checks import check_uploads, require_any
 from fedapp.core.types import Arrays
 
 
@@ -27,7 +27,7 @@ class CoordinateMedian:
 
     def combine(self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None) -> Arrays:
         """Combine all uploads; arguments and errors as in ``Rule.combine``, weights are unused."""
-        _require_any(arrays)
+        require_any(arrays)
         check_uploads(arrays)
         return {name: np.median(_stack(arrays, name), axis=0).astype(np.float32) for name in arrays[0]}
 
@@ -36,7 +36,6 @@ class CoordinateMedian:
 
         Arguments and errors as in ``combine``; an only upload gets an empty dictionary.
         """
-        _require_any(arrays)
         check_uploads(arrays)
         if len(arrays) < 2:
             return [{} for _ in arrays]
@@ -66,8 +65,3 @@ def _medians_of_the_others(stacked: np.ndarray) -> list[np.ndarray]:
 def _stack(arrays: Sequence[Arrays], name: str) -> np.ndarray:
     """One array of all uploads in fp64, ``[num_uploads, ...]``."""
     return np.stack([upload[name].astype(np.float64) for upload in arrays])
-
-
-def _require_any(arrays: Sequence[Arrays]) -> None:
-    if not arrays:
-        raise ValueError("uploads=[] must hold at least one upload to combine")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedapp.aggregation.checks import UploadError, by_client, check_alike
+from fedapp.aggregation.checks import UploadError, by_client, check_alike, require_any
 from fedapp.aggregation.combination import LinearCombination, inner_products
 from fedapp.aggregation.rule import Rule
 from fedapp.core.types import Arrays
@@ -30,17 +30,8 @@ class LinearRule(ABC):
             raise ValueError(f"weighting={self.weighting!r} must be one of: uniform, examples")
 
     def combine(self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None) -> Arrays:
-        """Combine all uploads into one set of fp32 arrays.
-
-        Args:
-            arrays: At least one upload; names and shapes agree.
-            weights: One non-negative number per upload; unused when weighting is ``uniform``.
-
-        Raises:
-            ValueError: If weights are missing, negative or all 0, or no upload was given.
-            UploadError: If uploads disagree or hold values that are not finite.
-        """
-        counted = self._weights(len(arrays), weights)
+        """Combine all uploads; arguments and errors as in ``Rule.combine``."""
+        counted = self._weights(arrays, weights)
         check_alike(arrays)
         return self._combination(arrays, counted[np.newaxis] / counted.sum()).make()[0]
 
@@ -65,7 +56,7 @@ class LinearRule(ABC):
         Raises:
             ValueError: If the weights of all uploads but one are 0.
         """
-        counted = self._weights(len(arrays), weights)
+        counted = self._weights(arrays, weights)
         rows = np.tile(counted, (counted.size, 1))
         np.fill_diagonal(rows, 0.0)
         totals = rows.sum(axis=1, keepdims=True)
@@ -75,10 +66,10 @@ class LinearRule(ABC):
         check_alike(arrays)
         return self._combination(arrays, rows / totals)
 
-    def _weights(self, count: int, weights: Sequence[float] | None) -> np.ndarray:
+    def _weights(self, arrays: Sequence[Arrays], weights: Sequence[float] | None) -> np.ndarray:
         """Check the weights and return them as fp64 ``[count]``."""
-        if not count:
-            raise ValueError("uploads=[] must hold at least one upload to combine")
+        require_any(arrays)
+        count = len(arrays)
         if self.weighting == "uniform":
             return np.ones(count)
         if weights is None or len(weights) != count:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from fedapp.cli.output import nearest
 from fedapp.config.choices import choices
 
 
@@ -36,6 +36,4 @@ def _find(kind: str, known: Sequence[str]) -> str:
     for name in known:
         if kind in (name, name[:-1]):
             return name
-    close = difflib.get_close_matches(kind, known, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-    raise ValueError(f"there is no list of {kind!r}; {hint}")
+    raise ValueError(f"there is no list of {kind!r}{nearest(kind, known)}")

@@ -7,14 +7,13 @@ Heavy modules are imported when a command runs, so that ``--help`` answers at on
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import fedapp
-from fedapp.cli.output import OK, USAGE, complain, warn
+from fedapp.cli.output import OK, USAGE, complain, nearest, warn
 
 HELP = ("-h", "--help")
 Command = Callable[[argparse.Namespace], int]
@@ -41,15 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _make_parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
-        parser.error(f"unknown command {words[0]!r}{_nearest(words[0], list(COMMANDS))}")
+        parser.error(f"unknown command {words[0]!r}{nearest(words[0], list(COMMANDS))}")
     if words and words[0].startswith("-") and words[0] not in (*HELP, "--version"):
-        parser.error(f"unknown argument {words[0]!r}{_nearest(words[0], ['--help', '--version'])}")
+        parser.error(f"unknown argument {words[0]!r}{nearest(words[0], ['--help', '--version'])}")
     known, rest = parser.parse_known_args(words)
     for word in rest:
         # argparse stops to collect words behind an option: "run a=1 --multirun b=2".
         if word.startswith("-") or not hasattr(known, "overrides"):
             options = [f"--{name}" for name in ("multirun", "json") if hasattr(known, name)] + ["--help"]
-            _complain_of_usage(f"unknown argument {word!r}{_nearest(word, options)}", f"fedapp {words[0]}")
+            _complain_of_usage(f"unknown argument {word!r}{nearest(word, options)}", f"fedapp {words[0]}")
         known.overrides.append(word)
     command: Command = known.command
     try:
@@ -222,8 +221,3 @@ COMMANDS = {
     "export": _add_export,
     "tasks": _add_tasks,
 }
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
-from fedapp.client.workplace import Workplace, workplace
+from fedapp.client.workplace import Workplace, read_config, workplace
 from fedapp.core.method import ClientRoutine
 from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
@@ -29,7 +28,7 @@ def join(message: Join, node_config: dict[str, object]) -> tuple[int, ...]:
         raise ClientFailure(
             "start the SuperNode with --node-config 'partition-id=<number of the client, from 0>'"
         )
-    num_clients = json.loads(message.config)["num_clients"]
+    num_clients = read_config(message.config).run.num_clients
     first, step = (
         int(str(node_config["partition-id"])),
         int(str(node_config.get("num-partitions", num_clients))),
@@ -66,7 +65,7 @@ def serve(work: Work, state: Arrays, output_dir: str | None = None) -> Done:
     place = workplace(work.config, work.client_id)
     check_fingerprint(place, work.fingerprint, work.client_id)
     session = place.session(work.client_id, work.server_round, state, work.phase)
-    routine = place.setup.hostility.routine(place.setup.routine, work.client_id, place.setup.settings.seed)
+    routine = place.setup.hostility.routine(place.setup.routine, work.client_id, place.setup.config.run.seed)
     rows: list[Row] = []
     upload, metrics = Payload(), Metrics()
     if work.phase == "open":

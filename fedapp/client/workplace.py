@@ -7,6 +7,7 @@ message only swaps in its client's data, memory and parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,12 +42,11 @@ class ClientSetup:
             ClientFailure: If a setting of the scores cannot be used.
         """
         self.config = config
-        self.settings = config.run
         self.train: TrainConfig = _settings(TrainConfig, config["train"], "train")
         self.split: SplitConfig = _settings(SplitConfig, config["split"], "split")
         self.score = ScoreConfig.of(config["score"])
         self.routine = build_routine(config)
-        self.hostility = _hostility(config["hostile"], self.settings.num_clients)
+        self.hostility = _hostility(config["hostile"], config.run.num_clients)
         self.partitioner: Partitioning = like.partitioner if like else Partitioning.of(config["partitioner"])
         self.benchmark: Any = like.benchmark if like else build(config["benchmark"], "benchmark")
         asks = self.routine.needs.public_prompts
@@ -59,14 +59,9 @@ class ClientSetup:
             ValueError: If the data cannot be read or divided.
             ClientFailure: If the method needs validation rows and this client has none.
         """
-        settings = self.settings
+        run = self.config.run
         data = client_data(
-            self.benchmark,
-            self.partitioner,
-            client_id,
-            settings.num_clients,
-            seed=settings.seed,
-            split=self.split,
+            self.benchmark, self.partitioner, client_id, run.num_clients, seed=run.seed, split=self.split
         )
         if not data.val and self.routine.needs.validation_rows:
             raise ClientFailure(
@@ -88,14 +83,12 @@ class Workplace:
             ClientFailure: If the method cannot work with this adapter; ValueError if with a setting of it.
         """
         self.setup = ClientSetup(config, like)
-        self.run = config  # of all clients, where they differ
-        settings = self.setup.settings
         labels = tuple(self.setup.benchmark.labels or ())
         self.base = build(config["model"], "model", labels=labels)
-        self.base.set_num_threads(settings.num_threads)
+        self.base.set_num_threads(config.run.num_threads)
         adapter = build(config["adapter"], "adapter")
         self.model: AdaptedModel = adapter.attach(
-            self.base.with_labels(labels), self.setup.train, seed=settings.seed
+            self.base.with_labels(labels), self.setup.train, seed=config.run.seed
         )
         try:
             require_model(self.setup.routine, self.model)
@@ -109,7 +102,7 @@ class Workplace:
         self.model.reset()
         data = self.setup.data(client_id)
         purpose = 1 if phase == "evaluate" else 0
-        rng = np.random.default_rng([self.setup.settings.seed, client_id, server_round, purpose])
+        rng = np.random.default_rng([self.setup.config.run.seed, client_id, server_round, purpose])
         session = ClientSession(
             client_id, server_round, self.model, data.train, data.val, data.test, state, rng
         )
@@ -133,19 +126,23 @@ def require_model(routine: ClientRoutine, model: AdaptedModel) -> None:
 _current: tuple[str, str, Workplace] | None = None
 
 
+@lru_cache(maxsize=1)
+def read_config(config_json: str) -> Composed:
+    """The config that came with a message; all messages of a run bring the same."""
+    return Composed.from_json(config_json)
+
+
 def workplace(config_json: str, client_id: int) -> Workplace:
     """The workplace of a run's client; the last one used in this process is kept."""
     global _current
+    run = read_config(config_json)
+    like: ClientSetup | None = None
     if _current is not None and _current[0] == config_json:
-        run = _current[2].run
         if _current[1] == run.variant(client_id):
             return _current[2]
-        like: ClientSetup | None = _current[2].setup
-    else:
-        run, like = Composed.from_json(config_json), None
+        like = _current[2].setup
     close()
     place = Workplace(run.client(client_id), like)
-    place.run = run
     _current = (config_json, run.variant(client_id), place)
     return place
 

@@ -68,6 +68,11 @@ class RunSettings:
                 f"min_replies={self.min_replies} must not exceed the {asked} clients asked in a round"
             )
 
+    def evaluates(self, server_round: int) -> bool:
+        """Whether all clients' models are evaluated after this round, from 1."""
+        every = self.evaluate_every
+        return server_round == self.num_rounds or bool(every and server_round and server_round % every == 0)
+
     @property
     def replies_needed(self) -> int:
         """Usable replies without which a round fails."""

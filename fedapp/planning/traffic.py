@@ -92,8 +92,7 @@ class RunTraffic:
                 down += before[0].down_bytes(before[1], drawn, moment)
             up += traffic.up_bytes(drawn)
             before = traffic, drawn
-            every = settings.evaluate_every
-            if number == settings.num_rounds or (every and number and number % every == 0):
+            if settings.evaluates(number):
                 down += traffic.down_bytes(drawn, everybody, replace(moment, phase="evaluate"))
         return round(up), round(down)
 

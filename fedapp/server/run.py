@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from flwr.app import Message, Metadata
 from flwr.serverapp import Grid
 
+from fedapp.config.run import RunSettings
 from fedapp.core.errors import FederationError
 from fedapp.core.method import Moment, RunFacts, TaskFacts
 from fedapp.core.payload import Payload, Upload
@@ -50,9 +51,7 @@ class ServerRun:
         directory: The clients and their nodes.
         observer: Told of everything worth keeping.
         reader: Checks replies.
-        num_rounds, clients_per_round, replies_needed, evaluate_every, seed: See ``RunSettings``.
-        join_timeout, round_timeout: Seconds.
-        max_bytes: Largest payload accepted.
+        settings: Of the run.
         task: Works out what the task is.
         public: The public prompts, for methods whose clients answer them.
         sent: Of each phase's last messages, the clients they went to and their metadata. Flower
@@ -63,14 +62,7 @@ class ServerRun:
     directory: ClientDirectory
     observer: Observer
     reader: ReplyReader
-    num_rounds: int
-    clients_per_round: int
-    replies_needed: int
-    evaluate_every: int
-    seed: int
-    join_timeout: float
-    round_timeout: float
-    max_bytes: int
+    settings: RunSettings
     task: Callable[[], TaskFacts]
     public: PublicSet | None = None
     sent: dict[str, list[tuple[int, Metadata]]] = field(default_factory=dict)
@@ -83,14 +75,15 @@ class ServerRun:
         """
         if self.directory.nodes:
             return False
-        self.directory.join(grid, Join(self.config_json), self.join_timeout, self.replies_needed)
+        settings = self.settings
+        self.directory.join(grid, Join(self.config_json), settings.join_timeout, settings.replies_needed)
         return True
 
     def facts(self) -> RunFacts:
         """What a method may know, once the clients are there."""
         return RunFacts(
             num_clients=self.directory.num_clients,
-            num_rounds=self.num_rounds,
+            num_rounds=self.settings.num_rounds,
             base_fingerprint=str(self.directory.fingerprint(0)),
             task=self.task,
             public=self.public,
@@ -100,12 +93,10 @@ class ServerRun:
 
     def clients_of(self, moment: Moment) -> list[int]:
         """Who is asked at this moment: the clients drawn, or all where models are evaluated."""
-        everybody = sorted(self.directory.nodes)
+        settings, everybody = self.settings, sorted(self.directory.nodes)
         if moment.phase == "evaluate":
-            every = self.evaluate_every
-            due = moment.server_round == self.num_rounds or (every and moment.server_round % every == 0)
-            return everybody if due else []
-        return sample(everybody, self.clients_per_round, self.seed, moment.server_round)
+            return everybody if settings.evaluates(moment.server_round) else []
+        return sample(everybody, settings.clients_per_round, settings.seed, moment.server_round)
 
     def asked(self, phase: str) -> dict[str, int]:
         """Clients asked in a phase, by the id of the message that asked them."""
@@ -125,7 +116,7 @@ class ServerRun:
                 server_round=moment.server_round,
                 phase=moment.phase,
                 fingerprint=self.directory.fingerprint(client_id),
-                final=moment.server_round == self.num_rounds,
+                final=moment.server_round == self.settings.num_rounds,
                 download=payload,
             ).pack()
             self._count(moment, client_id, "down", payload.num_bytes, wire_bytes(content))
@@ -149,7 +140,7 @@ class ServerRun:
         replies: list[Message] = []
         for wave in self.directory.waves(by_client):
             batch = [by_client.pop(client) for client in wave]
-            patience = timeout or self.round_timeout
+            patience = timeout or self.settings.round_timeout
             replies += ask(grid, batch, patience, lambda reply: self._notice(moment, reply))
         return replies
 
@@ -161,11 +152,12 @@ class ServerRun:
         """
         for reply in received:
             self._count(moment, reply.upload.client_id, "up", reply.upload.num_bytes, reply.wire_bytes)
-        if len(received) < self.replies_needed:
+        needed = self.settings.replies_needed
+        if len(received) < needed:
             why = "; ".join(self.reader.last_reasons) or "no reply came in time"
             raise FederationError(
                 f"round {moment.server_round}: {len(received)} usable replies of "
-                f"{len(self.sent[moment.phase])}, {self.replies_needed} are needed (min_replies): {why}"
+                f"{len(self.sent[moment.phase])}, {needed} are needed (min_replies): {why}"
             )
         self.observer.round_done(moment.server_round, moment.phase, received)
         return [reply.upload for reply in received]
@@ -176,7 +168,7 @@ class ServerRun:
         if client is None or reply.has_error():
             return
         try:
-            done = peek_done(reply.content, client, moment.server_round, self.max_bytes)
+            done = peek_done(reply.content, client, moment.server_round, self.settings.max_payload_bytes)
         except WireError:
             return
         if isinstance(done, Done):

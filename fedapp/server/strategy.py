@@ -152,7 +152,7 @@ class ServerStrategy(Strategy, ABC):
             uploads, lost = self._receive(Moment(server_round, "train"), replies)
             self.aggregate(server_round, uploads, lost)
             metrics = _weighted_metrics(uploads)
-        if server_round == self._server_run.num_rounds:
+        if server_round == self._server_run.settings.num_rounds:
             self.end()
         return None, metrics
 
@@ -197,7 +197,7 @@ class ServerStrategy(Strategy, ABC):
         """
         empty, config = ArrayRecord(), ConfigRecord()
         run, result = self._server_run, Result()
-        for server_round in range(1, (num_rounds or run.num_rounds) + 1):
+        for server_round in range(1, (num_rounds or run.settings.num_rounds) + 1):
             messages = self.configure_train(server_round, empty, config, grid)
             replies = run.exchange(grid, Moment(server_round, "train"), messages, timeout)
             _, train_metrics = self.aggregate_train(server_round, _given_away(replies))
