@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fedapp.adapters.lora.export import write_peft
 from fedapp.adapters.lora.targets import Target, linear_targets, require_targets
 from fedapp.adapters.lora.updates import LinearUpdates
 from fedapp.core.checks import show_value
@@ -84,30 +85,18 @@ class Ia3Adapted(LinearUpdates):
 
     def export(self, folder: Path) -> None:
         """Write what ``peft.PeftModel.from_pretrained(model, folder)`` opens, and adapter.safetensors."""
-        from peft import IA3Config, TaskType
-        from safetensors.numpy import save_file as save_arrays
-        from safetensors.torch import save_file
+        from peft import IA3Config
+        from safetensors.numpy import save_file
 
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         state = {}
         for name, target in self.targets.items():
-            value = self.trained[f"{name}.ia3_l"].detach().cpu()
-            lies = value[None, :] if name in self.scales_input else value[:, None]
-            state[f"base_model.model.{target.path}.ia3_l"] = lies.contiguous()
-        head = {name.removeprefix("head."): value for name, value in self.head.tensors.items()}
-        state |= {f"base_model.model.{name}": v.detach().cpu().contiguous() for name, v in head.items()}
-        save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-        save_arrays(self.parameters(), folder / "adapter.safetensors")
-        IA3Config(
-            target_modules=sorted(target.path for target in self.targets.values()),
-            feedforward_modules=sorted(self.targets[name].path for name in self.scales_input),
-            fan_in_fan_out=not any(isinstance(t.module, torch.nn.Linear) for t in self.targets.values()),
-            modules_to_save=sorted({name.split(".")[0] for name in head}) or None,
-            task_type=TaskType.SEQ_CLS if self.base.head == "classification" else TaskType.CAUSAL_LM,
-            base_model_name_or_path=self.base.path,
-            inference_mode=True,
-        ).save_pretrained(str(folder))
+            value = self.trained[f"{name}.ia3_l"]
+            state[f"{target.path}.ia3_l"] = value[None, :] if name in self.scales_input else value[:, None]
+        paths = [target.path for target in self.targets.values()]
+        feedforward = sorted(self.targets[name].path for name in self.scales_input)
+        head = self.head.tensors
+        write_peft(self.base, paths, state, head, Path(folder), IA3Config, feedforward_modules=feedforward)
+        save_file(self.parameters(), Path(folder) / "adapter.safetensors")
 
 
 def _by_type(base: Base, setting: str, table: Mapping[str, Sequence[str]]) -> list[str]:

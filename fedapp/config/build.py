@@ -10,11 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from fedapp.core.checks import is_number, require_kind, show_value
 from fedapp.core.errors import one_line
 from fedapp.core.method import ClientRoutine
+
+T = TypeVar("T")
 
 # A node receives its configuration over the network: it may only name classes of these packages.
 BUILDABLE = ("fedapp.", "flwr_datasets.partitioner.")
@@ -91,17 +93,27 @@ def place(where: str, names: Iterable[str]) -> Iterator[None]:
         raise ConfigError(_placed(one_line(error), where, names)) from None
 
 
-def build_routine(config: Mapping[str, Any]) -> ClientRoutine:
-    """Make the client half of a run's method.
+def build_as(kind: type[T], node: Any, where: str, what: str) -> T:
+    """Make what a node names, and check what has been made; further errors as in ``build``.
+
+    Args:
+        kind: A class or a protocol that it must follow.
+        node: As for ``build``.
+        where: As for ``build``.
+        what: What such an object is called (``a client routine of fedapp.methods``).
 
     Raises:
-        ConfigError: If a setting cannot be used.
         ValueError: If the node names something else.
     """
-    made = build(config["method"]["routine"], "method.routine")
-    require_kind("method.routine", made, ClientRoutine, "a client routine of fedapp.methods")
-    assert isinstance(made, ClientRoutine)
-    return made
+    made = build(node, where)
+    require_kind(where, made, kind, what)
+    return cast(T, made)
+
+
+def build_routine(config: Mapping[str, Any]) -> ClientRoutine:
+    """The client half of a run's method; errors as in ``build_as``."""
+    node = config["method"]["routine"]
+    return build_as(ClientRoutine, node, "method.routine", "a client routine of fedapp.methods")  # type: ignore[type-abstract]
 
 
 def named_class(target: str) -> Any:
@@ -119,7 +131,12 @@ def nearest(word: str, known: Sequence[str]) -> str:
 
 
 def _placed(text: str, where: str, parameters: Iterable[str]) -> str:
-    """A constructor's complaint with the place of the setting it begins with in front."""
+    """A constructor's complaint with the place of the setting it begins with in front, once.
+
+    Checks that also run later, when no builder is around, say the place themselves.
+    """
+    if text.startswith(f"{where}."):
+        return text
     named = re.match(r"(\w+)[=.\[:]", text)
     return f"{where}.{text}" if named and named[1] in parameters else f"{where}: {text}"
 

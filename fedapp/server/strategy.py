@@ -15,9 +15,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedapp.config.build import build
+from fedapp.config.build import build_as
 from fedapp.config.run import RunSettings
-from fedapp.core.checks import require_kind
 from fedapp.core.method import OPENING, ClientRoutine, MessageSpec, Moment, RunFacts
 from fedapp.core.payload import Payload, Spec, Upload, spec_of
 from fedapp.core.types import Arrays
@@ -234,16 +233,9 @@ class ServerStrategy(Strategy, ABC):
 
 
 def build_strategy(config: Mapping[str, Any]) -> ServerStrategy:
-    """Make the server half of a run's method.
-
-    Raises:
-        ConfigError: If a setting cannot be used.
-        ValueError: If the node names something else.
-    """
-    made = build(config["method"]["strategy"], "method.strategy")
-    require_kind("method.strategy", made, ServerStrategy, "a server strategy of fedapp.methods")
-    assert isinstance(made, ServerStrategy)
-    return made
+    """The server half of a run's method; errors as in ``build_as``."""
+    node = config["method"]["strategy"]
+    return build_as(ServerStrategy, node, "method.strategy", "a server strategy of fedapp.methods")  # type: ignore[type-abstract]
 
 
 def _given_away(messages: list[Message]) -> Iterator[Message]:

@@ -2,9 +2,10 @@
 
 import pytest
 
-from fedapp.config.build import ConfigError, build
+from fedapp.config.build import ConfigError, build, build_routine
 from fedapp.config.compose import load_config
 from fedapp.core.files import CONF
+from fedapp.server.strategy import build_strategy
 
 METHODS = "fedapp.methods.parameter_sharing"
 MEAN = {"_target_": "fedapp.aggregation.Mean"}
@@ -106,3 +107,31 @@ def test_every_model_file_shows_where_the_device_is_set(path):
     node = load_config([f"model={path.stem}"])["model"]
     if node["_target_"] == "fedapp.models.base.load_base":
         assert node["device"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "begins"),
+    [
+        (["benchmark=arithmetic", "benchmark.tasks=[]"], "benchmark.tasks=[] must name a task"),
+        (["benchmark=commonsense", "benchmark.tasks=[bolq]"], "benchmark.tasks has 'bolq'; known: boolq"),
+        (["benchmark=commonsense", "benchmark.prompt=abc"], "benchmark.prompt='abc' must hold"),
+        (["benchmark=embedded", "benchmark.tasks=sentiment"], "benchmark.tasks='sentiment' must be a list"),
+        (["benchmark=glue_sst2", "benchmark.metrics=[rouge]"], "benchmark.metrics has 'rouge'; known:"),
+        (["benchmark=embedded", "benchmark.num_train=0"], "benchmark.num_train=0 must be"),
+    ],
+)
+def test_a_setting_is_named_with_its_place_once_whoever_checks_it(overrides, begins):
+    node = load_config(overrides)["benchmark"]
+    with pytest.raises(ConfigError) as caught:
+        build(node, "benchmark")
+    assert str(caught.value).startswith(begins)
+
+
+@pytest.mark.parametrize("half", ["routine", "strategy"])
+def test_a_node_that_makes_no_half_of_a_method_is_refused(half):
+    config = load_config([])
+    other = {"_target_": "fedapp.aggregation.Mean"}
+    tree = {"method": {**config["method"], half: other}}
+    make = {"routine": build_routine, "strategy": build_strategy}[half]
+    with pytest.raises(ValueError, match=f"^method.{half}=Mean.* must be a mapping with _target_, a "):
+        make(tree)

@@ -1,9 +1,10 @@
-"""Low-rank updates as a folder that peft opens."""
+"""Adapters of our own as folders that peft opens."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from fedapp.models.base import Base
 
 
-def write_peft(
+def write_lora(
     base: Base, factors: Mapping[str, tuple[Tensor, Tensor]], head: Mapping[str, Tensor], folder: Path
 ) -> None:
     """Write updates ``B A`` so that ``peft.PeftModel.from_pretrained(model, folder)`` adds them.
@@ -20,30 +21,50 @@ def write_peft(
         base: The base model.
         factors: By a layer's dotted name in the model: B [size_out, rank] and A [rank, size_in], with
             one rank for all and every scale already in them.
-        head: A trained classification head, by parameter name in the model.
+        head: A trained classification head, by parameter name (``head.…``).
         folder: Made if it is not there.
     """
-    from peft import LoraConfig, TaskType
+    from peft import LoraConfig
+
+    state = {f"{path}.lora_B.weight": left for path, (left, _) in factors.items()}
+    state |= {f"{path}.lora_A.weight": right for path, (_, right) in factors.items()}
+    rank = next(iter(factors.values()))[1].shape[0]
+    write_peft(base, factors, state, head, folder, LoraConfig, r=rank, lora_alpha=rank)
+
+
+def write_peft(
+    base: Base,
+    paths: Iterable[str],
+    state: Mapping[str, Tensor],
+    head: Mapping[str, Tensor],
+    folder: Path,
+    kind: Any,
+    **settings: Any,
+) -> None:
+    """Write tensors and config of one of peft's tuners for layers of the same kind.
+
+    Args:
+        base: The base model.
+        paths: Dotted names of the layers in the model.
+        state: Tensors as peft's tuner has them, of any shape, by dotted name in the model.
+        head: A trained classification head, by parameter name (``head.…``).
+        folder: Made if it is not there.
+        kind: peft's config class.
+        settings: What it takes beside the layers, the head and the model.
+    """
+    from peft import TaskType
 
     folder.mkdir(parents=True, exist_ok=True)
-    named = {f"{path}.lora_B.weight": left for path, (left, _) in factors.items()}
-    named |= {f"{path}.lora_A.weight": right for path, (_, right) in factors.items()}
-    state = {
-        f"base_model.model.{name}": value.detach().cpu().contiguous()
-        for name, value in {**named, **head}.items()
-    }
-    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    rank = next(iter(factors.values()))[1].shape[0]
-    classifies = base.head == "classification"
-    transposed = not any(isinstance(base.model.get_submodule(path), nn.Linear) for path in factors)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        fan_in_fan_out=transposed,
-        target_modules=sorted(factors),
-        modules_to_save=sorted({name.split(".")[0] for name in head}) or None,
-        task_type=TaskType.SEQ_CLS if classifies else TaskType.CAUSAL_LM,
+    named = {**state, **{name.removeprefix("head."): value for name, value in head.items()}}
+    tensors = {f"base_model.model.{name}": value.detach().cpu().contiguous() for name, value in named.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    layers = sorted(paths)
+    kind(
+        target_modules=layers,
+        fan_in_fan_out=not any(isinstance(base.model.get_submodule(path), nn.Linear) for path in layers),
+        modules_to_save=sorted({name.removeprefix("head.").split(".")[0] for name in head}) or None,
+        task_type=TaskType.SEQ_CLS if base.head == "classification" else TaskType.CAUSAL_LM,
         base_model_name_or_path=base.path,
         inference_mode=True,
-    )
-    config.save_pretrained(str(folder))
+        **settings,
+    ).save_pretrained(str(folder))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fedapp.adapters.lora.export import write_peft
+from fedapp.adapters.lora.export import write_lora
 from fedapp.adapters.lora.targets import Target, linear_targets, require_rank, require_targets
 from fedapp.adapters.lora.updates import LinearUpdates
 from fedapp.core.checks import require_choice, require_int, require_number
@@ -147,9 +147,7 @@ class LoraSbAdapted(LinearUpdates):
         for name, target in self.targets.items():
             left = self.frozen[f"{name}.sb_B"] @ self.trained[f"{name}.sb_R"]
             factors[target.path] = (left, self.frozen[f"{name}.sb_A"])
-        prefix = len("head.")
-        head = {name[prefix:]: value for name, value in self.head.tensors.items()}
-        write_peft(self.base, factors, head, Path(folder))
+        write_lora(self.base, factors, self.head.tensors, Path(folder))
         save_file(self.parameters(), Path(folder) / "adapter.safetensors")
 
     def _missing(self, target: str) -> bool:
