@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 NUMBER_TOLERANCE = 1e-3
 """How far two numbers may lie apart and still count as equal.
@@ -135,6 +136,31 @@ def metric(name: str) -> Metric:
     if name not in METRICS:
         raise ValueError(f"benchmark.metrics has {name!r}; known: {', '.join(sorted(METRICS))}")
     return METRICS[name]
+
+
+class LabelAnswers:
+    """Reads and scores answers of a benchmark that are one of its label words.
+
+    Attributes:
+        labels: The words.
+        metrics: Names in ``METRICS``, the main one first.
+    """
+
+    labels: Any  # a field here, a property there
+    metrics: Sequence[str]
+
+    def extract(self, completion: str) -> str:
+        """The first label word in the first line, whatever its case; empty where there is none."""
+        return first_label(completion, self.labels)
+
+    def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
+        """The metrics over label words, most of them fractions in [0, 1].
+
+        Raises:
+            ValueError: If there is nothing to score or the lengths differ.
+        """
+        given = [self.extract(answer) for answer in answers]
+        return {name: metric(name)(given, targets) for name in self.metrics}
 
 
 def _check(answers: Sequence[str], targets: Sequence[str]) -> None:

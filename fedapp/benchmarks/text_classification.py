@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
-from fedapp.benchmarks.metrics import first_label, metric
+from fedapp.benchmarks.metrics import LabelAnswers, metric
 from fedapp.benchmarks.sources import read_folder, read_remote
 from fedapp.core.checks import require_bool, require_choice, require_int
 from fedapp.core.types import Example
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TextClassification(BenchmarkDefaults):
+class TextClassification(LabelAnswers, BenchmarkDefaults):
     """One task with a template, label words and, if asked for, class-balanced subsets.
 
     Attributes:
@@ -136,19 +136,6 @@ class TextClassification(BenchmarkDefaults):
         label = int(row["label"])
         prompt = self.prompt.replace("{text}", str(row["text"]).strip())
         return Example(prompt=prompt, target=self.labels[label], task=self.task, label=label)
-
-    def extract(self, completion: str) -> str:
-        """The first label word in the first line, whatever its case; empty where there is none."""
-        return first_label(completion, self.labels)
-
-    def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
-        """The task's metrics over label words.
-
-        Raises:
-            ValueError: If there is nothing to score or the lengths differ.
-        """
-        given = [self.extract(answer) for answer in answers]
-        return {name: metric(name)(given, targets) for name in self.metrics}
 
     def _read(self, split: str) -> tuple[list[str], list[Any]]:
         text, label = self.columns

@@ -13,10 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from fedapp.benchmarks.base import BenchmarkDefaults, check_split
-from fedapp.benchmarks.llm_adapters import schema as llm_adapters
+from fedapp.benchmarks.base import check_split
+from fedapp.benchmarks.llm_adapters.schema import SPLITS, Reasoning, prompt_templates
 from fedapp.benchmarks.metrics import accuracy, same_number
 from fedapp.benchmarks.sources import with_columns
 from fedapp.core.types import Example
@@ -45,40 +45,23 @@ LEAKS = dict.fromkeys(("math_data", "math_7k", "math_10k", "math_14k", "math_50k
 MAX_OVERLAP = 0.05
 """Share of a task's test questions that may occur in the training rows, word for word, by chance."""
 
-TEMPLATES = llm_adapters.prompt_templates(between=" " * 16)
-
 
 @dataclass(frozen=True)
-class Arithmetic(BenchmarkDefaults):
+class Arithmetic(Reasoning):
     """Word problems answered by a chain of thought that ends in a number or a letter.
 
     Attributes:
-        tasks: Tasks to test on, out of ``FOLDERS``.
-        train: Training sets; empty: the tasks' own train splits, which keeps each row's task.
         leak: What to do about test questions among the training rows: ``refuse``, or ``drop`` them
-            from the training rows.
-        prompt: Own prompt with ``{instruction}`` in it; None: the evaluator's.
-        data_dir: Folder with ``<task>/<split>.jsonl``; None: over the network.
-        path: Where tasks come from without ``data_dir``: address or hub name (``base.read_remote``).
-        train_path: The same for training sets that are no task.
+            from the training rows. The others are those of ``Reasoning``.
     """
 
-    tasks: tuple[str, ...]
-    train: tuple[str, ...] = ()
     leak: str = "refuse"
-    prompt: str | None = None
-    data_dir: str | None = None
-    path: str = llm_adapters.TASK_FILES
-    train_path: str = llm_adapters.TRAINING_FILES
     name: str = field(default="arithmetic", init=False)
-    version: str = field(default="1", init=False)
-    source: str = field(default="https://github.com/AGI-Edgerunners/LLM-Adapters", init=False)
-    labels: None = field(default=None, init=False)
+    folders: ClassVar[Mapping[str, str]] = FOLDERS
+    templates: ClassVar[tuple[str, str]] = prompt_templates(between=" " * 16)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "tasks", tuple(self.tasks))
-        object.__setattr__(self, "train", tuple(self.train))
-        llm_adapters.check_settings(self.tasks, self.prompt, tuple(FOLDERS))
+        super().__post_init__()
         if self.leak not in ("refuse", "drop"):
             raise ValueError(f"leak={self.leak!r} must be one of: refuse, drop")
         for name in self.train:
@@ -101,9 +84,8 @@ class Arithmetic(BenchmarkDefaults):
             ValueError: If the split or its data does not exist, or (``leak=refuse``) test questions
                 are among the training rows.
         """
-        check_split(split, llm_adapters.SPLITS)
-        train = self._read("train")
-        test = self._read("test")
+        check_split(split, SPLITS)
+        train, test = self.read("train"), self.read("test")
         if self.leak == "refuse":
             self._refuse_overlap(train, test)
         if split == "test":
@@ -119,8 +101,7 @@ class Arithmetic(BenchmarkDefaults):
 
     def template(self, row: Mapping[str, Any]) -> Example:
         """The evaluator's prompt and the reply that ``load`` chose as target."""
-        prompt = llm_adapters.fill(TEMPLATES, self.prompt, row)
-        return Example(prompt=prompt, target=row["target"], task=row["task"])
+        return Example(prompt=self.ask(row), target=row["target"], task=row["task"])
 
     def extract(self, completion: str) -> str:
         """The last number, the first letter A to E, or both where tasks of both kinds are chosen.
@@ -145,17 +126,6 @@ class Arithmetic(BenchmarkDefaults):
             raise ValueError(f"{len(answers)} answers cannot be scored against {len(targets)} targets")
         right = [str(_equal(a, gold_answer(t))) for a, t in zip(answers, targets, strict=True)]
         return {"accuracy": accuracy(right, [str(True)] * len(right))}
-
-    def _read(self, split: str) -> Dataset:
-        names = (self.train or self.tasks) if split == "train" else self.tasks
-        return llm_adapters.read_tasks(
-            names,
-            split,
-            folders=FOLDERS,
-            data_dir=self.data_dir,
-            path=self.path,
-            train_path=self.train_path,
-        )
 
     def _refuse_overlap(self, train: Dataset, test: Dataset) -> None:
         seen = {_question(text) for text in train["instruction"]}

@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from fedapp.benchmarks.base import BenchmarkDefaults, check_split
-from fedapp.benchmarks.llm_adapters import schema as llm_adapters
+from fedapp.benchmarks.llm_adapters.schema import Reasoning, prompt_templates
 from fedapp.benchmarks.metrics import accuracy
 from fedapp.core.types import Example
 
@@ -39,37 +38,14 @@ PATTERNS = (
 )
 """Answers of BoolQ, PIQA, the question sets, HellaSwag and WinoGrande, as the evaluator looks for them."""
 
-TEMPLATES = llm_adapters.prompt_templates(between="")
-
 
 @dataclass(frozen=True)
-class Commonsense(BenchmarkDefaults):
-    """Up to eight multiple-choice tasks whose answer is generated as text.
+class Commonsense(Reasoning):
+    """Up to eight multiple-choice tasks whose answer is generated as text; settings: ``Reasoning``."""
 
-    Attributes:
-        tasks: Tasks to test on, out of ``FOLDERS``.
-        train: Training sets; empty: the tasks' own train splits, which keeps each row's task.
-        prompt: Own prompt with ``{instruction}`` in it; None: the evaluator's.
-        data_dir: Folder with ``<task>/<split>.jsonl``; None: over the network.
-        path: Where tasks come from without ``data_dir``: address or hub name (``base.read_remote``).
-        train_path: The same for training sets that are no task.
-    """
-
-    tasks: tuple[str, ...]
-    train: tuple[str, ...] = ()
-    prompt: str | None = None
-    data_dir: str | None = None
-    path: str = llm_adapters.TASK_FILES
-    train_path: str = llm_adapters.TRAINING_FILES
     name: str = field(default="commonsense", init=False)
-    version: str = field(default="1", init=False)
-    source: str = field(default="https://github.com/AGI-Edgerunners/LLM-Adapters", init=False)
-    labels: None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "tasks", tuple(self.tasks))
-        object.__setattr__(self, "train", tuple(self.train))
-        llm_adapters.check_settings(self.tasks, self.prompt, tuple(FOLDERS))
+    folders: ClassVar[Mapping[str, str]] = FOLDERS
+    templates: ClassVar[tuple[str, str]] = prompt_templates(between="")
 
     def load(self, split: str) -> Dataset:
         """Rows of ``train`` or ``test``: the schema's columns and ``task``.
@@ -77,21 +53,11 @@ class Commonsense(BenchmarkDefaults):
         Raises:
             ValueError: If the split or its data does not exist.
         """
-        check_split(split, llm_adapters.SPLITS)
-        names = (self.train or self.tasks) if split == "train" else self.tasks
-        return llm_adapters.read_tasks(
-            names,
-            split,
-            folders=FOLDERS,
-            data_dir=self.data_dir,
-            path=self.path,
-            train_path=self.train_path,
-        )
+        return self.read(split)
 
     def template(self, row: Mapping[str, Any]) -> Example:
         """The evaluator's prompt; the target is the whole reply (``the correct answer is true``)."""
-        prompt = llm_adapters.fill(TEMPLATES, self.prompt, row)
-        return Example(prompt=prompt, target=row["output"].strip(), task=row["task"])
+        return Example(prompt=self.ask(row), target=row["output"].strip(), task=row["task"])
 
     def extract(self, completion: str) -> str:
         """The first answer word of each kind in the text; nearly always one word.

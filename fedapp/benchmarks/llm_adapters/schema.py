@@ -6,9 +6,11 @@ https://arxiv.org/abs/2304.01933
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.sources import read_folder, read_remote
 
 if TYPE_CHECKING:
@@ -62,60 +64,76 @@ def fill(templates: tuple[str, str], own: str | None, row: Mapping[str, Any]) ->
     return before.replace("{input}", given) + row["instruction"] + after.replace("{input}", given)
 
 
-def check_settings(tasks: Sequence[str], prompt: str | None, known: Sequence[str]) -> None:
-    """Check what both benchmarks of this schema have in common.
+@dataclass(frozen=True)
+class Reasoning(BenchmarkDefaults):
+    """What the benchmarks of this schema have in common; a subclass says its folders and its prompts.
 
-    Raises:
-        ValueError: If tasks is empty, repeats or names an unknown task, or prompt lacks the instruction.
-    """
-    if not tasks:
-        raise ValueError(f"benchmark.tasks=[] must name a task; known: {', '.join(known)}")
-    for task in tasks:
-        if task not in known:
-            raise ValueError(f"benchmark.tasks has {task!r}; known: {', '.join(known)}")
-    if len(set(tasks)) < len(tasks):
-        raise ValueError(f"benchmark.tasks={list(tasks)} must name each task once")
-    if prompt is not None and prompt.count("{instruction}") != 1:
-        raise ValueError(f"benchmark.prompt={prompt!r} must hold {{instruction}} once")
-
-
-def read_tasks(
-    names: Sequence[str],
-    split: str,
-    *,
-    folders: Mapping[str, str],
-    data_dir: str | None,
-    path: str,
-    train_path: str,
-) -> Dataset:
-    """Read tasks or training sets, one after the other.
-
-    Args:
-        names: Names of tasks (keys of ``folders``) or of training sets (anything else).
-        split: ``train`` or ``test``.
-        folders: Task to the name of its folder in the original repository.
-        data_dir: Folder with ``<name>/<split>.jsonl`` (or the original folder names); None: remote.
-        path: Where tasks are read from without ``data_dir`` (``base.read_remote``).
+    Attributes:
+        tasks: Tasks to test on, out of ``folders``.
+        train: Training sets; empty: the tasks' own train splits, which keeps each row's task.
+        prompt: Own prompt with ``{instruction}`` in it; None: the evaluator's.
+        data_dir: Folder with ``<task>/<split>.jsonl``; None: over the network.
+        path: Where tasks come from without ``data_dir``: address or hub name (``sources.read_remote``).
         train_path: The same for training sets that are no task.
-
-    Returns:
-        The columns of the schema, all text, and ``task``, the name each row came from.
-
-    Raises:
-        ValueError: If something cannot be read; the message names the setting and the path.
+        folders: Task to the name of its folder in the original repository.
+        templates: The evaluator's prompts, for rows without and with an ``input``.
     """
-    from datasets import Dataset
 
-    values: dict[str, list[str]] = {column: [] for column in (*COLUMNS, "task")}
-    for name in names:
-        original = folders.get(name, name)
-        if data_dir is not None:
-            rows = read_folder(data_dir, list(dict.fromkeys([name, original])), split, COLUMNS)
-        elif name in folders:
-            rows = read_remote(path, original, split, COLUMNS, "benchmark.path")
-        else:
-            rows = read_remote(train_path, name, split, COLUMNS, "benchmark.train_path")
-        for column in COLUMNS:  # null or a number in some copies
-            values[column] += ["" if value is None else str(value) for value in rows[column]]
-        values["task"] += [name] * len(rows)
-    return Dataset.from_dict(values)
+    tasks: tuple[str, ...]
+    train: tuple[str, ...] = ()
+    prompt: str | None = None
+    data_dir: str | None = None
+    path: str = TASK_FILES
+    train_path: str = TRAINING_FILES
+    version: str = field(default="1", init=False)
+    source: str = field(default="https://github.com/AGI-Edgerunners/LLM-Adapters", init=False)
+    labels: None = field(default=None, init=False)
+    folders: ClassVar[Mapping[str, str]]
+    templates: ClassVar[tuple[str, str]]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tasks", tuple(self.tasks))
+        object.__setattr__(self, "train", tuple(self.train))
+        known = tuple(self.folders)
+        if not self.tasks:
+            raise ValueError(f"benchmark.tasks=[] must name a task; known: {', '.join(known)}")
+        for task in self.tasks:
+            if task not in known:
+                raise ValueError(f"benchmark.tasks has {task!r}; known: {', '.join(known)}")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"benchmark.tasks={list(self.tasks)} must name each task once")
+        if self.prompt is not None and self.prompt.count("{instruction}") != 1:
+            raise ValueError(f"benchmark.prompt={self.prompt!r} must hold {{instruction}} once")
+
+    def ask(self, row: Mapping[str, Any]) -> str:
+        """The prompt of a row: the user's own, or else the evaluator's that fits it."""
+        return fill(self.templates, self.prompt, row)
+
+    def read(self, split: str) -> Dataset:
+        """Read the tasks, or for ``train`` the training sets where there are any, one after the other.
+
+        Args:
+            split: ``train`` or ``test``.
+
+        Returns:
+            The columns of the schema, all text, and ``task``, the name each row came from.
+
+        Raises:
+            ValueError: If something cannot be read; the message names the setting and the path.
+        """
+        from datasets import Dataset
+
+        check_split(split, SPLITS)
+        values: dict[str, list[str]] = {column: [] for column in (*COLUMNS, "task")}
+        for name in (self.train or self.tasks) if split == "train" else self.tasks:
+            original = self.folders.get(name, name)
+            if self.data_dir is not None:
+                rows = read_folder(self.data_dir, list(dict.fromkeys([name, original])), split, COLUMNS)
+            elif name in self.folders:
+                rows = read_remote(self.path, original, split, COLUMNS, "benchmark.path")
+            else:
+                rows = read_remote(self.train_path, name, split, COLUMNS, "benchmark.train_path")
+            for column in COLUMNS:  # null or a number in some copies
+                values[column] += ["" if value is None else str(value) for value in rows[column]]
+            values["task"] += [name] * len(rows)
+        return Dataset.from_dict(values)
