@@ -14,7 +14,7 @@ from fedapp.config.build import ConfigError
 from fedapp.engines import ENGINES
 from fedapp.engines.job import RunFailed
 from fedapp.planning.job import make_job
-from fedapp.planning.preflight import checked_config, look_ahead
+from fedapp.planning.preflight import check_config, look_ahead
 from fedapp.records.table import show_summary
 
 
@@ -33,7 +33,7 @@ def run(overrides: Sequence[str]) -> int:
     """
     with _interruptible():
         try:
-            config = checked_config(overrides)
+            config = check_config(overrides)
             engine = ENGINES[config["engine"]]()
             look_ahead(config)
             job = make_job(overrides, config)

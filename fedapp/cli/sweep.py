@@ -78,7 +78,7 @@ def _check_combinations(overrides: Sequence[str]) -> None:
         return  # Another sweeper makes its combinations on the way.
     for combination in combinations(overrides):
         try:
-            running.look_ahead(running.checked_config(combination), with_model=False)
+            running.look_ahead(running.check_config(combination), with_model=False)
         except ConfigError as error:
             raise naming(error, chosen_words(combination, overrides)) from None
 

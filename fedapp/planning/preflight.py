@@ -140,7 +140,7 @@ def check_resources(settings: RunSettings) -> None:
             raise ConfigError(f"num_gpus_per_client={settings.num_gpus_per_client} must not exceed {seen}")
 
 
-def checked_config(overrides: Sequence[str]) -> Composed:
+def check_config(overrides: Sequence[str]) -> Composed:
     """Compose the config of a run and look at all that can be judged before it starts.
 
     Args:

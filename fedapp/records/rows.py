@@ -73,7 +73,7 @@ class TrafficRow:
     Attributes:
         server_round: The round, from 1.
         client_id: To or from whom.
-        phase: What the message is about: ``train``, ``evaluate``.
+        phase: What the message is for: ``open``, ``train`` or ``evaluate``.
         direction: ``down`` to the client, ``up`` from it.
         payload_bytes: Size of the arrays' values and the texts.
         wire_bytes: Size of the whole message.

@@ -87,7 +87,7 @@ def clean(text: str, max_chars: int) -> tuple[str, list[str]]:
     return text, problems
 
 
-def described(refused: Mapping[str, int]) -> str:
+def describe_refused(refused: Mapping[str, int]) -> str:
     """What was wrong, for a warning: ``3 answers empty, 1 to unknown prompts``."""
     parts = [f"{count} {problem}" for problem, count in sorted(refused.items())]
     return f"of its answers {', '.join(parts)}"

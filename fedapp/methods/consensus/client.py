@@ -1,9 +1,9 @@
-"""The client half of methods whose clients share answers; the server's is ``semantic_consensus``.
+"""The client half of methods whose clients share answers; the server's is ``server``.
 
 A client trains on its private examples and on public prompts with the pseudo-labels that it received,
 then answers the public prompts. It sends text, never token ids: another client may have another tokenizer.
 
-Sources: as in ``semantic_consensus``.
+Sources: as in ``server``.
 """
 
 from __future__ import annotations

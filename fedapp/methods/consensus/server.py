@@ -21,7 +21,7 @@ from fedapp.core.method import ClientRoutine, MessageSpec, Moment, RunFacts
 from fedapp.core.model import RatingModel
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.public_set import PublicSet
-from fedapp.methods.consensus.answers import Answers, described, read_answers
+from fedapp.methods.consensus.answers import Answers, describe_refused, read_answers
 from fedapp.methods.consensus.cost import DIGEST_BYTES
 from fedapp.methods.consensus.differences import ServerMemory, as_texts
 from fedapp.methods.consensus.votes import Ballot, Verdict, Vote
@@ -143,7 +143,7 @@ class SemanticConsensus(ServerStrategy):
             self._warn(upload.client_id, f"the answers of client {upload.client_id} are left out: {fault}")
             return Answers(refused=Counter({fault: 1}))
         for problem in sorted(found.refused):
-            about = described({problem: found.refused[problem]})
+            about = describe_refused({problem: found.refused[problem]})
             self._warn(upload.client_id, f"client {upload.client_id}: {about}", problem)
         voter = self._latest.setdefault(upload.client_id, _Voter())
         voter.hear(found, self.server_round, upload.num_examples if self.weighting == "examples" else 1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fedapp.methods.consensus.answers import clean, described, num_bytes, read_answers
+from fedapp.methods.consensus.answers import clean, describe_refused, num_bytes, read_answers
 
 DIGEST = "0123abcd"
 
@@ -88,6 +88,6 @@ def test_bytes_are_those_of_utf8():
 
 
 def test_a_warning_counts_by_kind():
-    assert described({"empty": 3, "cut to max_answer_chars": 1}) == (
+    assert describe_refused({"empty": 3, "cut to max_answer_chars": 1}) == (
         "of its answers 1 cut to max_answer_chars, 3 empty"
     )
