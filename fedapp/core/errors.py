@@ -25,6 +25,20 @@ def one_line(error: BaseException | str, longest: int = 600) -> str:
     return line if len(line) <= longest else line[: longest - 2] + " …"
 
 
+class RowError(ValueError):
+    """A row of somebody's data cannot be used.
+
+    Its text may leave the party: file, row, column and the type found, never what stands in the row.
+
+    Attributes:
+        private: The same with the value, for the party's own log alone.
+    """
+
+    def __init__(self, text: str, private: str = "") -> None:
+        super().__init__(text)
+        self.private = private or text
+
+
 class FederationError(RuntimeError):
     """The federation cannot go on; the text is one line for the user."""
 
