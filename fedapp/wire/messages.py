@@ -43,9 +43,13 @@ class Joined:
     clients: tuple[int, ...]
     fingerprints: tuple[str, ...]
 
+    def facts(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"clients": list(self.clients), "fingerprints": list(self.fingerprints)}
+
     def pack(self) -> RecordDict:
         """As Flower's records."""
-        return pack(Envelope({"clients": list(self.clients), "fingerprints": list(self.fingerprints)}))
+        return pack(Envelope(self.facts()))
 
 
 @dataclass(frozen=True)
@@ -151,9 +155,9 @@ class Done:
     seconds: float
     upload: Payload = field(default_factory=Payload)
 
-    def pack(self) -> RecordDict:
-        """As Flower's records."""
-        facts = {
+    def facts(self) -> dict[str, Any]:
+        """All but the upload, as a JSON object."""
+        return {
             "client-id": self.client_id,
             "server-round": self.server_round,
             "num-examples": self.num_examples,
@@ -162,7 +166,10 @@ class Done:
             "seconds": self.seconds,
             "about": self.sizes.facts(),
         }
-        return pack(Envelope(facts, self.upload))
+
+    def pack(self) -> RecordDict:
+        """As Flower's records."""
+        return pack(Envelope(self.facts(), self.upload))
 
 
 @dataclass(frozen=True)
@@ -177,6 +184,10 @@ class Failed:
     reason: str
     clients: tuple[int, ...] = ()
 
+    def facts(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"failure": self.reason, "clients": list(self.clients)}
+
     def pack(self) -> RecordDict:
         """As Flower's records."""
-        return pack(Envelope({"failure": self.reason, "clients": list(self.clients)}))
+        return pack(Envelope(self.facts()))

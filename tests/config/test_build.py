@@ -34,26 +34,20 @@ def test_an_emptied_node_inside_another_is_named():
 
 
 def test_a_class_that_does_not_exist_comes_with_those_that_do():
-    text = complaint(average(_target_="fedapp.aggregation.Krum"))
+    text = complaint(average(_target_="somewhere.Krum"))
     assert text.startswith(
-        "method.strategy.combine._target_='fedapp.aggregation.Krum' does not exist; known:"
+        "method.strategy.combine._target_='somewhere.Krum' is no class for combine; known:"
     )
-    assert "GeometricMedian" in text
-    assert "Mean" in text
-    assert "UploadError" not in text  # no rule that combines
+    assert "fedapp.aggregation.GeometricMedian" in text
+    assert "fedapp.aggregation.Mean" in text
     assert "check_finite" not in text
 
 
-def test_a_misspelt_class_or_function_comes_with_the_nearest():
+def test_a_misspelt_class_comes_with_the_nearest():
     text = complaint(average(_target_="fedapp.aggregation.GeometricMedain"))
-    assert text.endswith("does not exist; did you mean GeometricMedian?")
+    assert "is no class for combine; did you mean fedapp.aggregation.GeometricMedian" in text
     text = complaint({"_target_": "fedapp.models.base.load_bsae"}, "model")
-    assert "does not exist; did you mean load_base" in text
-
-
-def test_a_module_that_does_not_exist_is_named():
-    text = complaint({"_target_": "fedapp.agregation.Mean"})
-    assert text.startswith("method.strategy._target_='fedapp.agregation.Mean' cannot be imported")
+    assert "did you mean fedapp.models.base.load_base" in text
 
 
 def test_a_setting_that_is_missing_is_named():

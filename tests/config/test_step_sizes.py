@@ -26,11 +26,9 @@ OTHERS = {
 }
 
 
-
-
 @pytest.fixture(scope="module")
 def tree():
-    """The tree as Hydra composes it, with its interpolations: composing it for each of 370 pairs takes minutes."""
+    """The tree as Hydra composes it, with its interpolations: for all 370 pairs that takes minutes."""
     loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
     return loader.load_configuration("config", [], run_mode=RunMode.RUN)
 

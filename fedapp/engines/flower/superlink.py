@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from fedapp.core.errors import one_line
+from fedapp.core.party import OPEN, POLICY_VARIABLE
 from fedapp.engines.events import POLL_SECONDS
 from fedapp.engines.flower.processes import ProcessTree, find_program, listens
 from fedapp.engines.job import Job, RunFailed
@@ -152,6 +153,7 @@ def environment(home: Path, app_dir: Path) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return environment | {
         "FEDAPP_SOURCE": str(app_dir),
+        POLICY_VARIABLE: os.environ.get(POLICY_VARIABLE) or OPEN,
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
