@@ -37,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
         strategy.join(grid)
         folder.started(run.directory)
         strategy.start(grid)
-        folder.finish(strategy.shared(), str(run.directory.fingerprint(0)))
+        folder.finish(strategy.shared(), run.directory.fingerprint(0) or "")
     show_summary(folder.path, sys.stdout)  # into Flower's log: `flwr run --stream` shows it
 
 

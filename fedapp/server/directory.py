@@ -129,7 +129,7 @@ class ClientDirectory:
             for client in sorted(set(answer.clients) - set(known)):
                 self.notify(f"a node claims client {client}, outside 0 to {self.num_clients - 1}; left out")
             own = dict(zip(answer.clients, answer.fingerprints, strict=True))
-            if odd := [client for client in known if own[client] != self.fingerprint(client)]:
+            if odd := [client for client in known if own[client] not in ("", self.fingerprint(client))]:
                 self._refusals[node] = (
                     f"the node of client {_listed(answer.clients)} is refused: its base model is "
                     f"{own[odd[0]][:16]}, this run's is {str(self.fingerprint(odd[0]))[:16]}"
@@ -148,7 +148,9 @@ class ClientDirectory:
         votes: dict[str, list[str]] = {}
         for answer in sorted(self._answers.values(), key=lambda answer: answer.clients):
             for client, value in zip(answer.clients, answer.fingerprints, strict=True):
-                if 0 <= client < self.num_clients:
+                if (
+                    value and 0 <= client < self.num_clients
+                ):  # a party may keep it; it then compares by itself
                     votes.setdefault(self._variants[client], []).append(value)
         for variant, values in votes.items():
             if self._fingerprints[variant] is None:  # max takes the first of equals
