@@ -159,9 +159,10 @@ def _require_admitted(target: Any, where: str) -> None:
     if slots.admits(slot, target):
         return
     known = sorted(slots.admitted(slot))
-    hint = nearest(str(target), known) if known else ""
-    fault = f"is no class for {slot}" if known else f"cannot be used: no class may stand in {slot}"
-    raise ConfigError(f"{where}._target_={show_value(target)} {fault}{hint}")
+    close = difflib.get_close_matches(str(target), known, n=2, cutoff=0.5)
+    hint = nearest(str(target), close or known) if len(known) <= 6 or close else "; fedapp list shows what is"
+    fault = f"is no class for {slot}{hint}" if known else f"cannot be used: no class may stand in {slot}"
+    raise ConfigError(f"{where}._target_={show_value(target)} {fault}")
 
 
 def _locate(target: Any, where: str) -> Any:

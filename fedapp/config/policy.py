@@ -55,8 +55,8 @@ class Share:
     reasons: bool = True
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            require_bool(f"share.{one.name}", getattr(self, one.name))
+        for name, value in vars(self).items():
+            require_bool(f"share.{name}", value)
 
 
 @dataclass(frozen=True)

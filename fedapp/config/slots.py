@@ -19,6 +19,11 @@ import yaml
 
 from fedapp.core import files
 
+try:
+    from yaml import CSafeLoader as _Loader  # ten times as fast, where the library was built with it
+except ImportError:
+    from yaml import SafeLoader as _Loader  # type: ignore[assignment]
+
 GROUP = "fedapp.classes"
 WITHOUT_FILE = {
     "train": ("fedapp.core.train_config.TrainConfig",),
@@ -30,7 +35,6 @@ LIKE = {"rule": "combine"}
 """Slots that take what another one takes: a rule that works on the result of a rule."""
 
 _own: dict[str, frozenset[str]] = {}
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the library's fast one, where it was built
 
 
 def admit(classes: Mapping[str, list[str]]) -> None:
@@ -79,7 +83,7 @@ def choice(group: str, name: str) -> Mapping[str, frozenset[str]]:
     file = files.CONF / group / f"{name}.yaml"
     if not file.is_file():
         return {}
-    tree = yaml.load(file.read_text(encoding="utf-8"), _LOADER)
+    tree = yaml.load(file.read_text(encoding="utf-8"), _Loader)
     found: dict[str, set[str]] = {}
     for where, target in targets(tree, group):
         found.setdefault(slot_of(where), set()).add(str(target))
