@@ -196,6 +196,8 @@ def test_nothing_is_fetched_unless_the_party_says_so(benchmark, tmp_path):
     config = travelling(f"benchmark={benchmark}")
     assert re.match(r"benchmark\.\w*path names ", refusal(config))
     admit(config, write(tmp_path, network=True), (0,))
+    policy = write(tmp_path, data=str(tmp_path))  # rows of its own take the place of the hub's
+    admit(travelling(f"benchmark={benchmark}", benchmark__data_dir="rows"), policy, (0,))
     assert "names an address" in refusal(travelling(adapter__roles=["http://x"]))
 
 
