@@ -145,7 +145,7 @@ class Encoder:
         prompts = self.token_ids([example.prompt for example in examples])
         joined = self.token_ids([_join(example.prompt, example.target) for example in examples])
         eos = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
-        result = []
+        result: list[Encoded] = []
         for example, prompt, both in zip(examples, prompts, joined, strict=True):
             if both[: len(prompt)] == prompt:
                 answer = both[len(prompt) :]
