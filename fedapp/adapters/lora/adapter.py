@@ -108,7 +108,7 @@ class LoraAdapted(HookedModel):
         """Merge updates, fp32 [out, in], into the base's weights.
 
         Raises:
-            ValueError: If a weight cannot hold an update.
+            ValueError: If a weight is another layer's, too.
         """
         self.low_rank.set_merged(given)
 
