@@ -79,8 +79,10 @@ def parse_json(text: bytes, max_values: int = MAX_VALUES, max_depth: int = MAX_D
     _count(text, max_values, max_depth)
     try:
         return json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # also integers of thousands of digits
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise WireError(f"the message's text cannot be read: {error}") from None
+    except ValueError:  # Python's own limit for whole numbers
+        raise WireError("the message's text holds a number of thousands of digits") from None
 
 
 def _count(text: bytes, max_values: int, max_depth: int) -> None:

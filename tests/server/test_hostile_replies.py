@@ -1,38 +1,31 @@
 """Each way in which one client's reply can be wrong: it is left out by name, and the run goes on."""
 
 import json
+import zlib
 
 import numpy as np
 import pytest
 
 from fedapp.engines.grid import Network
-from fedapp.wire.records import unpack
+from fedapp.wire.records import pack, unpack
 from tests.federation import run_toy
 from tests.server_side import ROW, raw_records
 
 DEEP = b"\x93NUMPY\x01\x00\xc8\x00" + b"[" * 200
 
 
-def facts_of(reply):
-    envelope = unpack(reply)
-    manifest = [[n, str(a.dtype), list(a.shape), 0] for n, a in sorted(envelope.payload.arrays.items())]
-    return {"facts": envelope.facts, "manifest": manifest, "texts": envelope.payload.texts}
-
-
 def said(**changed):
     """A reply whose facts are changed; its arrays stay."""
 
     def change(reply):
-        body = unpack_body(reply)
+        body = body_of(reply)
         body["facts"] |= {name.replace("_", "-"): value for name, value in changed.items()}
         return json.dumps(body).encode()
 
     return change
 
 
-def unpack_body(reply):
-    import zlib
-
+def body_of(reply):
     return json.loads(zlib.decompress(reply["fedapp-message"]["json"]))
 
 
@@ -40,28 +33,28 @@ def fixed(text):
     return lambda reply: text
 
 
-def zipped(name, value):
-    """A row of scores with a value that is none."""
+def scored(name, value):
+    """A reply with a row of scores in which one thing is changed or added."""
     return said(rows=[{**ROW, name: value}])
 
 
 # By client: what arrives in place of its reply, and what the warning says of it.
 FAULTS = {
-    1: (fixed(b'{"facts":' + b"9" * 5000 + b',"manifest":[],"texts":{}}'), "cannot be read"),
+    1: (fixed(b'{"facts":' + b"9" * 5000 + b',"manifest":[],"texts":{}}'), "number of thousands of digits"),
     2: ("blob", "the blob cannot be read"),
     3: (fixed(b"[" * 100_000 + b"]" * 100_000), "nests deeper than 8"),
     4: (said(rows=[{k: v for k, v in ROW.items() if k != "split"}]), "split none is none of"),
-    5: (zipped("accuracy", "high"), "accuracy='high' must be a number from 0 to 1"),
+    5: (scored("accuracy", "high"), "accuracy='high' must be a number from 0 to 1"),
     6: (said(metrics={"train-loss": 10**400}), "a number of more than 30 digits"),
     7: (said(about={"tasks": 5}), "tasks must be a list of names"),
-    8: (zipped("client-id", 0), "a row with its own client-id"),
-    9: (zipped("server-round", 2), "a row with its own server-round"),
-    10: (zipped("accuracy", 9.0), "accuracy=9.0 must be a number from 0 to 1"),
-    11: (zipped("accuracy", float("nan")), "accuracy=nan must be"),
-    12: (zipped("loss", float("inf")), "loss=inf must be"),
+    8: (scored("client-id", 0), "a row with its own client-id"),
+    9: (scored("server-round", 2), "a row with its own server-round"),
+    10: (scored("accuracy", 9.0), "accuracy=9.0 must be a number from 0 to 1"),
+    11: (scored("accuracy", float("nan")), "accuracy=nan must be"),
+    12: (scored("loss", float("inf")), "loss=inf must be"),
     13: (said(num_examples=2**39), "num-examples=549755813888, more than max_examples"),
     14: (fixed(b'{"facts":{"x":[' + b"[]," * 2**22 + b"0]}}"), "more than 1048576 values"),
-    15: (zipped("zzz", 0.5), "its scores are not called accuracy"),
+    15: (scored("zzz", 0.5), "its scores are not called accuracy"),
     16: (said(failure="\x1b[2Jdata\u202e"), r"left out: \x1b[2Jdata\u202e"),
     17: ("large", "reach 1e+30, more than 1e+18"),
 }
@@ -75,11 +68,9 @@ def spoil(client_id, reply):
         envelope = unpack(reply.content)
         for array in envelope.payload.arrays.values():
             array[...] = np.float32(1e30)
-        from fedapp.wire.records import pack
-
         reply.content.update(pack(envelope))
         return reply
-    text = json.dumps(unpack_body(reply.content)).encode() if what == "blob" else what(reply.content)
+    text = json.dumps(body_of(reply.content)).encode() if what == "blob" else what(reply.content)
     records = raw_records(text, DEEP if what == "blob" else None)
     reply.content["fedapp-message"] = records["fedapp-message"]
     if what == "blob":
@@ -91,8 +82,8 @@ def spoil(client_id, reply):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile") / "run"
     clients = len(FAULTS) + 4
-    settings = [f"num_clients={clients}", "num_rounds=2", "min_replies=2", "benchmark.num_train=400"]
-    return run_toy(folder, *settings, network=Network(tamper=spoil), num_nodes=clients)
+    settings = ["num_rounds=2", "min_replies=2", "benchmark.num_train=400", "round_timeout=60"]
+    return run_toy(folder, f"num_clients={clients}", *settings, network=Network(tamper=spoil), num_nodes=clients)
 
 
 @pytest.mark.parametrize("client", FAULTS)

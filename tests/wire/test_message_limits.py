@@ -33,7 +33,7 @@ def test_a_small_message_of_very_many_values_is_refused_before_they_are_made(uni
     records = raw_records(text)
     assert len(records["fedapp-message"]["json"]) < 100_000
     # The text itself, and numbers about a piece of it; 32 MiB of [], would become 800 MiB.
-    assert peak_mib(lambda: unpack_facts(records)) < 2 * mib + 16
+    assert peak_mib(lambda: unpack_facts(records)) < 2 * mib + 20
     with pytest.raises(WireError, match="more than 1048576 values"):
         unpack_facts(records)
 
@@ -63,7 +63,7 @@ def test_deep_json_is_refused(depth):
 def test_an_integer_of_thousands_of_digits_is_refused_or_read(number):
     text = b'{"facts":{"x":%s},"manifest":[],"texts":{}}' % number.encode()
     if len(number) > 4300:
-        with pytest.raises(WireError, match="cannot be read"):
+        with pytest.raises(WireError, match="number of thousands of digits"):
             unpack_facts(raw_records(text))
     else:
         assert unpack_facts(raw_records(text))["x"] == int(number)
