@@ -41,7 +41,9 @@ def print_table(
     look: Any = {"box": box.SIMPLE_HEAD} if ruled else {"box": None, "padding": (0, 2, 0, 0)}
     table = Table(pad_edge=False, **look)
     for column in columns:
-        table.add_column(escape(printable(column)), justify="left" if column in left else "right", overflow="fold")
+        table.add_column(
+            escape(printable(column)), justify="left" if column in left else "right", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(escape(printable(show_cell(value), keep="\n")) for value in row))
     _console(stream).print(table)

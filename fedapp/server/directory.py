@@ -182,7 +182,7 @@ class ClientDirectory:
         self._warn_of_the_greedy()
 
     def _require_one_node_each(self, present: set[int]) -> None:
-        """Two nodes that claim a client end the run; one that has left since may have come back as another."""
+        """Two nodes that claim a client end the run, unless one has left and may be back as the other."""
         claimants: dict[int, list[int]] = {}
         for node, answer in sorted(self._answers.items()):
             for client in answer.clients:

@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 MAX_VALUES = 2**20
@@ -21,11 +22,14 @@ MAX_MAGNITUDE = 1e18
 """Largest number in an array: a sum of 300 products of two such numbers is still an fp32 number."""
 
 _CHUNK = 2**20  # bytes of text, scanned at a time
-_VALUES = 2**16  # numbers copied and checked while they are in the processor's cache
+_VALUES = 2**17  # numbers copied and checked while they are in the processor's cache
 _QUOTE, _COMMA = ord('"'), ord(",")
 _OPENING, _CLOSING = (ord("["), ord("{")), (ord("]"), ord("}"))
-_NPY = re.compile(rb"\x93NUMPY\x01\x00(..)\{'descr': '([^']{1,8})', 'fortran_order': False, "
-                  rb"'shape': \((\d{1,13}),\), \} *\n", re.DOTALL)
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\x00(..)\{'descr': '([^']{1,8})', 'fortran_order': False, "
+    rb"'shape': \((\d{1,13}),\), \} *\n",
+    re.DOTALL,
+)
 
 
 class WireError(ValueError):
@@ -45,6 +49,9 @@ class Limits:
     payload_bytes: int = 2**31
     text_bytes: int = 2**26
     examples: int = 1_000_000
+
+
+DEFAULT = Limits()
 
 
 def inflate(packed: bytes, limits: Limits) -> bytes:
@@ -118,9 +125,7 @@ def blob_of(data: bytes, limits: Limits) -> np.ndarray:
         WireError: If it is something else, or larger than the limit.
     """
     if len(data) > limits.payload_bytes + 1024:
-        raise WireError(
-            f"the blob has {len(data)} bytes, more than max_payload_bytes={limits.payload_bytes}"
-        )
+        raise WireError(f"the blob has {len(data)} bytes, more than max_payload_bytes={limits.payload_bytes}")
     found = _NPY.match(data)
     if found is None or int.from_bytes(found[1], "little") + 10 != found.end():
         raise WireError("the blob cannot be read: it must be flat uint8 in NumPy's format")
@@ -147,24 +152,39 @@ def copy_values(name: str, raw: np.ndarray, dtype: np.dtype, finite: bool) -> np
     """
     source = raw.view(dtype)
     copied = np.empty(source.size, dtype)
-    if not finite or dtype.kind in "iu":
-        copied[:] = source
-        return copied
-    wide = dtype if dtype.itemsize >= 4 else np.dtype(np.float32)
+    looked_at = finite and dtype.kind not in "iu"
+    fits = _fits_half if dtype.itemsize == 2 else _fits
     with np.errstate(all="ignore"):
         for start in range(0, source.size, _VALUES):
-            copied[start : start + _VALUES] = source[start : start + _VALUES]
-            values = copied[start : start + _VALUES].astype(wide, copy=False)
-            # One pass at the speed of the cache; only what looks wrong is looked at closely. A NaN or an
-            # infinity makes the sum of squares one too, and no number exceeds the root of that sum.
-            if not np.dot(values, values) < MAX_MAGNITUDE**2:
+            values = copied[start : start + _VALUES]
+            values[:] = source[start : start + _VALUES]
+            if looked_at and not fits(values):  # only what looks wrong is looked at closely
                 _require_usable(name, values)
     return copied
 
 
+def _fits(values: np.ndarray) -> bool:
+    """Whether no number ``[num_values]`` can exceed ``MAX_MAGNITUDE``: its square is in the sum of all.
+
+    A NaN or an infinity makes that sum one too. It is one pass at the speed of the cache.
+    """
+    return bool(np.dot(values, values) < MAX_MAGNITUDE**2)
+
+
+def _fits_half(values: np.ndarray) -> bool:
+    """The same for types of 16 bits ``[num_values]``, whose bits read as whole numbers are in their order.
+
+    With a sign bit they are so among themselves, as unsigned numbers above all the others.
+    """
+    most = min(MAX_MAGNITUDE, float(ml_dtypes.finfo(values.dtype).max))
+    bits = int(np.array([most]).astype(values.dtype).view(np.uint16)[0])
+    return int(values.view(np.int16).max()) <= bits and int(values.view(np.uint16).max()) <= bits | 0x8000
+
+
 def _require_usable(name: str, values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
+    wide = values.astype(np.float64)
+    if not np.isfinite(wide).all():
         raise WireError(f"its values in {name!r} are not finite")
-    largest = float(np.abs(values.astype(np.float64)).max())
+    largest = float(np.abs(wide).max())
     if largest > MAX_MAGNITUDE:
         raise WireError(f"its values in {name!r} reach {largest:.3g}, more than {MAX_MAGNITUDE:g}")

@@ -15,7 +15,7 @@ from fedapp.core.errors import one_line
 from fedapp.core.method import Phase
 from fedapp.core.payload import Payload
 from fedapp.core.types import Metrics
-from fedapp.wire.limits import Limits, WireError, parse_json
+from fedapp.wire.limits import DEFAULT, Limits, WireError, parse_json
 from fedapp.wire.messages import (
     MODELS,
     MOMENTS,
@@ -52,7 +52,7 @@ def read_join(records: RecordDict) -> Join:
     return Join(_config(unpack(records).facts))
 
 
-def read_joined(records: RecordDict, limits: Limits = Limits()) -> Joined | Failed:
+def read_joined(records: RecordDict, limits: Limits = DEFAULT) -> Joined | Failed:
     """Unpack a node's answer.
 
     Raises:
@@ -107,7 +107,7 @@ def read_work(records: RecordDict) -> Work:
 
 
 def read_done(
-    records: RecordDict, client_id: int, server_round: int, phase: Phase, limits: Limits = Limits()
+    records: RecordDict, client_id: int, server_round: int, phase: Phase, limits: Limits = DEFAULT
 ) -> Done | Failed:
     """Unpack a client's reply.
 
@@ -130,7 +130,7 @@ def read_done(
 
 
 def peek_done(
-    records: RecordDict, client_id: int, server_round: int, phase: Phase, limits: Limits = Limits()
+    records: RecordDict, client_id: int, server_round: int, phase: Phase, limits: Limits = DEFAULT
 ) -> Done | Failed:
     """The same without touching the arrays: its upload is empty.
 

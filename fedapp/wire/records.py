@@ -19,7 +19,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fedapp.core.payload import DTYPES, Payload
 from fedapp.core.types import Arrays
-from fedapp.wire.limits import Limits, WireError, blob_of, copy_values, inflate, parse_json
+from fedapp.wire.limits import DEFAULT, Limits, WireError, blob_of, copy_values, inflate, parse_json
 
 MAX_ARRAYS = 100_000
 MAX_LISTS = 64
@@ -56,7 +56,7 @@ def pack(envelope: Envelope, prefix: str = "fedapp") -> RecordDict:
 
 
 def unpack(
-    records: RecordDict, limits: Limits = Limits(), prefix: str = "fedapp", finite: bool = False
+    records: RecordDict, limits: Limits = DEFAULT, prefix: str = "fedapp", finite: bool = False
 ) -> Envelope:
     """Read an envelope and check all of it.
 
@@ -86,7 +86,7 @@ def require_own(records: RecordDict, prefix: str = "fedapp") -> None:
         raise WireError(f"the message has a record {show(odd[0])} that is not of the format")
 
 
-def unpack_facts(records: RecordDict, limits: Limits = Limits()) -> dict[str, Any]:
+def unpack_facts(records: RecordDict, limits: Limits = DEFAULT) -> dict[str, Any]:
     """Only the plain facts of an envelope, without touching its arrays.
 
     Raises:

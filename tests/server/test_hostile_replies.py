@@ -83,7 +83,9 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hostile") / "run"
     clients = len(FAULTS) + 4
     settings = ["num_rounds=2", "min_replies=2", "benchmark.num_train=400", "round_timeout=60"]
-    return run_toy(folder, f"num_clients={clients}", *settings, network=Network(tamper=spoil), num_nodes=clients)
+    return run_toy(
+        folder, f"num_clients={clients}", *settings, network=Network(tamper=spoil), num_nodes=clients
+    )
 
 
 @pytest.mark.parametrize("client", FAULTS)

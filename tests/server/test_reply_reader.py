@@ -36,9 +36,7 @@ def test_a_client_counts_as_no_more_than_it_said_when_it_joined(told):
     honest = [done_facts(0), done_facts(1, num_examples=900_000), done_facts(2, num_examples=50)]
     replies = read(reader, *honest, done_facts(3))
     assert [reply.upload.num_examples for reply in replies] == [60, 60, 50, 1]
-    assert told[0] == (
-        "client 1 reports num-examples=900000 and said 60 when it joined: it counts as 60"
-    )
+    assert told[0] == ("client 1 reports num-examples=900000 and said 60 when it joined: it counts as 60")
     read(reader, *honest, done_facts(3))
     assert len(told) == 2  # of each client once
 

@@ -82,7 +82,9 @@ def test_a_node_each_and_one_node_for_several_clients(join):
 def test_two_claims_on_one_client_end_the_run_and_name_both_nodes(join, greedy, late):
     answers = {**{node: (4 - late, one) for node, one in HONEST.items()}, 50: (late, claims(*greedy))}
     first = min(greedy)
-    with pytest.raises(FederationError, match=rf"^nodes 50 and {100 + first} both claim client {first}: .*seats"):
+    with pytest.raises(
+        FederationError, match=rf"^nodes 50 and {100 + first} both claim client {first}: .*seats"
+    ):
         join(answers)
 
 
@@ -100,7 +102,9 @@ def test_with_seats_a_false_claim_is_left_out_by_name_and_the_run_goes_on(join):
     assert "node 103 claims client 0, bound to node 100" in told[0]
     # A stranger that fails in another's name is not heard in its place either.
     failed = Failed("I am client 0", (0,)).pack()
-    directory, _ = join({50: failed, **{n: (3, one) for n, one in HONEST.items()}}, seats=[100, 101, 102, 103])
+    directory, _ = join(
+        {50: failed, **{n: (3, one) for n, one in HONEST.items()}}, seats=[100, 101, 102, 103]
+    )
     assert sorted(directory.nodes) == [0, 1, 2, 3]
 
 

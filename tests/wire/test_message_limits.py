@@ -50,7 +50,9 @@ def test_values_and_depth_are_those_that_json_has_whatever_stands_in_quotes():
 
 def test_texts_with_many_brackets_are_no_values_across_the_pieces_that_are_counted():
     answers = ['[",\\' * 100_000, "{" * 700_000, "a" * 1_048_570 + '"[[[[[[[[[[[[[']
-    assert unpack(pack(Envelope({}, Payload(texts={"answers": answers})))).payload.texts == {"answers": answers}
+    assert unpack(pack(Envelope({}, Payload(texts={"answers": answers})))).payload.texts == {
+        "answers": answers
+    }
 
 
 @pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 900, 100_000, 2_000_000])

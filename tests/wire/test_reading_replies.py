@@ -7,7 +7,7 @@ import pytest
 from flwr.app import ConfigRecord
 
 from fedapp.core.payload import Payload
-from fedapp.wire.limits import Limits, WireError
+from fedapp.wire.limits import DEFAULT, WireError
 from fedapp.wire.messages import Done, Failed, Join, Joined, Row, Work
 from fedapp.wire.ranges import score_range
 from fedapp.wire.reading import peek_done, read_done, read_join, read_joined, read_work
@@ -15,7 +15,7 @@ from fedapp.wire.records import Envelope, pack
 from tests.server_side import ROW, body, done_facts, raw_records
 
 
-def read(facts, phase="train", texts=None, limits=Limits()):
+def read(facts, phase="train", texts=None, limits=DEFAULT):
     records = raw_records(body(facts, texts=texts))
     found = read_done(records, 1, 1, phase, limits)
     assert peek_done(records, 1, 1, phase, limits) == found or texts
@@ -142,7 +142,9 @@ def test_every_metric_of_the_benchmarks_lies_in_its_range():
     rng = np.random.default_rng(1)
     for name, metric in METRICS.items():
         low, high = score_range(name)
-        values = [metric(rng.choice(list("ab"), 6).tolist(), rng.choice(list("ab"), 6).tolist()) for _ in range(9)]
+        values = [
+            metric(rng.choice(list("ab"), 6).tolist(), rng.choice(list("ab"), 6).tolist()) for _ in range(9)
+        ]
         ends = [metric(["a", "b"], ["b", "a"]), metric(["a", "b"], ["a", "b"])]
         assert all(low <= value <= high for value in values), name
         assert ends == [low, high], name
@@ -176,7 +178,10 @@ def test_a_failure_is_one_printable_line_of_limited_length():
         ({"clients": [0], "fingerprints": ["x"]}, "how many training rows"),
         ({"clients": [0], "fingerprints": ["x"], "examples": [-1]}, "how many training rows"),
         ({"clients": [0, 1], "fingerprints": ["x"], "examples": [1]}, "of each client"),
-        ({"clients": [3], "fingerprints": ["x"], "examples": [2**39]}, "client 3 says .* max_examples=1000000"),
+        (
+            {"clients": [3], "fingerprints": ["x"], "examples": [2**39]},
+            "client 3 says .* max_examples=1000000",
+        ),
         ({"clients": [0], "failure": 5}, "no text"),
     ],
 )
