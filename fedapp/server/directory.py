@@ -13,7 +13,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedapp.core.errors import FederationError, one_line
-from fedapp.server.transport import POLL_SECONDS, pull, push
+from fedapp.server.transport import POLL_SECONDS, pull_or_warn, push
 from fedapp.wire.limits import Limits, WireError
 from fedapp.wire.messages import Failed, Join, Joined
 from fedapp.wire.reading import read_joined
@@ -80,10 +80,12 @@ class ClientDirectory:
 
         Raises:
             FederationError: If two nodes claim a client, or fewer than ``needed`` clients joined in time.
+            UnreadableReply: If Flower can read no answer at all.
         """
         deadline = time.monotonic() + timeout
         asked: set[int] = set()
         pending: dict[str, int] = {}
+        faults: list[str] = []
         while time.monotonic() < deadline:
             new = [node for node in grid.get_node_ids() if node not in asked]
             messages = [
@@ -92,7 +94,7 @@ class ClientDirectory:
             ]
             asked.update(new)
             pending |= push(grid, messages)
-            arrived = pull(grid, list(pending))
+            arrived = pull_or_warn(grid, list(pending), self.notify, faults)
             for message_id, reply in arrived:
                 self._hear(pending.pop(message_id), reply)
             waits = bool(pending) and len(self._seats) < self.num_clients

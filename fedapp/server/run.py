@@ -142,7 +142,13 @@ class ServerRun:
         for wave in self.directory.waves(by_client):
             batch = [by_client.pop(client) for client in wave]
             patience = timeout or self.settings.round_timeout
-            replies += ask(grid, batch, patience, lambda reply: self._notice(moment, reply))
+            replies += ask(
+                grid,
+                batch,
+                patience,
+                lambda reply: self._notice(moment, reply),
+                lambda text: self.observer.warning(f"round {moment.server_round}: {text}"),
+            )
         return replies
 
     def take(self, received: Sequence[Reply], moment: Moment) -> list[Upload]:
