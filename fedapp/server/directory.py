@@ -97,7 +97,7 @@ class ClientDirectory:
             arrived = pull_or_warn(grid, list(pending), self.notify, faults)
             for message_id, reply in arrived:
                 self._hear(pending.pop(message_id), reply)
-            waits = bool(pending) and len(self._seats) < self.num_clients
+            waits = bool(pending) and not self._all_bound()
             if self._heard_of() >= self.num_clients and not waits:
                 break
             if not arrived:
@@ -144,8 +144,13 @@ class ClientDirectory:
         named: set[int] = set()
         for clients in self._claims.values():
             named |= clients
-        unnamed = sum(node not in self._claims for node in self._refusals)
-        return len(named & set(range(self.num_clients))) + unnamed
+        unnamed = {node for node in self._refusals if node not in self._claims}
+        if self._all_bound():  # a node without a seat stands for no client
+            unnamed &= set(self._seats.values())
+        return len(named & set(range(self.num_clients))) + len(unnamed)
+
+    def _all_bound(self) -> bool:
+        return len(self._seats) == self.num_clients
 
     def _without_false(self, node: int, answer: Joined | Failed) -> Joined | Failed:
         """An answer without the clients whose seats are other nodes'."""

@@ -132,7 +132,7 @@ class ReplyReader:
             try:
                 named = parts(reply.upload.arrays)
             except ValueError as error:
-                self._leave_out(server_round, _senders([reply.upload.client_id]), str(error))
+                self._leave_out(server_round, _senders([reply.upload.client_id]), one_line(error))
             else:
                 found.append((reply, {name: alike(arrays) for name, arrays in named.items()}))
         for part in sorted({part for _, specs in found for part in specs} - set(self._usual)):
