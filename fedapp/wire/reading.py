@@ -123,9 +123,6 @@ def read_done(
     """
     require_own(records)
     envelope = unpack(records, limits, finite=True)
-    for name, values in envelope.payload.texts.items():
-        if not all(value.isprintable() or _is_unicode(value) for value in values):
-            raise WireError(f"its texts {name!r} are no valid Unicode")
     return _done(envelope.facts, envelope.payload, client_id, server_round, phase, limits)
 
 
@@ -260,12 +257,3 @@ def _sizes(about: Any, limits: Limits) -> ClientSizes:
     most = dict.fromkeys(("train", "validation", "test"), limits.examples) | {"parameters": 2**40}
     counts = {name: _count(name, about[name], most[name]) for name in about if name != "tasks"}
     return ClientSizes(**counts, tasks=tuple(tasks))
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether it can be written down: half a surrogate pair cannot."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 import io
 import json
+import time
 import tracemalloc
 
 import ml_dtypes
@@ -171,5 +172,7 @@ def test_what_a_terminal_would_act_on_is_shown_escaped(text, shown):
 
 
 def test_a_failure_text_of_any_length_is_read_in_no_time_and_cut():
-    assert len(one_line("<class 'a'>:<'" * 3_000_000)) == 600
+    text, started = "<class 'a'>:<'" * 3_000_000, time.process_time()
+    assert len(one_line(text)) == 600
+    assert time.process_time() - started < 0.2
     assert one_line("<class 'X'>:<'" + "trace\n" * 50_000 + "the reason'>") == "the reason"
