@@ -18,7 +18,7 @@ from fedapp.records.folder import RunFolder
 from fedapp.records.table import show_summary
 from fedapp.server.directory import ClientDirectory
 from fedapp.server.replies import ReplyReader
-from fedapp.server.run import ServerRun
+from fedapp.server.run import ServerRun, limits_of
 from fedapp.server.strategy import build_strategy
 
 app = ServerApp()
@@ -44,17 +44,18 @@ def main(grid: Grid, context: Context) -> None:
 def _server_run(folder: RunFolder) -> ServerRun:
     config = folder.config
     settings = config.run
-    limit = settings.max_payload_bytes
+    limits = limits_of(settings)
     variants = [config.variant(client_id) for client_id in range(settings.num_clients)]
     expected = {
         name: about(config.client(client_id)["model"], "fingerprint")
         for client_id, name in enumerate(variants)
     }
+    directory = ClientDirectory(variants, expected, limits, folder.warning, settings.seats)
     return ServerRun(
         config_json=config.to_json(),
-        directory=ClientDirectory(variants, expected, limit, folder.warning),
+        directory=directory,
         observer=folder,
-        reader=ReplyReader(limit, folder.warning, settings.max_norm_ratio),
+        reader=ReplyReader(limits, folder.warning, settings.max_norm_ratio, directory.examples),
         settings=settings,
         task=lambda: _task(config),
     )

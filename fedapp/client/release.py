@@ -30,6 +30,7 @@ ITEMS: Mapping[str, str] = MappingProxyType(
         "server-round": "",
         "clients": "",
         "num-examples": "row_counts",
+        "examples": "row_counts",
         "metrics": "scores",
         "rows": "scores",
         "seconds": "seconds",
@@ -77,10 +78,12 @@ def release(done: Done, policy: Policy) -> Done:
 
 
 def release_joined(joined: Joined, policy: Policy) -> Joined:
-    """A node's answer as it may leave: an empty fingerprint is one that is kept."""
-    if policy.share.fingerprint:
-        return joined
-    return replace(joined, fingerprints=("",) * len(joined.fingerprints))
+    """A node's answer as it may leave: an empty fingerprint is one that is kept, as is a single row."""
+    if not policy.share.fingerprint:
+        joined = replace(joined, fingerprints=("",) * len(joined.clients))
+    if not policy.share.row_counts:
+        joined = replace(joined, examples=(1,) * len(joined.clients))
+    return joined
 
 
 def reason_for_server(error: Exception, policy: Policy) -> str:

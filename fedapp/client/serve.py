@@ -42,12 +42,12 @@ def open_workplaces(message: Join, clients: tuple[int, ...]) -> Joined:
     Raises:
         ClientFailure, ValueError: If one of them cannot take part.
     """
-    fingerprints = []
+    fingerprints, examples = [], []
     for client_id in clients:
         place = workplace(message.config, client_id)
-        place.setup.data(client_id)
+        examples.append(len(place.setup.data(client_id).train))
         fingerprints.append(place.base.fingerprint)
-    return Joined(clients, tuple(fingerprints))
+    return Joined(clients, tuple(fingerprints), tuple(examples))
 
 
 def serve(work: Work, state: Arrays, output_dir: str | None = None) -> Done:

@@ -31,7 +31,7 @@ from fedapp import __version__
 from fedapp.config.build import about
 from fedapp.config.composed import Composed
 from fedapp.config.run import folder_setting
-from fedapp.core.errors import reason_of
+from fedapp.core.errors import printable, reason_of
 from fedapp.core.files import ROOT, write_atomically
 from fedapp.core.types import Arrays
 from fedapp.records.adapter_file import write_adapter
@@ -125,6 +125,7 @@ class RunFolder:
 
     def warning(self, message: str) -> None:
         """A warning belongs to the results: the log, the events and run.json hold it."""
+        message = printable(message)
         print(f"WARNING: {message}", file=sys.stderr, flush=True)
         self._warnings.append(message)
         self.event("warning", message=message)
