@@ -9,11 +9,10 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedapp.client import serve as serving
-from fedapp.client.party import Exchange, Party, unusable
-from fedapp.config.policy import PolicyError
+from fedapp.client.party import Exchange, Party
 from fedapp.core.payload import Payload
-from fedapp.core.types import Arrays
-from fedapp.wire.messages import Done, Joined
+from fedapp.core.types import Arrays, ClientFailure
+from fedapp.wire.messages import Done, Failed, Joined
 from fedapp.wire.reading import read_join, read_work
 from fedapp.wire.records import Envelope, pack, unpack
 
@@ -71,7 +70,7 @@ def _reply(message: Message, context: Context, work: Callable[[Party, Exchange],
     """The party's answer to a message."""
     try:
         party = Party.of(dict(context.node_config))
-    except PolicyError as error:
-        return Message(unusable(error).pack(), reply_to=message)
+    except ClientFailure as error:
+        return Message(Failed(str(error)).pack(), reply_to=message)
     exchange = Exchange({"run": context.run_id, "message": message.metadata.message_type})
     return Message(party.answer(exchange, lambda: work(party, exchange)).pack(), reply_to=message)

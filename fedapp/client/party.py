@@ -54,9 +54,13 @@ class Party:
         """The owner of a node.
 
         Raises:
-            PolicyError: If its policy cannot be used.
+            ClientFailure: If its policy cannot be used; why goes to its own log.
         """
-        policy = Policy.of(node_config)
+        try:
+            policy = Policy.of(node_config)
+        except PolicyError as error:
+            logger.error("%s", error)
+            raise ClientFailure("this party's policy cannot be used; its own log says why") from None
         if not policy.network:  # read when the libraries are loaded, which is later
             for name in OFFLINE:
                 os.environ[name] = "1"
@@ -109,9 +113,3 @@ class Party:
 
     def _note(self, exchange: Exchange, result: Mapping[str, Any]) -> None:
         self.log.append({**exchange.about, "clients": list(exchange.clients), **result})
-
-
-def unusable(error: PolicyError) -> Failed:
-    """The answer of a party whose own policy cannot be used; why is for its own log."""
-    logger.error("%s", error)
-    return Failed("this party's policy cannot be used; its own log says why")

@@ -19,7 +19,7 @@ import yaml
 
 from fedapp.config import slots
 from fedapp.core.checks import require_bool, show_value
-from fedapp.core.party import OPEN, POLICY_KEY, POLICY_VARIABLE
+from fedapp.core.files import OPEN, POLICY_KEY, POLICY_VARIABLE
 
 UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 GROUPS = {"methods": "method", "adapters": "adapter", "benchmarks": "benchmark"}

@@ -1,4 +1,4 @@
-"""Where the project's own files are, and how files are written."""
+"""Where the project's own files are, how a party's is named, and how files are written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "fedapp"
 CONF = ROOT / "conf"
 ASSETS = PACKAGE / "assets"
+
+POLICY_VARIABLE = "FEDAPP_POLICY"
+"""Environment variable that names a policy file, where the node's configuration names none."""
+POLICY_KEY = "policy"
+"""The same in a node's configuration, which comes first."""
+OPEN = "open"
+"""In the place of a file: server and clients are one user's, as in a simulation; nothing is guarded."""
 
 
 def write_atomically(path: Path, text: str) -> None:

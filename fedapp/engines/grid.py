@@ -29,7 +29,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedapp.core.party import OPEN, POLICY_KEY, POLICY_VARIABLE
+from fedapp.core.files import OPEN, POLICY_KEY, POLICY_VARIABLE
 
 RunConfig = Mapping[str, str | int | float | bool]
 Predicate = Callable[[int, Message], bool]

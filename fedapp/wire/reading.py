@@ -70,7 +70,7 @@ def read_joined(records: RecordDict, limits: Limits = DEFAULT) -> Joined | Faile
     if not clients:
         return Joined((), (), ())
     found, examples = facts.get("fingerprints"), facts.get("examples")
-    if not isinstance(found, list) or not all(isinstance(f, str) and 0 < len(f) <= MAX_NAME for f in found):
+    if not isinstance(found, list) or not all(isinstance(f, str) and len(f) <= MAX_NAME for f in found):
         raise WireError("it does not say which base model it has")
     if not isinstance(examples, list) or not all(type(n) is int and n >= 0 for n in examples):
         raise WireError("it does not say how many training rows its clients have")

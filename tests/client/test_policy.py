@@ -16,7 +16,7 @@ from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
 from fedapp.config.policy import STRICT, Policy, PolicyError, Share, read_policy
 from fedapp.core.errors import FederationError
-from fedapp.core.party import OPEN, POLICY_VARIABLE
+from fedapp.core.files import OPEN, POLICY_VARIABLE
 from fedapp.engines import grid
 from tests.contract import METHODS, contract
 from tests.federation import TOY, run_toy

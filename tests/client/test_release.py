@@ -11,8 +11,7 @@ from fedapp.config import slots
 from fedapp.config.build import ConfigError
 from fedapp.config.policy import STRICT, Policy, Share
 from fedapp.core.errors import FederationError, RowError
-from fedapp.core.files import ROOT
-from fedapp.core.party import POLICY_VARIABLE
+from fedapp.core.files import POLICY_VARIABLE, ROOT
 from fedapp.core.types import ClientFailure
 from fedapp.engines.grid import Network
 from fedapp.wire.records import unpack

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from fedapp.core.errors import one_line
-from fedapp.core.party import OPEN, POLICY_VARIABLE
+from fedapp.core.files import OPEN, POLICY_VARIABLE
 from fedapp.engines.events import POLL_SECONDS
 from fedapp.engines.flower.processes import ProcessTree, find_program, listens
 from fedapp.engines.job import Job, RunFailed
