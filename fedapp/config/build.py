@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, TypeVar, cast
 
 from fedapp.core.checks import is_number, require_kind, show_value
-from fedapp.core.errors import one_line
+from fedapp.core.errors import Explained, one_line
 from fedapp.core.method import ClientRoutine
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ BUILDABLE = ("fedapp.", "flwr_datasets.partitioner.")
 RESERVED = ("about", "recipe")
 
 
-class ConfigError(ValueError):
+class ConfigError(Explained, ValueError):
     """The configuration cannot be used; the text is one line for the user."""
 
 

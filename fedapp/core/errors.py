@@ -25,6 +25,10 @@ def one_line(error: BaseException | str, longest: int = 600) -> str:
     return line if len(line) <= longest else line[: longest - 2] + " …"
 
 
+class Explained(Exception):
+    """An error whose text is one line that says all: a traceback would add nothing."""
+
+
 class RowError(ValueError):
     """A row of somebody's data cannot be used.
 
@@ -39,7 +43,7 @@ class RowError(ValueError):
         self.private = private or text
 
 
-class FederationError(RuntimeError):
+class FederationError(Explained, RuntimeError):
     """The federation cannot go on; the text is one line for the user."""
 
 

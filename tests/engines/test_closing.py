@@ -21,12 +21,11 @@ def test_a_signal_is_called_by_its_name():
 
 
 def test_half_a_line_is_ended_and_the_time_is_told(tmp_path):
-    job = Job(tmp_path, tmp_path, "", 1)
     begin = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - 60))
     facts = {"status": "running", "started": begin, "seconds": 0.1, "warnings": ["w"]}
     (tmp_path / "run.json").write_text(json.dumps(facts))
     (tmp_path / "events.jsonl").write_text('{"event": "start"}\n{"event": "rep')
-    close_run(job, "crashed")
+    close_run(tmp_path, "crashed")
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert lines[:2] == ['{"event": "start"}', '{"event": "rep']
     assert 59 <= json.loads(lines[2])["time"] <= 90
