@@ -6,13 +6,17 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
 
-from fedapp.cli.output import FAILED, OK, USAGE, complain
+from fedapp.cli.output import FAILED, OK, USAGE, complain, warn
 from fedapp.cli.progress import make_display
 from fedapp.config.build import ConfigError
+from fedapp.config.run import folder_setting
+from fedapp.core.status import DIED, has_died, how_it_died
 from fedapp.engines import ENGINES
-from fedapp.engines.job import RunFailed
+from fedapp.engines.closing import close_run
+from fedapp.engines.job import Job, RunFailed
 from fedapp.planning.job import make_job
 from fedapp.planning.preflight import check_config, look_ahead
 from fedapp.records.table import show_summary
@@ -36,6 +40,7 @@ def run(overrides: Sequence[str]) -> int:
             config = check_config(overrides)
             engine = ENGINES[config["engine"]]()
             look_ahead(config)
+            _note_death(folder_setting(config, "runs_dir"))
             job = make_job(overrides, config)
         except ConfigError as error:
             complain(str(error))
@@ -47,23 +52,55 @@ def run(overrides: Sequence[str]) -> int:
         except RunFailed as error:
             complain(f"{error} (log: {job.log_file})")
             return FAILED
+        except OSError as error:
+            return _unshown(job, error)
+        return _show(job)
+
+
+def _note_death(runs_dir: Path) -> None:
+    """Say so if the last run below a folder was killed, and see to it that its files say so, too."""
+    found: dict[float, Path] = {}
+    for path in runs_dir.glob("*/run.json"):
+        with contextlib.suppress(OSError):
+            found[path.stat().st_mtime] = path.parent
+    if found and has_died(last := found[max(found)]):
+        reason = how_it_died(last)
+        close_run(last, reason, status=DIED)
+        warn(f"the run before this one died: {reason} ({last})")
+
+
+def _show(job: Job) -> int:
+    try:
         show_summary(job.run_dir, sys.stdout)
-        return OK
+        sys.stdout.flush()
+    except OSError as error:
+        return _unshown(job, error)
+    return OK
+
+
+def _unshown(job: Job, error: OSError) -> int:
+    """Standard output is full or closed: a run that is complete stays so."""
+    close_run(job.run_dir, f"standard output cannot be written: {error.strerror}")
+    complain(f"standard output cannot be written: {error.strerror} (run folder: {job.run_dir})")
+    return FAILED
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM end the run as Ctrl-C does."""
+    """Let SIGTERM, and SIGHUP when the terminal goes, end the run as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(128 + number)
 
+    # Under nohup SIGHUP is ignored, and stays so.
+    numbers = [signal.SIGTERM] + [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN)
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = [(number, signal.signal(number, interrupt)) for number in numbers]
     except ValueError:  # Not the main thread.
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before:
+            signal.signal(number, handler)
