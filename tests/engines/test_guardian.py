@@ -38,7 +38,12 @@ with holding(Path(folder)):
 FAMILY = """
 import subprocess, sys, time
 last = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(100)"
-middle = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {last!r}], env={{}}, start_new_session=True).pid)"
+middle = f'''
+import subprocess, sys
+null = subprocess.DEVNULL
+words = [sys.executable, "-c", {last!r}]
+print(subprocess.Popen(words, env={{}}, start_new_session=True, stdout=null, stderr=null).pid)
+'''
 done = subprocess.run([sys.executable, "-c", middle], capture_output=True, text=True)
 open(sys.argv[1], "w").write(done.stdout)
 time.sleep(100)
@@ -72,7 +77,7 @@ def test_when_the_command_is_killed_no_descendant_stays_and_the_run_has_died(tmp
     (tmp_path / "run" / "config.yaml.partial").write_text("half")
     process.kill()
     process.communicate()
-    gone, alive = psutil.wait_procs(family, timeout=20)
+    _, alive = psutil.wait_procs(family, timeout=20)
     assert alive == []
     about = json.loads((tmp_path / "run" / "run.json").read_text())
     reason = f"fedapp run (process {process.pid}) was killed"
