@@ -49,6 +49,8 @@ class FederationError(Explained, RuntimeError):
 
 def reason_of(error: BaseException) -> str:
     """One line on what ended a run; for an interruption the signal's name."""
+    if isinstance(error, SystemExit):
+        return f"its process was told to end, with exit code {error.code or 0}"
     if not isinstance(error, KeyboardInterrupt):
         return one_line(error)
     # The command line gives the exit code that is due: 128 plus the signal's number.

@@ -42,8 +42,8 @@ def refusals_kept(overrides: str) -> Iterator[None]:
 def keep_refusal(overrides: str, error: Exception) -> Path:
     """Leave a run folder that says why a run could not begin.
 
-    It is the folder that ``run_dir`` names, as far as the overrides can be read; where that holds a run, or
-    none is named, a new one below ``runs_dir``, else below ``runs`` in the current folder.
+    It is the folder that ``run_dir`` names, as far as the overrides can be read, and one beside it where that
+    holds a run; where none is named, a new one below ``runs_dir``, else below ``runs`` in the current folder.
 
     Args:
         overrides: As the run was given them, in one string.
@@ -56,9 +56,11 @@ def keep_refusal(overrides: str, error: Exception) -> Path:
         WriteError: If there can be no such folder.
     """
     named, runs_dir = (plain_value(overrides, name) for name in ("run_dir", "runs_dir"))
-    path = Path(named).expanduser().absolute() if named else None
-    if path is None or path.is_file() or holds_run(path):
-        path = _new_folder(Path(runs_dir or "runs").expanduser().absolute())
+    path = Path(named or runs_dir or "runs").expanduser().absolute()
+    if not named:
+        path = _free(path / f"{time.strftime('%Y%m%d-%H%M%S')}-refused")
+    elif path.is_file() or holds_run(path):
+        path = _free(path.with_name(f"{path.name}-refused"))
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
     reason, now = reason_of(error), time.strftime("%Y-%m-%dT%H:%M:%S%z")
@@ -69,7 +71,6 @@ def keep_refusal(overrides: str, error: Exception) -> Path:
     return path
 
 
-def _new_folder(parent: Path) -> Path:
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-refused"
-    names = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
-    return next(parent / name for name in names if not (parent / name).exists())
+def _free(path: Path) -> Path:
+    names = (path.name if number == 1 else f"{path.name}-{number}" for number in itertools.count(1))
+    return next(path.with_name(name) for name in names if not path.with_name(name).exists())

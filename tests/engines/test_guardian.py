@@ -93,6 +93,25 @@ def test_when_the_command_is_killed_no_descendant_stays_and_the_run_has_died(tmp
     ]
 
 
+@linux
+def test_the_kill_of_one_command_leaves_another_alone(tmp_path):
+    processes, guardians = [], []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        processes.append(start(tmp_path / name, sys.executable, "-c", "import time; time.sleep(100)"))
+        guardians.append(psutil.Process(int(processes[-1].stdout.readline())))
+    wait_for(lambda: all(guardian.children() for guardian in guardians))
+    (other,) = guardians[1].children()
+    processes[0].kill()
+    guardians[0].wait(timeout=20)
+    assert other.is_running()
+    assert other.status() != psutil.STATUS_ZOMBIE
+    assert json.loads((tmp_path / "two" / "run" / "run.json").read_text())["status"] == "running"
+    guardians[1].send_signal(signal.SIGTERM)
+    for process in processes:
+        process.communicate(timeout=20)
+
+
 @pytest.mark.parametrize(("code", "status"), [("0", 0), ("7", 7)])
 def test_the_guardian_ends_with_its_command_and_its_exit_code(tmp_path, code, status):
     process = start(tmp_path, sys.executable, "-c", f"raise SystemExit({code})")
