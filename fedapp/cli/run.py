@@ -16,7 +16,7 @@ from fedapp.config.run import folder_setting
 from fedapp.core.status import DIED, has_died, how_it_died
 from fedapp.engines import ENGINES
 from fedapp.engines.closing import close_run
-from fedapp.engines.job import Job, RunFailed
+from fedapp.engines.job import RunFailed
 from fedapp.planning.job import make_job
 from fedapp.planning.preflight import check_config, look_ahead
 from fedapp.records.table import show_summary
@@ -49,12 +49,16 @@ def run(overrides: Sequence[str]) -> int:
             opening = f"starting with engine={config['engine']}, log: {job.log_file}"
             with make_display(sys.stdout, opening) as display:
                 engine(job, display.update)
+            show_summary(job.run_dir, sys.stdout)
         except RunFailed as error:
             complain(f"{error} (log: {job.log_file})")
             return FAILED
-        except OSError as error:
-            return _unshown(job, error)
-        return _show(job)
+        except OSError as error:  # a run that is complete stays so
+            fault = f"standard output cannot be written: {error.strerror}"
+            close_run(job.run_dir, fault)
+            complain(f"{fault} (run folder: {job.run_dir})")
+            return FAILED
+        return OK
 
 
 def _note_death(runs_dir: Path) -> None:
@@ -67,22 +71,6 @@ def _note_death(runs_dir: Path) -> None:
         reason = how_it_died(last)
         close_run(last, reason, status=DIED)
         warn(f"the run before this one died: {reason} ({last})")
-
-
-def _show(job: Job) -> int:
-    try:
-        show_summary(job.run_dir, sys.stdout)
-        sys.stdout.flush()
-    except OSError as error:
-        return _unshown(job, error)
-    return OK
-
-
-def _unshown(job: Job, error: OSError) -> int:
-    """Standard output is full or closed: a run that is complete stays so."""
-    close_run(job.run_dir, f"standard output cannot be written: {error.strerror}")
-    complain(f"standard output cannot be written: {error.strerror} (run folder: {job.run_dir})")
-    return FAILED
 
 
 @contextlib.contextmanager

@@ -89,7 +89,7 @@ class LineFile:
         self._file: int | None = None
 
     def append(self, line: str) -> None:
-        """Append a line; one that does not fit is taken back, so that there is never half a line.
+        """Append a line; one that does not fit is taken back: there is never half a line, nor a file of none.
 
         Args:
             line: Without its end.
@@ -116,6 +116,10 @@ class LineFile:
         except BaseException:
             with suppress(OSError):
                 os.ftruncate(file, size)
+            if size == 0:
+                self.close()
+                with suppress(OSError):
+                    self.path.unlink()
             raise
 
     def _end_torn_line(self, file: int) -> None:

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
-from fedapp.core.files import WriteError, append_line, write_atomically
+from fedapp.core.files import append_line, write_atomically
 from fedapp.core.status import COMPLETED, DIED, FAILED, STARTING, read_status, write_status
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"
@@ -46,8 +45,8 @@ def failure_of(run_dir: Path) -> str | None:
 def close_run(run_dir: Path, reason: str, *, overrule: bool = False, status: str = FAILED) -> None:
     """Mark a run as failed in run.json, events.jsonl and the log, unless its server has done so.
 
-    Call it when nothing writes to the run folder any more. Never raises ``OSError``: what cannot be written
-    on a full or broken disk is said on standard error.
+    Call it when nothing writes to the run folder any more. A disk that takes nothing at all is no second
+    fault: run.json stays as it was, and that nobody holds the folder any more tells that the run has died.
 
     Args:
         run_dir: The run folder.
@@ -66,10 +65,8 @@ def close_run(run_dir: Path, reason: str, *, overrule: bool = False, status: str
     facts |= {"status": status, "reason": reason}
     if seconds is not None:
         facts["seconds"] = seconds
-    try:
+    with suppress(OSError):
         write_status(run_dir, facts)
-    except WriteError as error:
-        print(f"fedapp: warning: {error}", file=sys.stderr, flush=True)
     end = {"event": "end", "time": seconds, "status": status, "message": reason}
     verb = "died" if status == DIED else "failed"
     with suppress(OSError):

@@ -45,6 +45,15 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path, full, room):
     assert (tmp_path / "rows.jsonl").read_text() == '{"a": 1}\n'
 
 
+def test_a_first_line_that_does_not_fit_leaves_no_file(tmp_path, full):
+    full(3)
+    file = LineFile(tmp_path / "rows.jsonl")
+    for _ in range(2):
+        with pytest.raises(WriteError):
+            file.append('{"a": 1}')
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_line_goes_out_in_one_write_and_is_there_at_once(tmp_path, monkeypatch):
     write, sizes = os.write, []
     monkeypatch.setattr(os, "write", lambda file, content: sizes.append(len(content)) or write(file, content))

@@ -27,7 +27,7 @@ def test_a_signal_is_called_by_its_name():
     assert reason_of(SystemExit()) == "its process was told to end, with exit code 0"
 
 
-def test_a_folder_that_cannot_be_written_is_no_second_fault(tmp_path, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_written_is_no_second_fault(tmp_path, monkeypatch):
     (tmp_path / "run.json").write_text('{"status": "running"}')
 
     def refuse(*arguments: object, **settings: object) -> None:
@@ -36,8 +36,7 @@ def test_a_folder_that_cannot_be_written_is_no_second_fault(tmp_path, monkeypatc
     monkeypatch.setattr(Path, "write_text", refuse)
     monkeypatch.setattr(os, "write", refuse)
     close_run(tmp_path, "crashed")
-    said = capsys.readouterr().err
-    assert said == f"fedapp: warning: {tmp_path / 'run.json'} cannot be written: Read-only file system\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
     assert has_died(tmp_path)  # what nobody can write down the lock says
 
 
