@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from fedapp.core.files import append_line, write_atomically
-from fedapp.core.status import COMPLETED, DIED, FAILED, STARTING, read_status, write_status
+from fedapp.core.status import COMPLETED, DIED, FAILED, STARTING, UNFINISHED, read_status, write_status
 
 TIME = "%Y-%m-%dT%H:%M:%S%z"
 
@@ -40,6 +40,17 @@ def failure_of(run_dir: Path) -> str | None:
     """Why the run failed, in its server's words; None if it says nothing of the kind."""
     facts = read_status(run_dir)
     return str(facts.get("reason")) if facts.get("status") == FAILED and facts.get("reason") else None
+
+
+def complete_run(run_dir: Path) -> None:
+    """Mark a run as complete that its server has called so, should run.json not hold it yet.
+
+    Raises:
+        WriteError: If that cannot be written.
+    """
+    facts = read_status(run_dir)
+    if facts.get("status") in UNFINISHED:
+        write_status(run_dir, {**facts, "status": COMPLETED})
 
 
 def close_run(run_dir: Path, reason: str, *, overrule: bool = False, status: str = FAILED) -> None:
@@ -78,8 +89,8 @@ def close_run(run_dir: Path, reason: str, *, overrule: bool = False, status: str
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold off Ctrl-C and SIGTERM while cleaning up, so that nothing is left behind."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    """Hold off Ctrl-C, SIGTERM and SIGHUP while cleaning up, so that nothing is left behind."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     try:
         before = [(number, signal.signal(number, signal.SIG_IGN)) for number in numbers]
     except ValueError:  # Not the main thread: signals do not arrive here anyway.

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from fedapp.core.errors import Explained, one_line, reason_of
 from fedapp.core.files import writing
 from fedapp.core.status import holding
-from fedapp.engines.closing import close_run, open_run, uninterrupted
+from fedapp.engines.closing import close_run, complete_run, open_run, uninterrupted
 from fedapp.engines.events import EventTail, FollowEvents
 from fedapp.engines.guardian import closed_if_killed
 from fedapp.engines.job import Job, OnEvent, RunFailed, check_outcome
@@ -39,6 +39,7 @@ def run_in_process(job: Job, on_event: OnEvent) -> None:
         try:
             open_run(job.run_dir, os.getpid())
             _run_and_follow(job, tail, on_event)
+            complete_run(job.run_dir)
         except BaseException as error:
             with uninterrupted():
                 close_run(job.run_dir, reason_of(error))

@@ -16,7 +16,14 @@ from pathlib import Path
 from fedapp.core.errors import one_line, reason_of
 from fedapp.core.files import writing
 from fedapp.core.status import FILE, holding
-from fedapp.engines.closing import close_run, failure_of, is_closed, open_run, uninterrupted
+from fedapp.engines.closing import (
+    close_run,
+    complete_run,
+    failure_of,
+    is_closed,
+    open_run,
+    uninterrupted,
+)
 from fedapp.engines.events import POLL_SECONDS, EventTail, report
 from fedapp.engines.flower.home import flower_home
 from fedapp.engines.flower.processes import ProcessTree
@@ -46,6 +53,7 @@ def run_flower(job: Job, on_event: OnEvent) -> None:
                 log = job.log_file.open("ab", buffering=0)
             with log, flower_home() as home:
                 _run_on_superlink(job, on_event, log.fileno(), home)
+            complete_run(job.run_dir)
         except BaseException as error:
             with uninterrupted():
                 close_run(job.run_dir, reason_of(error))
