@@ -15,7 +15,7 @@ from fedapp.config.build import ConfigError
 from fedapp.config.run import folder_setting
 from fedapp.core.status import DIED, has_died, how_it_died
 from fedapp.engines import ENGINES
-from fedapp.engines.closing import close_run
+from fedapp.engines.closing import ENDING, close_run
 from fedapp.engines.job import RunFailed
 from fedapp.planning.job import make_job
 from fedapp.planning.preflight import check_config, look_ahead
@@ -81,7 +81,8 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt(128 + number)
 
     # Under nohup SIGHUP is ignored, and stays so.
-    numbers = [signal.SIGTERM] + [signal.SIGHUP] * (signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN)
+    ignored = {one for one in ENDING if signal.getsignal(one) is signal.SIG_IGN} - {signal.SIGTERM}
+    numbers = [one for one in ENDING if one is not signal.SIGINT and one not in ignored]
     try:
         before = [(number, signal.signal(number, interrupt)) for number in numbers]
     except ValueError:  # Not the main thread.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -86,7 +87,7 @@ class LineFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: int | None = None
+        self._file: io.FileIO | None = None
 
     def append(self, line: str) -> None:
         """Append a line; one that does not fit is taken back: there is never half a line, nor a file of none.
@@ -99,33 +100,34 @@ class LineFile:
         """
         with writing(self.path):
             if self._file is None:
-                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                self._file = io.FileIO(self.path, "a+")
                 self._end_torn_line(self._file)
             self._append(self._file, line.encode() + b"\n")
 
     def close(self) -> None:
         """Close the file; lines may still be appended later."""
         if self._file is not None:
-            os.close(self._file)
+            self._file.close()
             self._file = None
 
-    def _append(self, file: int, content: bytes) -> None:
-        size = os.fstat(file).st_size
+    def _append(self, file: io.FileIO, content: bytes) -> None:
+        size = os.fstat(file.fileno()).st_size
         try:
-            _write_all(file, content)
+            _write_all(file.fileno(), content)
         except BaseException:
             with suppress(OSError):
-                os.ftruncate(file, size)
+                file.truncate(size)
             if size == 0:
                 self.close()
                 with suppress(OSError):
                     self.path.unlink()
             raise
 
-    def _end_torn_line(self, file: int) -> None:
+    def _end_torn_line(self, file: io.FileIO) -> None:
         """Go on behind the half line that a program may have left that was killed as it wrote."""
-        size = os.fstat(file).st_size
-        if size and os.pread(file, 1, size - 1) != b"\n":
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        if file.read(1) not in (b"", b"\n"):
             self._append(file, b"\n")
 
 

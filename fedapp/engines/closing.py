@@ -15,6 +15,8 @@ from pathlib import Path
 from fedapp.core.files import append_line, write_atomically
 from fedapp.core.status import COMPLETED, DIED, FAILED, STARTING, UNFINISHED, read_status, write_status
 
+# Windows has no SIGHUP.
+ENDING = tuple(one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 
@@ -90,9 +92,8 @@ def close_run(run_dir: Path, reason: str, *, overrule: bool = False, status: str
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Hold off Ctrl-C, SIGTERM and SIGHUP while cleaning up, so that nothing is left behind."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     try:
-        before = [(number, signal.signal(number, signal.SIG_IGN)) for number in numbers]
+        before = [(number, signal.signal(number, signal.SIG_IGN)) for number in ENDING]
     except ValueError:  # Not the main thread: signals do not arrive here anyway.
         before = []
     try:

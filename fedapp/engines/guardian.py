@@ -32,7 +32,12 @@ def guarded(run_dir: Path, home: Path | None, command: Sequence[str]) -> list[st
         run_dir: The run folder, to be closed if this process is killed.
         home: A folder to be removed then; None for none.
         command: What the guardian starts, and ends then with all that came of it; may be empty.
+
+    Returns:
+        The command alone on Windows, where there are no guardians.
     """
+    if os.name != "posix":
+        return list(command)
     words = [str(os.getpid()), str(run_dir), str(home or ""), *command]
     return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), *words]
 
@@ -41,7 +46,7 @@ def guarded(run_dir: Path, home: Path | None, command: Sequence[str]) -> list[st
 def closed_if_killed(run_dir: Path) -> Iterator[None]:
     """Have the run folder closed if this process is killed while the body runs."""
     guardian = None
-    with suppress(OSError):  # Without one the next command finds out that the run has died.
+    with suppress(OSError, IndexError):  # Without one the next command finds out that the run has died.
         guardian = subprocess.Popen(
             guarded(run_dir, None, ()),
             stdin=subprocess.DEVNULL,

@@ -133,8 +133,8 @@ class SuperLink:
         deadline = time.monotonic() + COMMAND_TIMEOUT
         while self.is_alive() and time.monotonic() < deadline:
             with suppress(psutil.Error):
-                guardian = psutil.Process(self._process.pid)
-                if any(listens(one, self.port) for one in guardian.children()):
+                started = psutil.Process(self._process.pid)
+                if any(listens(one, self.port) for one in (started, *started.children())):
                     return True
             time.sleep(POLL_SECONDS)
         return False
