@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedapp.core.errors import Explained, one_line
+from fedapp.core.errors import one_line
 
 Event = Mapping[str, Any]
 """One line of the server's ``events.jsonl``."""
 OnEvent = Callable[[Event], None]
 
 
-class RunFailed(Explained, RuntimeError):
+class RunFailed(RuntimeError):
     """The run did not end as it should; the text is one line for the user."""
 
 

@@ -167,7 +167,7 @@ def test_if_the_command_is_killed_all_it_started_goes_and_the_run_has_died(tmp_p
     toy = Toy(tmp_path)
     process = toy.start("fault=sleep")
     wait_for(lambda: any(tmp_path.glob("runs/*/events.jsonl")))
-    wait_for(lambda: any("raylet" in process.name() for process in toy.processes()))
+    wait_for(lambda: len(toy.processes()) > 7)  # guardian, SuperLink and its helpers, Ray
     process.kill()
     process.communicate(timeout=60)
     wait_for(lambda: not toy.processes(), seconds=20)
