@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import Any
 
@@ -12,11 +11,14 @@ from flwr.serverapp import Grid, ServerApp
 from fedapp.config.build import about, build, build_routine
 from fedapp.config.compose import load_config
 from fedapp.config.composed import Composed
+from fedapp.config.overrides import split_words
 from fedapp.core.method import TaskFacts
 from fedapp.core.public_set import PublicSet
 from fedapp.records.folder import RunFolder
+from fedapp.records.refusal import refusals_kept
 from fedapp.records.table import show_summary
 from fedapp.server.directory import ClientDirectory
+from fedapp.server.log import show_explained_in_one_line
 from fedapp.server.replies import ReplyReader
 from fedapp.server.run import ServerRun, limits_of
 from fedapp.server.strategy import build_strategy
@@ -27,9 +29,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation, from the composed config to the summary."""
-    config = load_config(shlex.split(str(context.run_config.get("overrides", ""))))
-    strategy, routine = build_strategy(config), build_routine(config)
-    with RunFolder.create(config) as folder:
+    show_explained_in_one_line()
+    overrides = str(context.run_config.get("overrides", ""))
+    with refusals_kept(overrides):
+        config = load_config(split_words(overrides))
+        strategy, routine = build_strategy(config), build_routine(config)
+        folder = RunFolder.create(config)
+    with folder:
         run = _server_run(folder)
         if routine.needs.public_prompts:
             run.public = PublicSet.of(_benchmark(folder.config))

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 from fedapp.config import slots
 from fedapp.core.checks import is_number, require_kind, show_value
-from fedapp.core.errors import one_line
+from fedapp.core.errors import Explained, one_line
 from fedapp.core.method import ClientRoutine
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ T = TypeVar("T")
 RESERVED = ("about", "recipe")
 
 
-class ConfigError(ValueError):
+class ConfigError(Explained, ValueError):
     """The configuration cannot be used; the text is one line for the user."""
 
 

@@ -45,6 +45,10 @@ def one_line(error: BaseException | str, longest: int = 600) -> str:
     return line if len(line) <= longest else line[: longest - 2] + " …"
 
 
+class Explained(Exception):
+    """An error whose text is one line that says all: a traceback would add nothing."""
+
+
 class RowError(ValueError):
     """A row of somebody's data cannot be used.
 
@@ -59,12 +63,14 @@ class RowError(ValueError):
         self.private = private or text
 
 
-class FederationError(RuntimeError):
+class FederationError(Explained, RuntimeError):
     """The federation cannot go on; the text is one line for the user."""
 
 
 def reason_of(error: BaseException) -> str:
     """One line on what ended a run; for an interruption the signal's name."""
+    if isinstance(error, SystemExit):
+        return f"its process was told to end, with exit code {error.code or 0}"
     if not isinstance(error, KeyboardInterrupt):
         return one_line(error)
     # The command line gives the exit code that is due: 128 plus the signal's number.

@@ -15,6 +15,7 @@ from fedapp.config.build import ConfigError, about
 from fedapp.config.overrides import quote
 from fedapp.config.run import folder_setting
 from fedapp.core.files import ROOT
+from fedapp.core.status import has_died, how_it_died
 from fedapp.engines.job import Job
 
 # On top of the wait for the clients themselves: SuperLink and Ray have to start first.
@@ -79,7 +80,8 @@ def _run_folder(config: Mapping[str, Any]) -> Path:
     if config["run_dir"] is not None:
         run_dir = folder_setting(config, "run_dir")
         if run_dir.is_dir() and any(run_dir.iterdir()):
-            raise ConfigError(f"run_dir={str(run_dir)!r} is not empty; name a new folder")
+            what = f"holds a run that died, {how_it_died(run_dir)}" if has_died(run_dir) else "is not empty"
+            raise ConfigError(f"run_dir={str(run_dir)!r} {what}; name a new folder")
         return _make_folder(run_dir, exist_ok=True)
     runs_dir = folder_setting(config, "runs_dir")
     names = [datetime.now().strftime("%Y%m%d-%H%M%S"), _name(config, "method"), _name(config, "benchmark")]
