@@ -158,7 +158,7 @@ class Messages(Format):
 
 @dataclass(frozen=True)
 class ShareGPT(Messages):
-    """``{"conversations": [{"from": "human", "value": …}, {"from": "gpt", "value": …}]}``; see ``Messages``."""
+    """``{"conversations": [{"from": "human", "value": …}, …]}``, else as ``Messages``."""
 
     wanted = ("conversations",)
     keys = ("from", "value")

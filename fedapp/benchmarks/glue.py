@@ -43,7 +43,8 @@ class Glue(BenchmarkDefaults):
         labels: Names of the labels in the order of their indices.
         metrics: Names of the metrics (``fedapp.benchmarks.metrics.METRICS``), the main one first.
         prompt: What the model reads; columns of the row in braces.
-        data_dir: Folder with ``<subset>/<split>.jsonl`` (or another format of ``fedapp.benchmarks.reading``); None: from the hub.
+        data_dir: Folder with ``<subset>/<split>.jsonl`` (or another format that
+            ``fedapp.benchmarks.reading`` knows); None: from the hub.
         path: Name of the data set on the hub.
         split_seed: Seed of the two halves of the validation split.
         num_public: Training rows set apart as public prompts, for methods whose clients exchange answers;

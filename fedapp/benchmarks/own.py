@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Own(BenchmarkDefaults):
-    """Rows in ``<data_dir>/<task>/train.jsonl`` and ``test.jsonl`` (or .json, .csv, .tsv, .parquet, a saved folder).
+    """Rows in ``<data_dir>/<task>/train.jsonl`` and ``test.jsonl``, or files of another format.
 
     Validation rows are taken from each client's training rows, as everywhere. With
     ``partitioner=distinct_task`` every folder is one client. ``<data_dir>/public.jsonl`` may hold public
@@ -64,8 +64,9 @@ class Own(BenchmarkDefaults):
             )
         if "{prompt}" not in self.prompt:
             raise ValueError(f"prompt={self.prompt!r} must show {{prompt}}")
-        for name in ("tasks", "labels"):
-            object.__setattr__(self, name, _names(name, getattr(self, name)))
+        object.__setattr__(self, "tasks", _names("tasks", self.tasks or ()))
+        if self.labels is not None:
+            object.__setattr__(self, "labels", _names("labels", self.labels))
         for task in self.tasks:
             require_inside(task)
         require_choice("answer", self.answer, ("whole", "first_line"))
@@ -108,7 +109,9 @@ class Own(BenchmarkDefaults):
             return []
         table = read_path(file, self._format().columns(answered=False), depth=1)
         pairs = zip(*self._format().read(table, answered=False), strict=True)
-        return [Example(self.prompt.replace("{prompt}", prompt), target, "public") for prompt, target in pairs]
+        return [
+            Example(self.prompt.replace("{prompt}", prompt), target, "public") for prompt, target in pairs
+        ]
 
     def template(self, row: Mapping[str, Any]) -> Example:
         """The prompt in its frame, and the target."""
@@ -131,7 +134,8 @@ class Own(BenchmarkDefaults):
     def _found(self, split: str) -> list[str]:
         """The folders that are there, hidden ones aside; all must have rows."""
         folders = sorted(path for path in Path(str(self.data_dir)).expanduser().iterdir() if path.is_dir())
-        names = [path.name for path in folders if not path.name.startswith(".")]
+        public = find_file(str(self.data_dir), "public")  # datasets saves one as a folder
+        names = [path.name for path in folders if not path.name.startswith(".") and path != public]
         if not names:
             raise ValueError(f"benchmark.data_dir={self.data_dir!r} holds no folder, so no task")
         empty = [name for name in names if find_rows(str(self.data_dir), [name], split) is None]
@@ -151,10 +155,8 @@ class Own(BenchmarkDefaults):
         return [places[target] for target in targets]
 
 
-def _names(setting: str, values: Any) -> tuple[str, ...] | None:
+def _names(setting: str, values: Any) -> tuple[str, ...]:
     """A list of names; the command line makes numbers and true or false of some."""
-    if values is None:
-        return None if setting == "labels" else ()
     texts = [] if isinstance(values, str) or not isinstance(values, Sequence) else list(map(as_text, values))
     if isinstance(values, str) or None in texts or len(set(texts)) < len(texts):
         raise ValueError(f"{setting}={values!r} must be a list of different names, like [a, b]")

@@ -37,8 +37,9 @@ class TextClassification(LabelAnswers, BenchmarkDefaults):
         labels: Label words in the order of the data's label numbers.
         prompt: What the model reads, with ``{text}`` where the text goes; no blank at the end.
         metrics: Names of the metrics (``fedapp.benchmarks.metrics.METRICS``), the main one first.
-        data_dir: Folder with ``<task>/<split>.jsonl`` (or another format of ``fedapp.benchmarks.reading``), the text in the first of
-            ``columns`` and its number in ``label``; None: from the hub.
+        data_dir: Folder with ``<task>/<split>.jsonl`` (or another format that
+            ``fedapp.benchmarks.reading`` knows), the text in the first of ``columns`` and its
+            number in ``label``; None: from the hub.
         path: Name of the data set on the hub, with the configuration after a colon.
         revision: Its branch, tag or commit; None: the main branch.
         columns: Its columns of the text and of the label's number, on the hub.

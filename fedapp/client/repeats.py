@@ -52,4 +52,6 @@ def describe_repeats(found: Mapping[int, Repeats]) -> str:
         for client, one in list(found.items())[:5]
     )
     more = f"; and {len(found) - 5} clients more" if len(found) > 5 else ""
-    return f"test rows that are also training rows of the same client ({named}{more}): their scores say little"
+    return (
+        f"test rows that are also training rows of the same client ({named}{more}): their scores say little"
+    )

@@ -97,7 +97,9 @@ def test_an_address_that_cannot_be_read_is_one_line_with_the_way_out(monkeypatch
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["file://{}", "{}", "~/rows", "./rows", "zip://a::file://{}", "https://a::{}"])
+@pytest.mark.parametrize(
+    "path", ["file://{}", "{}", "~/rows", "./rows", "zip://a::file://{}", "https://a::{}"]
+)
 def test_an_address_leads_away_from_this_machine(path, tmp_path):
     with pytest.raises(ValueError, match=r"^benchmark.path=\S+ must be.*set benchmark.data_dir"):
         read_remote(path.format(tmp_path), "a", "test", LABEL, "benchmark.path")
@@ -112,7 +114,9 @@ def test_a_folders_name_leads_to_no_place_outside(folder, tmp_path):
 def test_a_split_lies_there_once(tmp_path):
     for name in ("train.jsonl", "train.csv"):
         write(tmp_path / "a", name, "")
-    with pytest.raises(ValueError, match=r"a has its train rows more than once, in train.jsonl and train.csv"):
+    with pytest.raises(
+        ValueError, match=r"a has its train rows more than once, in train.jsonl and train.csv"
+    ):
         find_rows(str(tmp_path), ["a"], "train")
 
 

@@ -1,4 +1,4 @@
-"""One reader of rows: cells as they stand in the file, and refusals that tell nothing of what stands there."""
+"""One reader of rows: cells as they stand in the file, and refusals that tell nothing of them."""
 
 import csv
 import datetime
@@ -68,7 +68,12 @@ def test_an_integer_of_any_length_is_a_text(read):
 
 @pytest.mark.parametrize(("ending", "sign"), [("csv", ","), ("tsv", "\t")])
 def test_csv_cells_are_texts_with_their_commas_quotes_and_line_ends(read, tmp_path, ending, sign):
-    rows = [["prompt", "target", "x"], ["a, b", "1.0", ""], ['say "x"\nnow', "nan", "7"], ["c" * 200_000, "", "0"]]
+    rows = [
+        ["prompt", "target", "x"],
+        ["a, b", "1.0", ""],
+        ['say "x"\nnow', "nan", "7"],
+        ["c" * 200_000, "", "0"],
+    ]
     with (tmp_path / "made").open("w", newline="") as file:
         csv.writer(file, delimiter=sign).writerows(rows)
     table = read(f"train.{ending}", "\ufeff" + (tmp_path / "made").read_bytes().decode())
@@ -106,7 +111,9 @@ def test_a_split_that_datasets_saved_is_read(tmp_path):
     table = read_table(tmp_path / "saved" / "train", BOTH, "a/train")
     assert (table.texts("prompt"), table.texts("target")) == (["a", "b"], ["1", "2"])
     (tmp_path / "saved" / "train" / "state.json").write_text("[]")
-    with pytest.raises(RowError, match=r"^a/train is no folder saved by datasets .save_to_disk. that can be read$"):
+    with pytest.raises(
+        RowError, match=r"^a/train is no folder saved by datasets .save_to_disk. that can be read$"
+    ):
         read_table(tmp_path / "saved" / "train", BOTH, "a/train")
 
 
@@ -154,7 +161,11 @@ def test_a_parquet_number_that_is_none_is_refused(tmp_path, value):
     ("name", "content", "said"),
     [
         ("x.jsonl", f'{{"prompt": "{SECRET}", "target"}}', r"x.jsonl line 1 is no JSON \(column 30\)$"),
-        ("x.jsonl", f'{{"{SECRET}": 1}}', "x.jsonl lacks the column 'prompt'; it should have prompt, target$"),
+        (
+            "x.jsonl",
+            f'{{"{SECRET}": 1}}',
+            "x.jsonl lacks the column 'prompt'; it should have prompt, target$",
+        ),
         ("x.jsonl", f'"{SECRET}"', "x.jsonl line 1 must be an object with the columns as its keys$"),
         ("x.json", f'[{{"prompt": "{SECRET}"', r"x.json is no JSON \(column \d+\)$"),
         ("x.json", f'[{{"{SECRET}": 1}}, 3]', "x.json row 2 must be an object"),
@@ -188,7 +199,9 @@ def test_the_partys_own_log_has_the_value(read):
 
 def test_half_a_surrogate_pair_is_refused(read):
     with pytest.raises(RowError, match="line 2: prompt holds half of a surrogate pair$"):
-        read("x.jsonl", '{"prompt": "\\ud83d\\ude00"}\n{"prompt": "\\ud800"}', Columns(["prompt"])).texts("prompt")
+        read("x.jsonl", '{"prompt": "\\ud83d\\ude00"}\n{"prompt": "\\ud800"}', Columns(["prompt"])).texts(
+            "prompt"
+        )
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,9 @@ def test_a_wrong_setting_is_named(folder, settings, message):
 
 
 def test_a_label_that_the_task_does_not_have_is_named(folder):
-    with pytest.raises(ValueError, match="demo/train.jsonl line 18: label is the number of no label; known: 0 .a., 1 .b.$"):
+    with pytest.raises(
+        ValueError, match="demo/train.jsonl line 18: label is the number of no label; known: 0 .a., 1 .b.$"
+    ):
         demo(folder, labels=["a", "b"]).load("train")
 
 

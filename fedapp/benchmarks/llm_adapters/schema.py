@@ -142,7 +142,9 @@ class Reasoning(BenchmarkDefaults):
             rest = {column: table.texts(column, blank="") for column in COLUMNS[1:]}  # null in some copies
             for index in range(len(table)):
                 if not any(rest[column][index].strip() for column in self.replies):
-                    raise table.error(index, f"{' and '.join(self.replies)} are empty; one must hold the reply")
+                    raise table.error(
+                        index, f"{' and '.join(self.replies)} are empty; one must hold the reply"
+                    )
             for column, texts in rest.items():
                 values[column] += texts
             values["task"] += [name] * len(table)
