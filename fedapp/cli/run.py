@@ -35,8 +35,8 @@ def run(overrides: Sequence[str]) -> int:
         try:
             config = check_config(overrides)
             engine = ENGINES[config["engine"]]()
-            for remark in look_ahead(config):
-                warn(remark)
+            for note in look_ahead(config) or ():
+                warn(note)
             job = make_job(overrides, config)
         except ConfigError as error:
             complain(str(error))

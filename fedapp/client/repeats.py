@@ -38,20 +38,19 @@ class Repeats:
 
 def warn_of_repeats(client_id: int, data: ClientData) -> None:
     """Put a warning into the client's own log, where there are any."""
-    if text := describe_repeats({client_id: Repeats.of(data)}):
-        LOG.warning(text)
+    for line in describe_repeats({client_id: Repeats.of(data)}):
+        LOG.warning(line)
 
 
-def describe_repeats(found: Mapping[int, Repeats]) -> str:
-    """One line for all clients that have any, with their counts alone; empty where none has."""
+def describe_repeats(found: Mapping[int, Repeats]) -> list[str]:
+    """One line for all clients that have any, with their counts alone; none where none has."""
     found = {client: one for client, one in found.items() if one.rows or one.prompts}
     if not found:
-        return ""
+        return []
     named = "; ".join(
         f"client {client}: {one.rows} of {one.test} in full, {one.prompts} by their prompt alone"
         for client, one in list(found.items())[:5]
     )
     more = f"; and {len(found) - 5} clients more" if len(found) > 5 else ""
-    return (
-        f"test rows that are also training rows of the same client ({named}{more}): their scores say little"
-    )
+    repeated = f"test rows that are also training rows of their client ({named}{more})"
+    return [f"{repeated}: such scores say little"]

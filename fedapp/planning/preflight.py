@@ -36,7 +36,7 @@ def check(config: Composed, *, with_model: bool) -> list[str]:
             process, which keeps the base model.
 
     Returns:
-        What is allowed and yet worth a word, a line each.
+        In one line each what is allowed and yet good to know.
 
     Raises:
         ConfigError: If a setting cannot be used, the data cannot be divided, or base model and
@@ -45,6 +45,7 @@ def check(config: Composed, *, with_model: bool) -> list[str]:
     from fedapp.client import workplace as workplaces
     from fedapp.client.repeats import Repeats, describe_repeats
 
+    notes: list[str] = []
     try:
         setup = workplaces.ClientSetup(config)
         alike = [config.client(client_id) for client_id in config.one_of_each()]
@@ -53,6 +54,7 @@ def check(config: Composed, *, with_model: bool) -> list[str]:
             build(own["adapter"], "adapter")
         require_fitting(config, strategy, setup.routine)
         repeats = {client: Repeats.of(setup.data(client)) for client in range(config.run.num_clients)}
+        notes += describe_repeats(repeats)
         if with_model:
             workplaces.close()
             for own in alike:
@@ -61,7 +63,7 @@ def check(config: Composed, *, with_model: bool) -> list[str]:
         raise ConfigError(one_line(error.private)) from None
     except (ClientFailure, ValueError, ImportError, OSError) as error:
         raise ConfigError(one_line(error)) from None
-    return [line for line in [describe_repeats(repeats)] if line]
+    return list(dict.fromkeys(notes))
 
 
 def require_fitting(config: Composed, strategy: ServerStrategy, routine: ClientRoutine) -> None:
@@ -173,7 +175,7 @@ def look_ahead(config: Composed, *, with_model: bool = True) -> list[str]:
         with_model: Load the base model, too, if this process is to use it.
 
     Returns:
-        What is allowed and yet worth a word, a line each.
+        In one line each what is allowed and yet good to know.
 
     Raises:
         ConfigError: If a setting, the data or this machine does not allow the run.

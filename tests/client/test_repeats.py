@@ -30,11 +30,11 @@ def test_rows_and_prompts_of_train_and_validation_are_counted():
 
 def test_one_line_names_clients_and_counts():
     found = {client: Repeats(client % 2, 0, 4) for client in range(20)}
-    text = describe_repeats(found)
+    (text,) = describe_repeats(found)
     assert "(client 1: 1 of 4 in full, 0 by their prompt alone; client 3: " in text
     assert "and 5 clients more" in text
-    assert describe_repeats({0: Repeats(0, 0, 4)}) == ""
-    assert "client 7: 0 of 4 in full, 2 by their prompt alone" in describe_repeats({7: Repeats(0, 2, 4)})
+    assert describe_repeats({0: Repeats(0, 0, 4)}) == []
+    assert "client 7: 0 of 4 in full, 2 by their prompt alone" in describe_repeats({7: Repeats(0, 2, 4)})[0]
 
 
 def test_the_clients_own_log_has_it(caplog):
