@@ -173,8 +173,8 @@ FORMATS: Mapping[str, type[Format]] = {
 """What ``benchmark.format`` may be."""
 
 
-def make_format(name: str, columns: Mapping[str, str], turn: str) -> Format:
-    """The format that the settings name.
+def make_format(name: str, columns: Mapping[str, str | None], turn: str) -> Format:
+    """The format that the settings name; a column that is None has the format's own name.
 
     Raises:
         ValueError: In one line that begins with the setting.
@@ -182,7 +182,8 @@ def make_format(name: str, columns: Mapping[str, str], turn: str) -> Format:
     if name not in FORMATS:
         raise ValueError(f"format={name!r} must be one of: {', '.join(FORMATS)}")
     kind = FORMATS[name]
-    for own, given in columns.items():
+    names = {own: given for own, given in columns.items() if given is not None}
+    for own, given in names.items():
         if own not in kind.known():
             raise ValueError(
                 f"columns.{own} is no column of format={name}; it has: {', '.join(kind.known())}"
@@ -191,7 +192,6 @@ def make_format(name: str, columns: Mapping[str, str], turn: str) -> Format:
             raise ValueError(f"columns.{own}={given!r} must be the name of a column in your files")
     if turn.count("{content}") != 1 or "{role}" not in turn.partition("{content}")[0]:
         raise ValueError(f"turn={turn!r} must show {{role}} and, once and behind it, {{content}}")
-    names = dict(columns)
     return kind(names, turn) if issubclass(kind, Messages) else kind(names)
 
 

@@ -33,7 +33,7 @@ class Own(BenchmarkDefaults):
         data_dir: The folder.
         tasks: Folders in it; empty takes all that are not hidden, in the alphabet's order.
         format: ``prompt``, ``alpaca``, ``messages`` or ``sharegpt`` (``fedapp.benchmarks.formats``).
-        columns: The format's columns to the files' own, for those with another name.
+        columns: The format's columns to the files' own, for those with another name; None: the same.
         turn: A message of a conversation in the prompt, with ``{role}`` and ``{content}``.
         labels: For classification, what the targets may be, in the order of the head's outputs;
             None where the answer is generated.
@@ -46,7 +46,7 @@ class Own(BenchmarkDefaults):
     data_dir: str | None = None
     tasks: Sequence[Any] = ()
     format: str = "prompt"
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str | None] = field(default_factory=dict)
     turn: str = "{role}: {content}"
     labels: Sequence[Any] | None = None
     prompt: str = "{prompt}"

@@ -123,6 +123,16 @@ def test_columns_are_renamed(pairs):
     assert pairs({"prompt": "p", "answer": "a"}, columns={"target": "answer"}) == [("p", "a")]
 
 
+def test_columns_are_named_on_the_command_line(pairs, tmp_path):
+    pairs({"question": "q", "answer": "a"}, columns={"prompt": "question", "target": "answer"})
+    for words in (
+        ["benchmark.columns={prompt: question, target: answer}"],
+        ["benchmark.columns.prompt=question", "benchmark.columns.target=answer"],
+    ):
+        node = load_config(["benchmark=own", f"benchmark.data_dir={tmp_path / 'own'}", *words])["benchmark"]
+        assert build(node, "benchmark").load("train")["target"][:] == ["a"]
+
+
 def test_alpaca_rows_have_an_input_or_none(pairs):
     rows = [
         {"instruction": "sort", "input": "b a", "output": " a b "},
