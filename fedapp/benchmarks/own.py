@@ -133,15 +133,19 @@ class Own(BenchmarkDefaults):
 
     def _found(self, split: str) -> list[str]:
         """The folders that are there, hidden ones aside; all must have rows."""
-        folders = sorted(path for path in Path(str(self.data_dir)).expanduser().iterdir() if path.is_dir())
-        public = find_file(str(self.data_dir), "public")  # datasets saves one as a folder
-        names = [path.name for path in folders if not path.name.startswith(".") and path != public]
+        # Which folders there are is nobody's business: the setting may come from elsewhere.
+        here = f"benchmark.data_dir={self.data_dir}"
+        try:
+            paths = sorted(path for path in Path(str(self.data_dir)).expanduser().iterdir() if path.is_dir())
+            public = find_file(str(self.data_dir), "public")  # datasets saves one as a folder
+            names = [path.name for path in paths if not path.name.startswith(".") and path != public]
+            empty = [name for name in names if find_rows(str(self.data_dir), [name], split) is None]
+        except OSError as error:
+            raise RowError(f"{here}: it, or a folder in it, cannot be read", f"{here}: {error}") from None
         if not names:
-            raise ValueError(f"benchmark.data_dir={self.data_dir!r} holds no folder, so no task")
-        empty = [name for name in names if find_rows(str(self.data_dir), [name], split) is None]
+            raise ValueError(f"{here} holds no folder, so no task")
         if empty:
-            # Which folders there are is nobody's business: the setting may come from elsewhere.
-            text = f"benchmark.data_dir={self.data_dir}: a folder in it has no {split}.jsonl ({FORMATS})"
+            text = f"{here}: a folder in it has no {split}.jsonl ({FORMATS})"
             raise RowError(f"{text}; name the tasks in benchmark.tasks", f"{text}: {', '.join(empty)}")
         return names
 

@@ -5,6 +5,7 @@ import json
 import pytest
 from datasets import Dataset, DatasetDict
 
+from fedapp.benchmarks import own as own_module
 from fedapp.benchmarks.own import Own
 from fedapp.config.build import build
 from fedapp.config.compose import load_config
@@ -249,7 +250,7 @@ def test_labels_that_lack_a_target_do_not_bring_it_to_light(folder):
     assert SECRET in caught.value.private
 
 
-def test_nothing_of_a_folder_is_told(tmp_path):
+def test_nothing_of_a_folder_is_told(tmp_path, monkeypatch):
     for name in (SECRET, "other"):
         (tmp_path / name).mkdir()
     (tmp_path / SECRET / f"{SECRET}.conf").write_text("")
@@ -259,6 +260,13 @@ def test_nothing_of_a_folder_is_told(tmp_path):
     assert SECRET in caught.value.private
     with pytest.raises(ValueError, match="holds no folder, so no task"):
         Own(str(tmp_path / "other")).load("train")
+
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied", f"/etc/{SECRET}")
+
+    monkeypatch.setattr(own_module, "find_rows", forbidden)
+    with pytest.raises(RowError, match="it, or a folder in it, cannot be read$"):
+        Own(str(tmp_path)).load("train")
 
 
 @pytest.mark.parametrize(
