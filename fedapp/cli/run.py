@@ -39,7 +39,8 @@ def run(overrides: Sequence[str]) -> int:
         try:
             config = check_config(overrides)
             engine = ENGINES[config["engine"]]()
-            look_ahead(config)
+            for note in look_ahead(config):
+                warn(note)
             _note_death(folder_setting(config, "runs_dir"))
             job = make_job(overrides, config)
         except ConfigError as error:
