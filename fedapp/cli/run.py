@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from types import FrameType
 
-from fedapp.cli.output import FAILED, OK, USAGE, complain
+from fedapp.cli.output import FAILED, OK, USAGE, complain, warn
 from fedapp.cli.progress import make_display
 from fedapp.config.build import ConfigError
 from fedapp.engines import ENGINES
@@ -35,7 +35,8 @@ def run(overrides: Sequence[str]) -> int:
         try:
             config = check_config(overrides)
             engine = ENGINES[config["engine"]]()
-            look_ahead(config)
+            for note in look_ahead(config) or ():
+                warn(note)
             job = make_job(overrides, config)
         except ConfigError as error:
             complain(str(error))
