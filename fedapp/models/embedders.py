@@ -135,5 +135,7 @@ def _load(path: str, device: str) -> tuple[Any, Any, str]:
             )
             require_whole(model, info, "states", path)
         except Exception as error:
-            raise ValueError(f"the embedder with path={path!r} cannot be loaded: {reason_in(error)}") from None
+            raise ValueError(
+                f"the embedder with path={path!r} cannot be loaded: {reason_in(error)}"
+            ) from None
     return model.to(place).eval().requires_grad_(False), tokenizer, place

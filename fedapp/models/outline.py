@@ -120,7 +120,8 @@ def _on_meta(config: Any, head: str, names: tuple[str, ...], dtype: str, path: s
 def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     """Where the config.json of a model lies on this machine.
 
-    The files of the path itself come first; what only the hub has is told by ``architecture``.
+    The files of the path itself come first, then the shape in the repository that bears its name; of
+    any other hub id the shape is told by ``architecture``.
 
     Args:
         path: As ``model.path``: a folder, ``asset:…``, ``package:…`` or a hub id.
@@ -136,19 +137,30 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     if (own / "config.json").is_file():
         return own, None
     known = sorted(file.parent.name for file in ARCHITECTURES.glob("*/config.json"))
-    if architecture not in known:
-        raise ValueError(
-            f"model.about.architecture={show_value(architecture)} must be one of {', '.join(known)}, as "
-            f"model.path={path!r} is no folder here: nothing is asked of the hub"
-        )
-    folder = ARCHITECTURES / architecture
-    described = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
-    if described == path:
-        return folder, None
-    return folder, (
+    if architecture is not None and architecture not in known:
+        raise ValueError(_unknown(path, architecture, known))
+    described = {name: _described(ARCHITECTURES / name) for name in known}
+    for name in sorted(known, key=lambda one: one != architecture):
+        if described[name] == path:
+            return ARCHITECTURES / name, None
+    if architecture is None:
+        raise ValueError(_unknown(path, architecture, known))
+    return ARCHITECTURES / architecture, (
         f"model.path={path!r} is counted as model.about.architecture={architecture!r}, "
-        f"which has the shape of {described}"
+        f"which has the shape of {described[architecture]}"
     )
+
+
+def _unknown(path: str, architecture: str | None, known: Sequence[str]) -> str:
+    return (
+        f"model.about.architecture={show_value(architecture)} must be one of {', '.join(known)}, as "
+        f"model.path={path!r} is no folder here: nothing is asked of the hub"
+    )
+
+
+def _described(folder: Path) -> Any:
+    """The hub id that a folder of ``fedapp/assets/configs`` describes."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
 
 
 def settings_of(node: Mapping[str, Any]) -> dict[str, Any]:
