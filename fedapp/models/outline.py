@@ -77,7 +77,7 @@ def open_outline(
         ValueError: As ``fedapp.models.loading.open_checkpoint``.
     """
     check_settings(head, labels, "float32", None)
-    source, config, tokenizer = open_checkpoint(path, head, {"revision": revision} if revision else {})
+    _, config, tokenizer = open_checkpoint(path, head, {"revision": revision} if revision else {})
     names = tuple(labels) if head == "classification" else ()
     notes = []
     if config.to_dict().get("auto_map"):

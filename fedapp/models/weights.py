@@ -39,9 +39,8 @@ def require_whole(model: Any, info: Mapping[str, Any], head: str, path: str) -> 
         unexpected = [name for name in unexpected if name.removeprefix(own).split(".")[0] in children]
     unexpected = [name for name in unexpected if not _TABLES.search(name)]
     if missing:
-        raise ValueError(
-            f"path={path!r} lacks {_named(missing)} of {kind}: they would be random{_prefix_hint(missing, info)}"
-        )
+        hint = _prefix_hint(missing, info)
+        raise ValueError(f"path={path!r} lacks {_named(missing)} of {kind}: they would be random{hint}")
     if unexpected:
         raise ValueError(
             f"path={path!r} holds {_named(unexpected)} that {kind} does not have: its config.json describes "

@@ -168,9 +168,7 @@ def _of_path(node: Mapping[str, Any]) -> str | None:
     usual = yaml.safe_load(file.read_text(encoding="utf-8")).get("path") if file.is_file() else None
     if usual is None or usual == node["path"]:
         return None
-    return (
-        f"model.path={node['path']!r} is what is counted, not {usual!r}, which model={name} names by itself"
-    )
+    return f"model.path={node['path']!r} is what is counted, not {usual!r}, the model of model={name}"
 
 
 def clear_cache() -> None:

@@ -84,7 +84,7 @@ def _is_path(name: str, value: str) -> bool:
 
 
 def _of_clients(config: Mapping[str, Any]) -> list[str]:
-    """The override of ``by_client`` with the absolute paths of each text behind it; none if nothing changes."""
+    """The override of ``by_client`` with absolute paths behind each text; none if nothing changes."""
     differing = config.get("client_configs", {})
     texts = []
     for text in config.get("by_client") or ():
