@@ -93,43 +93,26 @@ def load_base(
         fingerprint: What the loaded weights must hash to; None accepts any.
         pooling: What a classification head reads: None, what the architecture gives it; ``mean``,
             the mean of the last hidden states (``fedapp.models.structure.pool_by_mean``).
-        generation: What shapes generated answers beside the run's own settings: ``plain``, nothing but
-            the checkpoint's end-of-sequence ids; ``checkpoint``, all of its generation_config.json (a
-            repetition penalty, forbidden tokens).
+        generation: What shapes generated answers beside the run's settings: ``plain``, the checkpoint's
+            end-of-sequence ids alone; ``checkpoint``, all of its generation_config.json.
 
     Raises:
         ValueError: If a setting is unknown, the model cannot be loaded, or its fingerprint differs.
     """
     names = tuple(labels) if head == "classification" else ()
     check_settings(head, names, dtype, pooling, quantization, generation)
-    options = {
-        "attn_implementation": attn_implementation,
-        "revision": revision,
-        "quantization": quantization,
-    }
+    options = {"attn_implementation": attn_implementation, "revision": revision, "quantization": quantization}
     key = (path, head, names, dtype, device, seed, *options.values(), pooling, generation)
     with _lock:
         if key not in _loaded:
             place = resolve_device(device)
             model, tokenizer, missing = read_model(path, head, names, dtype, place, seed, options)
-            _loaded[key] = make_base(
-                model,
-                tokenizer,
-                head=head,
-                labels=names,
-                seed=seed,
-                device=place,
-                path=path,
-                missing=missing,
-                pooling=pooling,
-                generation=generation,
-            )
+            made: dict[str, Any] = {"head": head, "labels": names, "seed": seed, "device": place}
+            made |= {"path": path, "missing": missing, "pooling": pooling, "generation": generation}
+            _loaded[key] = make_base(model, tokenizer, **made)
         base = _loaded[key]
     if fingerprint and fingerprint != base.fingerprint:
-        raise ValueError(
-            f"fingerprint={fingerprint!r} is expected, "
-            f"but the weights of {path!r} hash to {base.fingerprint!r}"
-        )
+        raise ValueError(f"fingerprint={fingerprint!r} is expected, {path!r} has {base.fingerprint!r}")
     return base
 
 
@@ -178,15 +161,11 @@ def make_base(
     Args:
         model: A causal LM or a sequence classifier.
         tokenizer: Its tokenizer; without a padding token it pads with its end-of-sequence token.
-        head: As in ``load_base``.
-        labels: As in ``load_base``.
-        seed: As in ``load_base``.
+        head, labels, seed, pooling, generation: As in ``load_base``.
         device: Where the model is to live.
         path: Where it came from, for messages and exports.
         missing: Parameter names that the checkpoint did not contain; with a classification head
             they count as part of the head and are drawn from the seed.
-        pooling: As in ``load_base``.
-        generation: As in ``load_base``.
     """
     model = model.to(device).eval().requires_grad_(False)
     if tokenizer.pad_token_id is None:

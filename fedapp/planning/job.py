@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedapp.config.build import ConfigError, about
+from fedapp.config.composed import MAY_DIFFER
 from fedapp.config.overrides import quote
 from fedapp.config.run import folder_setting
 from fedapp.core.files import ROOT
@@ -85,10 +86,16 @@ def _is_path(name: str, value: str) -> bool:
 
 def _of_clients(config: Mapping[str, Any]) -> list[str]:
     """The override of ``by_client`` with absolute paths behind each text; none if nothing changes."""
-    differing = config.get("client_configs", {})
+    own = {key: config[key] for key in MAY_DIFFER if key in config}
     texts = []
     for text in config.get("by_client") or ():
-        paths = absolute_paths(differing.get(text, {}))
+        differing = config["client_configs"][text]
+        typed = [word.partition("=")[0].lstrip("+") for word in shlex.split(text)]
+        paths = {
+            key: value
+            for key, value in absolute_paths({**own, **differing}).items()
+            if key in typed or key in absolute_paths(differing)
+        }
         texts.append(" ".join([text, *(shlex.quote(f"{k}={quote(v)}") for k, v in paths.items())]).strip())
     if texts == list(config.get("by_client") or ()):
         return []

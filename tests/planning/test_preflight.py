@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from fedapp.adapters.lora.adapter import LoraModel
+from fedapp.adapters.lora.adapter import LoraAdapted
 from fedapp.cli.main import main
 from fedapp.cli.output import USAGE
 from fedapp.config.build import ConfigError
@@ -111,7 +111,12 @@ def rows(tmp_path):
     lines = [json.dumps({"prompt": f"w{n} " * (n + 1), "target": f"w{n % 3}"}) for n in range(12)]
     for split in ("train", "test"):
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
-    return ["benchmark=own", f"benchmark.data_dir={tmp_path / 'data'}", "num_clients=2"]
+    return [
+        "benchmark=own",
+        f"benchmark.data_dir={tmp_path / 'data'}",
+        "num_clients=2",
+        "train.max_new_tokens=4",
+    ]
 
 
 def save(folder, name, labels=0):
@@ -156,7 +161,7 @@ def test_a_step_that_fails_is_one_line_and_leaves_the_base_as_it_was(rows, tmp_p
     def fail(*_):
         raise IndexError("index out of range in self")
 
-    monkeypatch.setattr(LoraModel, "train", fail)
+    monkeypatch.setattr(LoraAdapted, "train", fail)
     words = ["model=local", save(tmp_path / "m", "Llama"), "adapter=lora", "method=fedit", *rows]
     with pytest.raises(ConfigError, match=r"^model\.path=.* fails in one step .* index out of range"):
         preflight.check(load_config(words), with_model=True)
@@ -166,7 +171,7 @@ def test_a_step_that_fails_is_one_line_and_leaves_the_base_as_it_was(rows, tmp_p
 
 def test_one_step_of_two_rows_is_taken_and_taken_back(monkeypatch):
     seen = []
-    train = LoraModel.train
+    train = LoraAdapted.train
 
     def spy(self, examples, rng):
         start = self.parameters()
@@ -174,7 +179,7 @@ def test_one_step_of_two_rows_is_taken_and_taken_back(monkeypatch):
         seen.append((len(examples), any((start[k] != v).any() for k, v in self.parameters().items())))
         return loss
 
-    monkeypatch.setattr(LoraModel, "train", spy)
+    monkeypatch.setattr(LoraAdapted, "train", spy)
     config = load_config(["adapter=lora", "method=fedit", "train.num_epochs=9", "train.batch_size=1"])
     before = {k: v.clone() for k, v in load_base("asset:embedded").model.state_dict().items()}
     preflight.check(config, with_model=True)
