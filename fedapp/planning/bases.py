@@ -10,6 +10,7 @@ from fedapp.client.workplace import ClientSetup, Workplace
 from fedapp.config.build import ConfigError, about, place
 from fedapp.config.composed import Composed
 from fedapp.core.errors import one_line
+from fedapp.core.model import AdaptedModel, ContextModel, SubspaceModel
 from fedapp.core.types import ClientFailure, Example
 
 
@@ -71,7 +72,7 @@ def try_one_step(config: Composed, setup: ClientSetup) -> None:
             )
         rows = _longest(setup.data(0).train)
         if rows:
-            trial.model.train(rows, np.random.default_rng(0))
+            _step(trial.model, rows)
     except (ClientFailure, ValueError):
         raise
     except Exception as error:  # what a model's own code raises is of any kind
@@ -82,6 +83,15 @@ def try_one_step(config: Composed, setup: ClientSetup) -> None:
     finally:
         trial.model.reset()
         trial.model.detach()
+
+
+def _step(model: AdaptedModel, rows: Sequence[Example]) -> None:
+    """One pass, and where the method has not to send anything before it, one step of training."""
+    rng = np.random.default_rng(0)
+    if isinstance(model, ContextModel):
+        model.encode(rows)
+    elif not (isinstance(model, SubspaceModel) and model.estimate(rows, rng)):
+        model.train(rows, rng)
 
 
 def _longest(rows: Sequence[Example], count: int = 2) -> list[Example]:

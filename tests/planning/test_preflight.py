@@ -201,3 +201,15 @@ def test_the_command_says_notes_as_warnings(rows, tmp_path, capsys):
     assert main(["run", *words, *small, "model.generation=checkpoint", f"run_dir={tmp_path / 'r'}"]) == 0
     assert "fedapp: warning: train.max_length=512 is more than" in capsys.readouterr().err
     assert json.loads((tmp_path / "r" / "run.json").read_text())["generation"] == "checkpoint"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["method=fed_sb"],  # trains only behind an exchange before round 1
+        ["method=fed_sb", "adapter.init=svd_weight"],
+        ["method=ifed_icl", "model=embedded_icl", "benchmark=embedded_text_classification"],
+    ],
+)
+def test_a_method_that_first_exchanges_something_is_let_through(words):
+    assert preflight.check(load_config(words), with_model=True) == []
