@@ -91,8 +91,7 @@ def load_base(
         quantization: None, ``8bit`` or ``4bit`` (see ``fedapp.models.loading``).
         revision: Commit or tag of a hub model.
         fingerprint: What the loaded weights must hash to; None accepts any.
-        pooling: What a classification head reads: None, what the architecture gives it; ``mean``,
-            the mean of the last hidden states (``fedapp.models.structure.pool_by_mean``).
+        pooling: What a classification head reads: None, as the architecture has it, or ``mean``.
         generation: What shapes generated answers beside the run's settings: ``plain``, the checkpoint's
             end-of-sequence ids alone; ``checkpoint``, all of its generation_config.json.
 
@@ -161,11 +160,14 @@ def make_base(
     Args:
         model: A causal LM or a sequence classifier.
         tokenizer: Its tokenizer; without a padding token it pads with its end-of-sequence token.
-        head, labels, seed, pooling, generation: As in ``load_base``.
+        head: As in ``load_base``, and so are labels, seed, pooling and generation.
+        labels: Label names.
+        seed: Draws the head.
         device: Where the model is to live.
         path: Where it came from, for messages and exports.
-        missing: Parameter names that the checkpoint did not contain; with a classification head
-            they count as part of the head and are drawn from the seed.
+        missing: Parameter names that the checkpoint did not contain; of a classifier, part of its head.
+        pooling: What a head reads.
+        generation: What shapes answers.
     """
     model = model.to(device).eval().requires_grad_(False)
     if tokenizer.pad_token_id is None:
@@ -180,13 +182,13 @@ def make_base(
         pool_by_mean(model)
     if generation == "plain":
         _generate_plainly(model)
-    settings = {"pooling": pooling} if pooling else {}
+    used = {"pooling": pooling} if pooling else {}
     return Base(
         model=model,
         tokenizer=tokenizer,
         head=head,
         labels=tuple(labels),
-        fingerprint=fingerprint_of(model, skip=names, tokenizer=tokenizer, settings=settings),
+        fingerprint=fingerprint_of(model, skip=names, tokenizer=tokenizer, settings=used),
         device=next(model.parameters()).device,
         head_parameters=names,
         path=path,
