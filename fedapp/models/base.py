@@ -182,13 +182,12 @@ def make_base(
         pool_by_mean(model)
     if generation == "plain":
         _generate_plainly(model)
-    used = {"pooling": pooling} if pooling else {}
     return Base(
         model=model,
         tokenizer=tokenizer,
         head=head,
         labels=tuple(labels),
-        fingerprint=fingerprint_of(model, skip=names, tokenizer=tokenizer, settings=used),
+        fingerprint=fingerprint_of(model, skip=names, tokenizer=tokenizer, settings={"pooling": pooling}),
         device=next(model.parameters()).device,
         head_parameters=names,
         path=path,

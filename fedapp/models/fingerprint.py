@@ -55,7 +55,7 @@ def fingerprint_of(
         model: Any transformers model; what is not in its state dict (rotary tables) counts by its config.
         skip: State-dict names that are left out (the trainable head).
         tokenizer: The tokenizer; None leaves it out.
-        settings: What else decides the answers, such as how a classifier pools.
+        settings: What else decides the answers, such as how a classifier pools; None values are not set.
 
     Returns:
         64 hex digits of sha256; equal weights in another dtype give another value.
@@ -66,7 +66,7 @@ def fingerprint_of(
         "config": _plain(config_facts(model.config)),
         "generation": _plain(generation_facts(model)),
         "tokenizer": None if tokenizer is None else tokenizer_facts(tokenizer),
-        "settings": dict(settings or {}),
+        "settings": {key: value for key, value in (settings or {}).items() if value is not None},
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     left_out = set(skip)
