@@ -205,6 +205,7 @@ class RunFolder:
             "reason": reason,
             "seed": self.config["seed"],
             "base-fingerprint": self.fingerprint,
+            "generation": self.config["model"].get("generation"),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
             "seconds": round(time.time() - self._started, 3),
             "pid": os.getpid(),

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedapp.core.errors import RowError
 from fedapp.core.types import Example
 from fedapp.models.base import Base
+from fedapp.models.structure import offset_positions
 
 IGNORE = -100  # torch's cross entropy skips this target
 
@@ -111,7 +112,8 @@ class Encoder:
 
     def __init__(self, base: Base, max_length: int, max_new_tokens: int) -> None:
         config = base.model.config.get_text_config()
-        limits = [getattr(config, "max_position_embeddings", None), base.tokenizer.model_max_length]
+        positions = offset_positions(base.model) or getattr(config, "max_position_embeddings", None)
+        limits = [positions, base.tokenizer.model_max_length]
         self.max_length = min([max_length, *(limit for limit in limits if limit and limit > 0)])
         if base.head == "lm" and max_new_tokens >= self.max_length:
             raise ValueError(

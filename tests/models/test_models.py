@@ -89,7 +89,7 @@ def test_a_base_is_frozen_and_loaded_once(llama_dir):
 
 def test_the_fingerprint_follows_weights_dtype_and_not_the_head(llama_dir, bert_dir):
     base = load_base(str(llama_dir), device="cpu")
-    assert fingerprint_of(base.model) == base.fingerprint
+    assert fingerprint_of(base.model, tokenizer=base.tokenizer) == base.fingerprint
     assert load_base(str(llama_dir), device="cpu", dtype="bfloat16").fingerprint != base.fingerprint
     heads = [
         load_base(str(bert_dir), head="classification", labels=("no", "yes"), seed=seed, device="cpu")
