@@ -6,16 +6,35 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
-from fedapp.cli.output import FAILED, OK, USAGE, complain
+from fedapp.cli.output import FAILED, OK, USAGE, complain, warn
 from fedapp.cli.progress import make_display
 from fedapp.config.build import ConfigError
+from fedapp.config.effect import idle_settings
 from fedapp.engines import ENGINES
 from fedapp.engines.job import RunFailed
 from fedapp.planning.job import make_job
 from fedapp.planning.preflight import check_config, look_ahead
 from fedapp.records.table import show_summary
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        code: 0 if it is complete, 1 if it failed, 2 if the configuration cannot be used.
+        complaint: One line on what went wrong; empty if nothing did.
+        run_dir: Its folder, where it has one.
+    """
+
+    code: int
+    complaint: str = ""
+    run_dir: Path | None = None
 
 
 def run(overrides: Sequence[str]) -> int:
@@ -31,6 +50,31 @@ def run(overrides: Sequence[str]) -> int:
         KeyboardInterrupt: If interrupted, by SIGTERM too; the run is stopped first. Its first
             argument is the exit code that is due.
     """
+    from fedapp.config.sweep import of_experiment
+
+    try:
+        swept = of_experiment(overrides)
+    except ConfigError as error:
+        complain(str(error))
+        return USAGE
+    if swept:
+        chosen = next(word for word in reversed(overrides) if word.startswith("experiment="))
+        complain(
+            f"{chosen} sweeps {' '.join(swept)}: use --multirun for a run with each, or give one value of each"
+        )
+        return USAGE
+    outcome = run_once(overrides, sys.stdout)
+    if outcome.complaint:
+        complain(outcome.complaint)
+    return outcome.code
+
+
+def run_once(overrides: Sequence[str], stream: TextIO) -> Outcome:
+    """Run once and show it on a stream; what went wrong is for the caller to say.
+
+    Raises:
+        KeyboardInterrupt: As ``run``.
+    """
     with _interruptible():
         try:
             config = check_config(overrides)
@@ -38,17 +82,17 @@ def run(overrides: Sequence[str]) -> int:
             look_ahead(config)
             job = make_job(overrides, config)
         except ConfigError as error:
-            complain(str(error))
-            return USAGE
+            return Outcome(USAGE, str(error))
+        for text in idle_settings(overrides, config):
+            warn(text)
         try:
             opening = f"starting with engine={config['engine']}, log: {job.log_file}"
-            with make_display(sys.stdout, opening) as display:
+            with make_display(stream, opening) as display:
                 engine(job, display.update)
         except RunFailed as error:
-            complain(f"{error} (log: {job.log_file})")
-            return FAILED
-        show_summary(job.run_dir, sys.stdout)
-        return OK
+            return Outcome(FAILED, f"{error} (log: {job.log_file})", job.run_dir)
+        show_summary(job.run_dir, stream)
+        return Outcome(OK, "", job.run_dir)
 
 
 @contextlib.contextmanager
