@@ -52,8 +52,12 @@ def check(config: Composed, *, with_model: bool) -> None:
             setup.data(client_id)
         if with_model:
             workplaces.close()
-            for own in alike:
-                workplaces.Workplace(own, setup).model.detach()
+            for own, client_id in zip(alike, config.one_of_each(), strict=True):
+                place = workplaces.Workplace(own, setup)
+                place.model.detach()
+                for other in range(client_id, config.run.num_clients):
+                    if config.variant(other) == config.variant(client_id):
+                        place.check_answers(other)
     except (ClientFailure, ValueError, ImportError, OSError) as error:
         raise ConfigError(one_line(error)) from None
 

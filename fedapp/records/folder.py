@@ -7,7 +7,8 @@ metrics.jsonl    one row per round, client, split and model
 traffic.jsonl    one row per message: payload bytes and wire bytes
 consensus.jsonl  one row per round, where clients vote: what they agreed on
 summary.json     what the run comes to, in numbers; the command line prints them as a table
-adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json
+adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json; predictions.jsonl of a client,
+                 where save_predictions asks for it
 log.txt          Flower's log (written by the command line)
 """
 
@@ -33,7 +34,7 @@ from fedapp.config.composed import Composed
 from fedapp.config.run import folder_setting
 from fedapp.core.errors import reason_of
 from fedapp.core.files import ROOT, write_atomically
-from fedapp.core.types import Arrays
+from fedapp.core.types import JUDGED, Arrays
 from fedapp.records.adapter_file import write_adapter
 from fedapp.records.rows import ScoreRow, TrafficRow
 from fedapp.records.summary import hostile_clients, summarise
@@ -117,6 +118,8 @@ class RunFolder:
         if shared and self.config["save_adapters"]:
             write_adapter(self.path / "adapters" / "shared", shared, self.config, fingerprint)
         summary = summarise(self._rows, self._about, self._traffic, hostile_clients(self.config))
+        for text in summary.warnings():
+            self.warning(text)
         write_atomically(self.path / "summary.json", json.dumps(summary.to_json(), indent=1))
 
     def event(self, event: str, **facts: Any) -> None:
@@ -193,7 +196,7 @@ def _mean_of_last(rows: Sequence[ScoreRow], server_round: int) -> dict[str, floa
     for row in rows:
         if row.server_round == server_round and row.split == "test" and row.model != "base":
             newest[row.client_id] = row.metrics
-    names = sorted(set.intersection(*(set(metrics) for metrics in newest.values()))) if newest else []
+    names = sorted(set.intersection(*(set(metrics) for metrics in newest.values())) - set(JUDGED)) if newest else []
     return {f"test-{name}": sum(metrics[name] for metrics in newest.values()) / len(newest) for name in names}
 
 

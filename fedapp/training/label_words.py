@@ -30,10 +30,14 @@ def label_tokens(answers: str, encoder: Encoder, base: Base) -> LabelTokens | No
     Raises:
         ValueError: See ``LabelTokens``.
     """
-    chosen = answers == "labels" or (answers == "auto" and base.labels)
-    if not chosen or base.head == "classification":
+    if not takes_label_words(answers, base):
         return None
     return LabelTokens(encoder, base.labels, base.tokenizer)
+
+
+def takes_label_words(answers: str, base: Base) -> bool:
+    """Whether the model is to choose among label words: not where it generates, or has a head that chooses."""
+    return base.head != "classification" and (answers == "labels" or (answers == "auto" and bool(base.labels)))
 
 
 class LabelTokens:
