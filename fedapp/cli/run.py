@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from fedapp.cli.output import FAILED, OK, USAGE, complain, warn
+from fedapp.cli.output import FAILED, OK, USAGE, Piped, complain, warn
 from fedapp.cli.progress import make_display
 from fedapp.config.build import ConfigError
 from fedapp.config.effect import idle_settings
@@ -49,6 +49,7 @@ def run(overrides: Sequence[str]) -> int:
     Raises:
         KeyboardInterrupt: If interrupted, by SIGTERM too; the run is stopped first. Its first
             argument is the exit code that is due.
+        BrokenPipeError: If the run is complete, and whoever read of it has gone.
     """
     from fedapp.config.sweep import of_experiment
 
@@ -60,12 +61,15 @@ def run(overrides: Sequence[str]) -> int:
     if swept:
         chosen = next(word for word in reversed(overrides) if word.startswith("experiment="))
         complain(
-            f"{chosen} sweeps {' '.join(swept)}: use --multirun for a run with each, or give one value of each"
+            f"{chosen} sweeps {' '.join(swept)}: use --multirun for all its runs, or give one value of each"
         )
         return USAGE
-    outcome = run_once(overrides, sys.stdout)
+    stream = sys.stdout if sys.stdout.isatty() else Piped(sys.stdout)
+    outcome = run_once(overrides, stream)
     if outcome.complaint:
         complain(outcome.complaint)
+    if outcome.code == OK and isinstance(stream, Piped) and stream.gone:
+        raise BrokenPipeError
     return outcome.code
 
 

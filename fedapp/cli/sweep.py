@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import json
 import os
 import sys
@@ -17,10 +16,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
 
 from fedapp.cli import run as running
-from fedapp.cli.output import FAILED, OK, USAGE, complain
+from fedapp.cli.output import FAILED, OK, USAGE, Piped, complain
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
 from fedapp.config.overrides import quote, refuse_hydra
@@ -132,8 +130,11 @@ def run_job(number: int, words: list[str], *, folder: Path, starter: int) -> flo
     """
     record = JobRecord(number, words)
     record.write(folder)
-    stream = sys.stdout if os.getpid() == starter else _Marked(sys.stdout, f"[{number}] ")
-    print(f"[{number}] {' '.join(words)}", flush=True)
+    apart = os.getpid() != starter
+    stream = (
+        Piped(sys.stdout, f"[{number}] " if apart else "") if apart or not sys.stdout.isatty() else sys.stdout
+    )
+    print(" ".join(words) if apart else f"[{number}] {' '.join(words)}", file=stream, flush=True)
     record.status = "failed"
     try:
         outcome = running.run_once([*words, f"runs_dir={quote(str(folder))}"], stream)
@@ -150,21 +151,6 @@ def run_job(number: int, words: list[str], *, folder: Path, starter: int) -> flo
     if record.reason:
         complain(f"[{number}] {record.reason}")
     return record.validation_score
-
-
-class _Marked(io.TextIOBase):
-    """Standard output shared with other jobs: each line opens with the job's mark."""
-
-    def __init__(self, stream: TextIO, mark: str) -> None:
-        self._stream, self._mark, self._line = stream, mark, ""
-
-    def write(self, text: str) -> int:
-        *whole, self._line = (self._line + text).split("\n")
-        self._stream.write("".join(f"{self._mark}{line}\n" for line in whole))
-        return len(text)
-
-    def flush(self) -> None:
-        self._stream.flush()
 
 
 def _tell(jobs: Sequence[JobRecord], planned: int, stopped: str, *, best: bool) -> int:

@@ -22,9 +22,10 @@ from fedapp.config.composed import MAY_DIFFER, Composed
 from fedapp.config.effect import refuse_unread
 from fedapp.config.overrides import explain_syntax, refuse_hydra
 from fedapp.core import files
-from fedapp.core.checks import show_value
+from fedapp.core.checks import require_bool, show_value
 from fedapp.core.errors import one_line
 
+SWITCHES = ("save_adapters", "save_predictions")
 # Keys of a group's file without which no run can be put together.
 INDISPENSABLE = ("about", "name", "routine", "strategy", "_target_")
 
@@ -42,8 +43,19 @@ def load_config(overrides: Sequence[str]) -> Composed:
     plain = _compose(overrides)
     _refuse_deletions(overrides)
     refuse_unread(overrides, plain, lambda: _unresolved(overrides))
+    _require_switches(plain)
     composed = Composed(plain)
     return composed.differing(_client_configs(composed, overrides))
+
+
+def _require_switches(plain: Mapping[str, Any]) -> None:
+    """Refuse any other value where only true and false mean something."""
+    try:
+        for name in SWITCHES:
+            if name in plain:
+                require_bool(name, plain[name])
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def idle_settings(overrides: Sequence[str], config: Mapping[str, Any]) -> list[s
     every, rounds = config["evaluate_every"], config["num_rounds"]
     if every > rounds:
         found.append(
-            f"evaluate_every={every} without effect: after num_rounds={rounds} the run ends with its evaluation"
+            f"evaluate_every={every} without effect: the run has num_rounds={rounds}, and is evaluated at its end"
         )
     return found
 

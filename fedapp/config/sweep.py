@@ -62,7 +62,7 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
     except HydraException:
         wide = next(one for one in own if one.is_sweep_override() and not one.is_discrete_sweep())
         raise ConfigError(
-            f"{wide.input_line} names no values: only an optimiser draws from an interval (hydra/sweeper=optuna)"
+            f"{wide.input_line} names no values: only an optimiser draws from it (hydra/sweeper=optuna)"
         ) from None
 
 
@@ -133,7 +133,7 @@ def of_optimiser(overrides: Sequence[str]) -> list[str] | None:
             continue
         if f"hydra.sweeper.{key}" in given:
             raise ConfigError(
-                f"hydra.sweeper.{key} must be {right}: a sweep's score is the validation score, more is better"
+                f"hydra.sweeper.{key} must be {right}: it is given validation scores, of which more is better"
             )
         added.append(f"hydra.sweeper.{key}={right}")
     fixed = [one.input_line or "" for one in parse_overrides(overrides) if not one.is_sweep_override()]
@@ -151,14 +151,18 @@ def _hydra_node(overrides: Sequence[str]) -> DictConfig:
     Plugins.instance()  # makes the choices known that are installed beside Hydra
     loader = ConfigLoaderImpl(create_config_search_path(str(files.CONF)))
     try:
-        node: DictConfig = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN).hydra
+        node: DictConfig = loader.load_configuration(
+            "config", list(overrides), run_mode=RunMode.MULTIRUN
+        ).hydra
     except (HydraException, OmegaConfBaseException) as error:
         for word in overrides:
             key, _, value = word.partition("=")
-            known = sorted(loader.get_group_options(key)) if key in ("hydra/launcher", "hydra/sweeper") else []
+            known = (
+                sorted(loader.get_group_options(key)) if key in ("hydra/launcher", "hydra/sweeper") else []
+            )
             if known and value not in known:
                 raise ConfigError(
-                    f"{word} is not installed (pip install hydra-{value}-{key[6:]}); known: {', '.join(known)}"
+                    f"{word} is not there (pip install hydra-{value}-{key[6:]}); known: {', '.join(known)}"
                 ) from None
         raise ConfigError(_plain(error)) from None
     return node

@@ -20,10 +20,10 @@ Metrics = dict[str, float]
 SAME_SHARE, EMPTY_SHARE, LOST_SHARE = "same-answer-share", "empty-answer-share", "lost-target-share"
 CONSTANT_SCORE = "constant-score"
 JUDGED = (SAME_SHARE, EMPTY_SHARE, LOST_SHARE, CONSTANT_SCORE)
-"""What a client says of its final answers beside their scores, from which a summary knows that they say nothing.
+"""What a client says of its final answers beside their scores: whether they say anything of their prompts.
 
-Shares of its rows: of the most frequent answer, of empty answers, of targets that the model's tokenizer cannot
-write; and the main metric of the most frequent target, given as the answer to every row.
+Shares of its rows: of the most frequent answer, of empty answers, of targets that the model's tokenizer
+cannot write; and the main metric of the most frequent target, given as the answer to every row.
 """
 
 

@@ -7,8 +7,8 @@ metrics.jsonl    one row per round, client, split and model
 traffic.jsonl    one row per message: payload bytes and wire bytes
 consensus.jsonl  one row per round, where clients vote: what they agreed on
 summary.json     what the run comes to, in numbers; the command line prints them as a table
-adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json; predictions.jsonl of a client,
-                 where save_predictions asks for it
+adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json; with save_predictions a
+                 client's predictions.jsonl
 log.txt          Flower's log (written by the command line)
 """
 
@@ -196,7 +196,11 @@ def _mean_of_last(rows: Sequence[ScoreRow], server_round: int) -> dict[str, floa
     for row in rows:
         if row.server_round == server_round and row.split == "test" and row.model != "base":
             newest[row.client_id] = row.metrics
-    names = sorted(set.intersection(*(set(metrics) for metrics in newest.values())) - set(JUDGED)) if newest else []
+    names = (
+        sorted(set.intersection(*(set(metrics) for metrics in newest.values())) - set(JUDGED))
+        if newest
+        else []
+    )
     return {f"test-{name}": sum(metrics[name] for metrics in newest.values()) / len(newest) for name in names}
 
 

@@ -63,4 +63,6 @@ def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / FILE, text)
     except OSError as error:
-        raise ClientFailure(f"save_predictions=true, but {FILE} cannot be written: {error.strerror}") from None
+        raise ClientFailure(
+            f"save_predictions=true, but {FILE} cannot be written: {error.strerror}"
+        ) from None

@@ -138,7 +138,7 @@ class RunSummary:
         }
 
     def warnings(self) -> list[str]:
-        """A line for each way in which final models say nothing of their prompts, with the clients it is true of."""
+        """A line for each way in which final models say nothing of their prompts, and of which clients."""
         honest = [one for one in self._honest() if one.final_row is not None]
         found: dict[str, list[int]] = {}
         for one in honest:
@@ -153,8 +153,8 @@ class RunSummary:
             lost = one.final_row.metrics.get(LOST_SHARE, 0.0) if one.final_row else 0.0
             if lost > 0:
                 lines.append(
-                    f"client {one.client_id}: its model's tokenizer cannot write {100 * lost:.1f} % of the test "
-                    "targets, which no training reaches"
+                    f"client {one.client_id}: its model's tokenizer cannot write {100 * lost:.1f} % of the "
+                    "test targets, which no training reaches"
                 )
         return lines
 
@@ -234,7 +234,9 @@ def best_round(rows: Sequence[ScoreRow], metric: str) -> BestRound | None:
     # Rounded, as equal scores summed in another order may differ in the last bit.
     chosen = max(rounds, key=lambda n: round(math.fsum(validation[n][client] for client in steady), 9))
     reached = math.fsum(validation[chosen][client] for client in steady) / len(steady)
-    return BestRound(chosen, len(rounds), reached, {client: test[chosen][client] for client in sorted(clients)})
+    return BestRound(
+        chosen, len(rounds), reached, {client: test[chosen][client] for client in sorted(clients)}
+    )
 
 
 def hostile_clients(config: Mapping[str, Any]) -> list[int]:

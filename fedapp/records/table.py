@@ -51,8 +51,14 @@ def print_notes(notes: Sequence[str], stream: TextIO) -> None:
         _console(stream).print(note, highlight=False, soft_wrap=True, markup=False)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Tell the command line, which knows the exit code that is due; rich would leave with 1."""
+        raise BrokenPipeError
+
+
 def _console(stream: TextIO) -> Console:
-    return Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH)
+    return _Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH)
 
 
 def show_summary(run_dir: Path, stream: TextIO) -> None:

@@ -43,7 +43,9 @@ class Expression:
         """
         lost = self.lost(labels)
         if lost:
-            named = ", ".join(f"{labels[i]!r} (it comes back as {self._written([labels[i]])[0]!r})" for i in lost)
+            named = ", ".join(
+                f"{labels[i]!r} (it comes back as {self._written([labels[i]])[0]!r})" for i in lost
+            )
             raise ValueError(
                 f"benchmark.labels: this model's tokenizer cannot write {named}; "
                 "choose label words that it knows, or another model"
