@@ -30,7 +30,7 @@ from fedapp.config.sweep import (
     launch_sweep,
     naming,
     of_experiment,
-    of_optimiser,
+    sweeper_settings,
 )
 from fedapp.core.errors import one_line
 from fedapp.core.files import write_atomically
@@ -96,24 +96,24 @@ def sweep(overrides: Sequence[str]) -> int:
     try:
         refuse_hydra(overrides, sweeping=True)
         overrides = [*of_experiment(overrides), *overrides]
-        added = of_optimiser(overrides)
-        planned = _check_combinations(overrides) if added is None else 0
+        optimises, own = sweeper_settings(overrides)
+        planned = 0 if optimises else _check_combinations(overrides)
         folder = _sweep_folder(overrides)
     except ConfigError as error:
         complain(str(error))
         return USAGE
-    own = [*(added or ()), f"hydra.sweep.dir={quote(str(folder))}", "hydra.sweeper.params=null"]
+    own.append(f"hydra.sweep.dir={quote(str(folder))}")
     job = functools.partial(run_job, folder=folder, starter=os.getpid())
     stopped = ""
     try:
-        launch_sweep(job, [*overrides, *own], optimises=added is not None)
+        launch_sweep(job, [*overrides, *own], optimises=optimises)
     except (ConfigError, SweepStopped) as error:
         stopped = one_line(error)
         if not read_jobs(folder):
             _discard(folder)
             complain(stopped)
             return USAGE if isinstance(error, ConfigError) else FAILED
-    return _tell(read_jobs(folder), planned, stopped, best=added is not None)
+    return _tell(read_jobs(folder), planned, stopped, best=optimises)
 
 
 def run_job(number: int, words: list[str], *, folder: Path, starter: int) -> float | None:

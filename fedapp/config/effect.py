@@ -55,7 +55,9 @@ def refuse_unread(
     if not added:
         return
     before = unresolved()
+    # As written, and with interpolations inside interpolations resolved.
     text = yaml.safe_dump(before)
+    text += re.sub(r"\$\{([\w.]+)\}", lambda found: str(_at(tree, found[1])), text)
     for key in added:
         if not (_stands(before, key) or _is_built(tree, key) or _is_read(text, key)):
             place, _, name = key.rpartition(".")
@@ -80,7 +82,7 @@ def idle_settings(overrides: Sequence[str], config: Mapping[str, Any]) -> list[s
     every, rounds = config["evaluate_every"], config["num_rounds"]
     if every > rounds:
         found.append(
-            f"evaluate_every={every} without effect: the run has num_rounds={rounds}, and is evaluated at its end"
+            f"evaluate_every={every} without effect: the run ends, evaluated, after num_rounds={rounds}"
         )
     return found
 
@@ -111,7 +113,7 @@ def _is_built(tree: Mapping[str, Any], key: str) -> bool:
 
 def _is_read(text: str, key: str) -> bool:
     """Whether an interpolation of the tree names the key, or a file of its group says it of itself."""
-    if re.search(rf"{re.escape(key)}(?![\w.])|{re.escape(key.rpartition('.')[0])}\.\$\{{", text):
+    if re.search(rf"{re.escape(key)}(?![\w.])", text):
         return True
     group, _, rest = key.partition(".")
     place, _, name = rest.rpartition(".")

@@ -112,10 +112,11 @@ def of_experiment(overrides: Sequence[str]) -> list[str]:
     return [f"{key}={value}" for key, value in swept.items() if key not in given]
 
 
-def of_optimiser(overrides: Sequence[str]) -> list[str] | None:
-    """What has to be told the chosen sweeper; None if it is Hydra's own, which tries every combination.
+def sweeper_settings(overrides: Sequence[str]) -> tuple[bool, list[str]]:
+    """Whether the chosen sweeper is an optimiser, and what it has to be told beside these overrides.
 
-    Any other sweeper is an optimiser: it is given the validation score of each job, of which more is better.
+    Hydra's own sweeper tries every combination. Any other is an optimiser: it is given the validation
+    score of each job, of which more is better.
 
     Raises:
         ConfigError: If sweeper or launcher are not installed, if it is told to look for the lowest score,
@@ -123,10 +124,11 @@ def of_optimiser(overrides: Sequence[str]) -> list[str] | None:
     """
     chosen = [word for word in overrides if is_hydra(word) or word.partition("=")[0] == "experiment"]
     sweeper = _hydra_node(chosen).sweeper
+    # What an experiment sweeps is among the overrides already, but for what was given by hand.
+    added = ["hydra.sweeper.params=null"] if sweeper.get("params") else []
     if sweeper._target_ == f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
-        return None
+        return False, added
     given = {word.partition("=")[0].lstrip("+~") for word in chosen}
-    added = []
     for key, right in LARGER_IS_BETTER.items():
         found = OmegaConf.select(sweeper, key)
         if found is None or str(found).rpartition(".")[2].lower() == right:
@@ -143,7 +145,7 @@ def of_optimiser(overrides: Sequence[str]) -> list[str] | None:
             f"score.splits={config['score']['splits']} gives an optimiser nothing to choose by: "
             "set score.splits=[validation,test]"
         )
-    return added
+    return True, added
 
 
 def _hydra_node(overrides: Sequence[str]) -> DictConfig:

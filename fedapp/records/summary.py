@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fedapp.core.types import CONSTANT_SCORE, EMPTY_SHARE, LOST_SHARE, SAME_SHARE
+from fedapp.records.judgement import warnings_of
 from fedapp.records.rows import EVALUATED, ScoreRow, TrafficRow, main_metric
 
 SCORES = {
@@ -139,24 +139,9 @@ class RunSummary:
 
     def warnings(self) -> list[str]:
         """A line for each way in which final models say nothing of their prompts, and of which clients."""
-        honest = [one for one in self._honest() if one.final_row is not None]
-        found: dict[str, list[int]] = {}
-        for one in honest:
-            if one.final_row is not None and (fault := _fault(one.final_row, one.scores["final-score"])):
-                found.setdefault(fault, []).append(one.client_id)
-        lines = []
-        for fault, clients in found.items():
-            everybody = len(clients) == len(honest) > 1
-            who = "all clients" if everybody else f"client{'s' * (len(clients) != 1)} {_listed(clients)}"
-            lines.append(f"{who}: {fault}")
-        for one in honest:
-            lost = one.final_row.metrics.get(LOST_SHARE, 0.0) if one.final_row else 0.0
-            if lost > 0:
-                lines.append(
-                    f"client {one.client_id}: its model's tokenizer cannot write {100 * lost:.1f} % of the "
-                    "test targets, which no training reaches"
-                )
-        return lines
+        return warnings_of(
+            {one.client_id: one.final_row for one in self._honest() if one.final_row}, self.metric
+        )
 
     def _honest(self) -> list[ClientSummary]:
         return [one for one in self.clients if one.client_id not in self.hostile]
@@ -270,27 +255,6 @@ def _finals(
     by_split = {row.split: row for row in kept}
     checked = by_split.get("validation")
     return by_split.get("test"), None if checked is None else float(checked.metrics[str(metric)])
-
-
-def _fault(row: ScoreRow, score: float | None) -> str | None:
-    """How a final model's answers say nothing of their prompts; None where they do, or nobody can tell."""
-    said, count = row.metrics, row.num_examples
-    if count is None or not {SAME_SHARE, EMPTY_SHARE, CONSTANT_SCORE} <= set(said):
-        return None
-    if said[EMPTY_SHARE] >= 1:
-        return "the final model gives an empty answer to every test row"
-    # One row, or rows that all want the same answer: a constant answer is no fault.
-    if count < 2 or said[CONSTANT_SCORE] >= 1:
-        return None
-    if said[SAME_SHARE] >= 1:
-        return "the final model gives the same answer to every test row"
-    if score is not None and abs(score - said[CONSTANT_SCORE]) < 1e-9:
-        return "the final score is exactly that of giving every test row the most frequent target"
-    return None
-
-
-def _listed(clients: Sequence[int]) -> str:
-    return ", ".join(map(str, clients))
 
 
 def _left_out(traffic: Sequence[TrafficRow]) -> list[tuple[int, int, str]]:

@@ -36,10 +36,9 @@ def label_tokens(answers: str, encoder: Encoder, base: Base) -> LabelTokens | No
 
 
 def takes_label_words(answers: str, base: Base) -> bool:
-    """Whether the model is to choose among label words: not where it generates, or has a head that chooses."""
-    return base.head != "classification" and (
-        answers == "labels" or (answers == "auto" and bool(base.labels))
-    )
+    """Whether the model chooses among label words: not where it writes, or has a head that chooses."""
+    chosen = answers == "labels" or (answers == "auto" and bool(base.labels))
+    return chosen and base.head != "classification"
 
 
 class LabelTokens:
