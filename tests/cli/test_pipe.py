@@ -24,6 +24,7 @@ def without_reader(*words: str) -> tuple[int, str]:
         stdout=start,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},  # what is written late breaks late
     )
     os.close(start)
     os.close(end)

@@ -88,7 +88,9 @@ def test_a_setting_that_this_run_has_no_use_for_is_named(words, said):
 def test_a_choice_that_only_sweeps_asks_for_multirun(capsys, tmp_path):
     assert main(["run", "experiment=aggregator", f"runs_dir={tmp_path / 'runs'}"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("fedapp: error: experiment=aggregator sweeps method=fedavg,fedreft_mean,fedreft: use")
+    assert said.startswith(
+        "fedapp: error: experiment=aggregator sweeps method=fedavg,fedreft_mean,fedreft: use"
+    )
     assert said.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
@@ -96,11 +98,17 @@ def test_a_choice_that_only_sweeps_asks_for_multirun(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("hydra.sweep.dir=x", "hydra.sweep.dir=x has no effect: the runs of a sweep go into a new folder below"),
+        (
+            "hydra.sweep.dir=x",
+            "hydra.sweep.dir=x has no effect: the runs of a sweep go into a new folder below",
+        ),
         ("hydra.run.dir=x", "has no effect"),
         ("hydra.sweeper.params.seed=1", "write what is swept as KEY=A,B"),
         ("hydra.job.chdir=true", "has no effect"),
-        ("hydra/launcher=nowhere", "hydra/launcher=nowhere is not there (pip install hydra-nowhere-launcher)"),
+        (
+            "hydra/launcher=nowhere",
+            "hydra/launcher=nowhere is not there (pip install hydra-nowhere-launcher)",
+        ),
         ("num_rounds=interval(1,3)", "num_rounds=interval(1,3) names no values"),
     ],
 )
