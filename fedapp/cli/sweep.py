@@ -30,6 +30,7 @@ from fedapp.config.sweep import (
     launch_sweep,
     naming,
     of_experiment,
+    parse_overrides,
     sweeper_settings,
 )
 from fedapp.core.errors import one_line
@@ -103,7 +104,10 @@ def sweep(overrides: Sequence[str]) -> int:
         complain(str(error))
         return USAGE
     own.append(f"hydra.sweep.dir={quote(str(folder))}")
-    job = functools.partial(run_job, folder=folder, starter=os.getpid())
+    common = frozenset(
+        one.get_key_element() for one in parse_overrides(overrides) if not one.is_sweep_override()
+    )
+    job = functools.partial(run_job, folder=folder, starter=os.getpid(), common=common)
     stopped = ""
     try:
         launch_sweep(job, [*overrides, *own], optimises=optimises)
@@ -113,10 +117,12 @@ def sweep(overrides: Sequence[str]) -> int:
             _discard(folder)
             complain(stopped)
             return USAGE if isinstance(error, ConfigError) else FAILED
-    return _tell(read_jobs(folder), planned, stopped, best=optimises)
+    return _tell(read_jobs(folder), planned, stopped, common if optimises else None)
 
 
-def run_job(number: int, words: list[str], *, folder: Path, starter: int) -> float | None:
+def run_job(
+    number: int, words: list[str], *, folder: Path, starter: int, common: frozenset[str]
+) -> float | None:
     """Run one job, in whatever process the launcher has put it.
 
     Args:
@@ -124,6 +130,7 @@ def run_job(number: int, words: list[str], *, folder: Path, starter: int) -> flo
         words: Its overrides.
         folder: Of the sweep.
         starter: The process that began the sweep; the lines of any other are marked with the job's number.
+        common: Settings that all jobs were given.
 
     Returns:
         The validation score, None if the job failed or has none.
@@ -134,7 +141,7 @@ def run_job(number: int, words: list[str], *, folder: Path, starter: int) -> flo
     stream = (
         Piped(sys.stdout, f"[{number}] " if apart else "") if apart or not sys.stdout.isatty() else sys.stdout
     )
-    print(" ".join(words) if apart else f"[{number}] {' '.join(words)}", file=stream, flush=True)
+    print(f"{'' if apart else f'[{number}] '}{_own(words, common)}", file=stream, flush=True)
     record.status = "failed"
     try:
         outcome = running.run_once([*words, f"runs_dir={quote(str(folder))}"], stream)
@@ -153,16 +160,27 @@ def run_job(number: int, words: list[str], *, folder: Path, starter: int) -> flo
     return record.validation_score
 
 
-def _tell(jobs: Sequence[JobRecord], planned: int, stopped: str, *, best: bool) -> int:
-    """Say how many runs are complete and which are not; the exit code."""
+def _own(words: Sequence[str], common: frozenset[str]) -> str:
+    """What of a job's overrides tells it from the others."""
+    return " ".join([word for word in words if word.partition("=")[0] not in common] or words)
+
+
+def _tell(jobs: Sequence[JobRecord], planned: int, stopped: str, common: frozenset[str] | None) -> int:
+    """Say how many runs are complete and which are not, and an optimiser's best; the exit code.
+
+    ``common`` are the settings that all jobs were given, None if there is no best.
+    """
     total = max(planned, max((job.number for job in jobs), default=0))
     complete = [job for job in jobs if job.status == "completed"]
     print(f"{len(complete)} of {total} runs complete", flush=True)
     scored = [job for job in complete if job.validation_score is not None]
-    if best and scored:
+    if common is not None and scored:
         winner = max(scored, key=lambda job: (job.validation_score, -job.number))
         score = format_score(winner.validation_score)
-        print(f"best validation score: {score} in [{winner.number}] {' '.join(winner.overrides)}", flush=True)
+        print(
+            f"best validation score: {score} in [{winner.number}] {_own(winner.overrides, common)}",
+            flush=True,
+        )
     failed = [job.number for job in jobs if job.status != "completed"]
     missing = sorted(set(range(1, total + 1)) - {job.number for job in jobs})
     faults = [f"{len(failed)} of {total} runs failed: {', '.join(map(str, failed))}"] * bool(failed)

@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from fedapp.core.types import CONSTANT_SCORE, EMPTY_SHARE, LOST_SHARE, SAME_SHARE
 from fedapp.records.rows import ScoreRow
 
+ROWS_TO_JUDGE_BY = 16
+"""Below it a score is too often that of a constant answer by chance (ours)."""
+
 
 def warnings_of(finals: Mapping[int, ScoreRow], metric: str | None) -> list[str]:
     """A line for each fault, with the clients whose final models have it.
@@ -42,7 +45,11 @@ def fault_of(row: ScoreRow, metric: str | None) -> str | None:
     if said[SAME_SHARE] >= 1:
         return "the final model gives the same answer to every test row"
     score = said.get(str(metric))
-    if score is not None and abs(score - said[CONSTANT_SCORE]) < 1e-9:
+    if (
+        row.num_examples >= ROWS_TO_JUDGE_BY
+        and score is not None
+        and abs(score - said[CONSTANT_SCORE]) < 1e-9
+    ):
         return "the final score is exactly that of giving every test row the most frequent target"
     return None
 

@@ -16,6 +16,8 @@ from fedapp.records.summary import SCORES
 
 # A file or a pipe has no width of its own: let tables be as wide as they need.
 PIPE_WIDTH = 200
+# So that a run's table fits a terminal of 80 columns.
+TASKS_WIDTH = 16
 COLUMNS = ("client", "tasks", "train", "test", "base", "round 1", "final", "sent", "received")
 
 
@@ -27,7 +29,7 @@ def print_table(
     left: Sequence[str] = (),
     ruled: bool = True,
 ) -> None:
-    """Print a table as wide as the terminal allows; longer cells are folded.
+    """Print a table as wide as the terminal allows; where it is too narrow, columns of text are folded.
 
     Args:
         columns: Headings.
@@ -36,10 +38,14 @@ def print_table(
         left: Columns of text, flush left; all others are flush right.
         ruled: Whether a line is drawn below the headings; a list to search in goes without.
     """
-    look: Any = {"box": box.SIMPLE_HEAD} if ruled else {"box": None, "padding": (0, 2, 0, 0)}
+    look: Any = {"box": box.SIMPLE_HEAD if ruled else None, "padding": (0, 1 if ruled else 2, 0, 0)}
     table = Table(pad_edge=False, **look)
     for column in columns:
-        table.add_column(escape(column), justify="left" if column in left else "right", overflow="fold")
+        of_text = column in left
+        # A number that is cut in two is read as two.
+        table.add_column(
+            escape(column), justify="left" if of_text else "right", overflow="fold", no_wrap=not of_text
+        )
     for row in rows:
         table.add_row(*(escape(show_cell(value)) for value in row))
     _console(stream).print(table)
@@ -71,7 +77,7 @@ def show_summary(run_dir: Path, stream: TextIO) -> None:
     path = run_dir / "summary.json"
     if path.exists():
         summary = json.loads(path.read_text(encoding="utf-8"))
-        print_table(COLUMNS, table_rows(summary), stream)
+        print_table(COLUMNS, table_rows(summary), stream, left=("tasks",))
         _console(stream).print("\n".join(summary_notes(summary)), highlight=False, markup=False)
     print(f"run folder: {run_dir}", file=stream, flush=True)
 
@@ -81,7 +87,7 @@ def table_rows(summary: Mapping[str, Any]) -> list[list[object]]:
     rows = [
         [
             one["client-id"],
-            ", ".join(map(str, one["tasks"])),
+            name_tasks(one["tasks"]),
             one["train-rows"],
             one["test-rows"],
             *_cells(one, one),
@@ -130,6 +136,12 @@ def _left_out(messages: Sequence[Mapping[str, Any]]) -> str:
 def name_clients(clients: Sequence[int]) -> str:
     """``client 3`` or ``clients 1, 3``."""
     return f"client{'s' * (len(clients) != 1)} {', '.join(map(str, clients))}"
+
+
+def name_tasks(tasks: Sequence[str]) -> str:
+    """Their names, or how many there are where these would take the table's room."""
+    names = ", ".join(map(str, tasks))
+    return names if len(names) <= TASKS_WIDTH or len(tasks) < 2 else f"{len(tasks)} tasks"
 
 
 def show_cell(value: object) -> str:

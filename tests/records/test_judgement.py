@@ -11,7 +11,7 @@ from fedapp.records.summary import summarise
 from tests.federation import run_toy
 
 
-def final(client, score, *, same=0.5, empty=0.0, lost=0.0, constant=0.5, count=8, **more):
+def final(client, score, *, same=0.5, empty=0.0, lost=0.0, constant=0.5, count=16, **more):
     """A row of a final model on test data; ``more`` overrides its split or metric."""
     judged = {SAME_SHARE: same, EMPTY_SHARE: empty, LOST_SHARE: lost, CONSTANT_SCORE: constant}
     row = {"server_round": 1, "client_id": client, "split": "test", "model": "final", "moment": "after"}
@@ -35,7 +35,8 @@ def warnings(*rows, hostile=()):
             final(0, 0.5),
             "client 0: the final score is exactly that of giving every test row the most frequent",
         ),
-        (final(0, 0.5, count=1), None),  # one row has one answer
+        (final(0, 0.0, same=1.0, constant=0.9, count=1), None),  # one row has one answer
+        (final(0, 0.5, count=15), None),  # by chance
         (final(0, 1.0, same=1.0, constant=1.0), None),  # all rows want the same
         (final(0, 0.75, empty=0.5), None),
         (
