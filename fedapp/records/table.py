@@ -18,6 +18,8 @@ from fedapp.records.summary import SCORES
 PIPE_WIDTH = 200
 # So that a run's table fits a terminal of 80 columns.
 TASKS_WIDTH = 16
+# To what columns of text are folded before a table becomes lists, and what parts two columns.
+FOLDED_WIDTH, GAP = 24, 2
 COLUMNS = ("client", "tasks", "train", "test", "base", "round 1", "final", "sent", "received")
 
 
@@ -29,7 +31,8 @@ def print_table(
     left: Sequence[str] = (),
     ruled: bool = True,
 ) -> None:
-    """Print a table as wide as the terminal allows; where it is too narrow, columns of text are folded.
+    """Print a table as wide as the terminal allows: columns of text are folded, and where that is not enough
+    every row becomes a list of its own.
 
     Args:
         columns: Headings.
@@ -38,6 +41,12 @@ def print_table(
         left: Columns of text, flush left; all others are flush right.
         ruled: Whether a line is drawn below the headings; a list to search in goes without.
     """
+    texts = [[show_cell(value) for value in row] for row in rows]
+    console = _console(stream)
+    if stream.isatty() and _narrowest(columns, texts, left) > console.width:
+        for row in texts:
+            _print_list(columns, row, console)
+        return
     look: Any = {"box": box.SIMPLE_HEAD if ruled else None, "padding": (0, 1 if ruled else 2, 0, 0)}
     table = Table(pad_edge=False, **look)
     for column in columns:
@@ -46,15 +55,34 @@ def print_table(
         table.add_column(
             escape(column), justify="left" if of_text else "right", overflow="fold", no_wrap=not of_text
         )
-    for row in rows:
-        table.add_row(*(escape(show_cell(value)) for value in row))
-    _console(stream).print(table)
+    for row in texts:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]) -> int:
+    """The characters that a table needs with its columns of text folded as far as they can be read."""
+    total = 0
+    for name, *cells in zip(columns, *rows, strict=True):
+        widest = max(len(line) for cell in (name, *cells) for line in cell.split("\n"))
+        total += min(widest, FOLDED_WIDTH) if name in left else widest
+    return total + GAP * len(columns)
+
+
+def _print_list(columns: Sequence[str], row: Sequence[str], console: Console) -> None:
+    """Print a row below one another: its first cell, then a line for each of the others."""
+    names = [" ".join(name.split()) for name in columns[1:]]
+    width = max(map(len, names))
+    lines = [
+        f"  {name:<{width}}  {' '.join(cell.split())}" for name, cell in zip(names, row[1:], strict=True)
+    ]
+    console.print("\n".join([row[0], *lines, ""]), highlight=False, markup=False)
 
 
 def print_notes(notes: Sequence[str], stream: TextIO) -> None:
     """Print what stands below a table, a line each."""
     for note in notes:
-        _console(stream).print(note, highlight=False, soft_wrap=True, markup=False)
+        _console(stream).print(note, highlight=False, soft_wrap=not stream.isatty(), markup=False)
 
 
 class _Console(Console):
