@@ -2,12 +2,14 @@
 
 import pytest
 
-from fedapp.client.workplace import Workplace
+from fedapp.client import serve as serving
+from fedapp.client import workplace as workplaces
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
 from fedapp.core.errors import RowError
 from fedapp.planning import preflight
 from fedapp.training.expression import Expression
+from fedapp.wire.messages import Join
 from tests import tiny_models
 
 
@@ -74,9 +76,8 @@ def test_preflight_and_the_client_refuse_before_training(own_rows):
     ) as caught:
         preflight.check(config, with_model=True)
     assert not any(chr(0x4E00 + i) in str(caught.value) for i in range(16))
-    place = Workplace(config.client(1))
     try:
-        with pytest.raises(RowError, match="client 1"):
-            place.check_answers(1)
+        with pytest.raises(RowError, match="client 1"):  # as it joins, so before any round
+            serving.open_workplaces(Join(config.to_json()), (1,))
     finally:
-        place.model.detach()
+        workplaces.close()
