@@ -79,12 +79,25 @@ def idle_settings(overrides: Sequence[str], config: Mapping[str, Any]) -> list[s
         if idle:
             name = about(adapter, "name")
             found.append(f"{', '.join(idle)} without effect: adapter={name} takes no training step")
+    if fault := no_validation_rows(config):
+        found.append(f"score.splits has validation without effect: {fault}")
     every, rounds = config["evaluate_every"], config["num_rounds"]
     if every > rounds:
         found.append(
             f"evaluate_every={every} without effect: the run ends, evaluated, after num_rounds={rounds}"
         )
     return found
+
+
+def no_validation_rows(config: Mapping[str, Any]) -> str | None:
+    """Why validation scores, where they are asked for, cannot be; None if they can."""
+    split = config.get("split") or {}
+    if "validation" not in (config.get("score") or {}).get("splits", ()):
+        return None
+    for name in ("val_share", "max_val"):
+        if split.get(name) == 0:
+            return f"split.{name}=0 leaves no validation row"
+    return None
 
 
 def _stands(tree: Mapping[str, Any], key: str) -> bool:

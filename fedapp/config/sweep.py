@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
+from fedapp.config.effect import no_validation_rows
 from fedapp.config.overrides import explain_syntax, is_hydra
 from fedapp.core import files
 from fedapp.core.errors import one_line
@@ -145,6 +146,8 @@ def sweeper_settings(overrides: Sequence[str]) -> tuple[bool, list[str]]:
             f"score.splits={config['score']['splits']} gives an optimiser nothing to choose by: "
             "set score.splits=[validation,test]"
         )
+    if fault := no_validation_rows(config):
+        raise ConfigError(f"{fault}, by which an optimiser would choose")
     return True, added
 
 

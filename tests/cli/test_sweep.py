@@ -201,6 +201,10 @@ def test_an_optimiser_is_given_validation_scores_of_which_more_is_better(capsys,
     [
         ("score.splits=[test]", "score.splits=['test'] gives an optimiser nothing to choose by"),
         ("hydra.sweeper.direction=minimize", "hydra.sweeper.direction must be maximize"),
+        (
+            "split.val_share=0",
+            "split.val_share=0 leaves no validation row, by which an optimiser would choose",
+        ),
     ],
 )
 def test_an_optimiser_that_would_choose_by_nothing_is_refused(capsys, tmp_path, plugins, runs, word, said):

@@ -1,5 +1,7 @@
 """Settings without effect are refused in one line, or named where they do no harm."""
 
+import json
+
 import pytest
 
 from fedapp.cli.main import main
@@ -78,6 +80,11 @@ def test_a_key_that_an_experiment_misspells_is_refused(tmp_path, monkeypatch):
         (["method=zero_shot", "train.max_length=64"], None),  # cuts the prompts it answers
         (["evaluate_every=9", "num_rounds=3"], "evaluate_every=9 without effect"),
         (["evaluate_every=3", "num_rounds=3"], None),
+        (
+            ["score.splits=[validation,test]", "split.val_share=0"],
+            "split.val_share=0 leaves no validation row",
+        ),
+        (["split.val_share=0"], None),
     ],
 )
 def test_a_setting_that_this_run_has_no_use_for_is_named(words, said):
@@ -118,3 +125,12 @@ def test_a_sweep_refuses_what_it_would_not_heed(capsys, tmp_path, word, said):
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_budget_of_an_experiment_is_that_of_what_it_sweeps(capsys):
+    toy = ["model=toy", "adapter=toy", "benchmark=toy"]
+    assert main(["budget", "experiment=aggregator", *toy, "--json"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["method"] for row in rows] == ["fedavg", "fedreft_mean", "fedreft"]
+    assert main(["budget", "hydra.sweep.dir=x", *toy]) == 2
+    assert "hydra.sweep.dir=x has no effect" in capsys.readouterr().err
