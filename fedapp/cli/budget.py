@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from fedapp.cli.output import OK, USAGE, complain, warn
 from fedapp.config.build import ConfigError, about
 from fedapp.config.compose import load_config
+from fedapp.config.overrides import refuse_hydra
 from fedapp.core.method import AnswerSizes
 from fedapp.planning.budget import Budget, budget_of
 from fedapp.records.table import print_notes, print_table
@@ -63,8 +64,10 @@ def budget_rows(overrides: Sequence[str], answers: AnswerSizes | None = None) ->
     Raises:
         ConfigError: If a configuration cannot be used; the message names the combination.
     """
-    from fedapp.config.sweep import chosen_words, combinations, naming
+    from fedapp.config.sweep import chosen_words, combinations, naming, of_experiment
 
+    refuse_hydra(overrides)
+    overrides = [*of_experiment(overrides), *overrides]
     rows = []
     for words in combinations(overrides):
         chosen = chosen_words(words, overrides)

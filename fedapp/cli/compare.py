@@ -19,6 +19,7 @@ NOT_COMPARED = {
     "runs_dir",
     "engine",
     "save_adapters",
+    "save_predictions",
     "client_configs",
     "join_timeout",
     "round_timeout",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -29,7 +31,20 @@ def print_choices(kinds: Sequence[str], stream: TextIO, conf: Path | None = None
             print(file=stream)
         print(f"{kind} ({kind[:-1]}=…)", file=stream)
         for name, description in known[kind].items():
-            print(f"  {name:<{width}}  {description}".rstrip(), file=stream)
+            print(_entry(f"  {name:<{width}}  ", description, stream), file=stream)
+
+
+def _entry(head: str, text: str, stream: TextIO) -> str:
+    """A choice with its description; on a terminal the latter has a column of its own."""
+    if not stream.isatty():
+        return f"{head}{text}".rstrip()
+    room = max(shutil.get_terminal_size().columns, len(head) + 20)
+    return (
+        textwrap.fill(
+            text, room, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False
+        )
+        or head.rstrip()
+    )
 
 
 def _find(kind: str, known: Sequence[str]) -> str:

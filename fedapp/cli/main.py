@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import fedapp
-from fedapp.cli.output import OK, USAGE, complain, nearest, warn
+from fedapp.cli.output import OK, USAGE, complain, leave_quietly, nearest, warn
 
 HELP = ("-h", "--help")
 Command = Callable[[argparse.Namespace], int]
@@ -35,8 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 if all went well, 1 if a run failed, 2 for wrong usage or configuration, 128 plus the
-        signal's number if interrupted (130 for Ctrl-C).
+        signal's number if interrupted (130 for Ctrl-C; 141 if whoever reads the output has gone).
     """
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            sys.stdout.flush()  # here, where a broken pipe can still be told from a fault
+    except BrokenPipeError:
+        return leave_quietly()
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = _make_parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
@@ -163,6 +173,8 @@ def _export(arguments: argparse.Namespace) -> int:
 
     try:
         export(Path(arguments.source), Path(arguments.target))
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         complain(str(error))
         return USAGE
@@ -187,6 +199,8 @@ def _compare(arguments: argparse.Namespace) -> int:
     try:
         folders = [Path(folder) for folder in arguments.folders or ["runs"]]
         compare(folders, sys.stdout, warn, arguments.metric)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         complain(str(error))
         return USAGE
@@ -207,6 +221,8 @@ def _tasks(arguments: argparse.Namespace) -> int:
 
     try:
         manage(arguments.action, Path(arguments.folder), arguments.task, sys.stdout)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         complain(str(error))
         return USAGE

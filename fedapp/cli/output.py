@@ -3,12 +3,61 @@
 from __future__ import annotations
 
 import difflib
+import io
+import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from fedapp.core.errors import printable
 
 OK, FAILED, USAGE = 0, 1, 2
+READER_GONE = 141
+"""128 plus SIGPIPE's number: what a shell reports of a tool whose reader has had enough."""
+
+
+def leave_quietly() -> int:
+    """Let nothing more be written into a broken pipe, at the process's end neither; the exit code."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    return READER_GONE
+
+
+class Piped(io.StringIO):
+    """A stream that is no terminal: a run goes on where whoever read it has gone.
+
+    Attributes:
+        gone: Whether that has happened.
+    """
+
+    def __init__(self, stream: TextIO, mark: str = "") -> None:
+        """Write to ``stream``; a ``mark`` opens every line, which tells the jobs of a sweep apart."""
+        super().__init__()
+        self._stream, self._mark, self._line = stream, mark, ""
+        self.gone = False
+
+    def write(self, text: str) -> int:
+        """Write whole lines."""
+        *whole, self._line = (self._line + text).split("\n")
+        self._pass("".join(f"{self._mark}{line}\n" for line in whole))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what there is."""
+        self._pass("")
+
+    def _pass(self, text: str) -> None:
+        if self.gone:
+            return
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except BrokenPipeError:
+            self.gone = True
 
 
 def complain(message: str) -> None:

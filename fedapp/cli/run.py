@@ -6,12 +6,15 @@ import contextlib
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
-from fedapp.cli.output import FAILED, OK, USAGE, complain, warn
+from fedapp.cli.output import FAILED, OK, USAGE, Piped, complain, warn
 from fedapp.cli.progress import make_display
 from fedapp.config.build import ConfigError
+from fedapp.config.effect import idle_settings
 from fedapp.config.run import folder_setting
 from fedapp.core.status import DIED, has_died, how_it_died
 from fedapp.engines import ENGINES
@@ -20,6 +23,21 @@ from fedapp.engines.job import RunFailed
 from fedapp.planning.job import make_job
 from fedapp.planning.preflight import check_config, look_ahead
 from fedapp.records.table import show_summary
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    Attributes:
+        code: 0 if it is complete, 1 if it failed, 2 if the configuration cannot be used.
+        complaint: One line on what went wrong; empty if nothing did.
+        run_dir: Its folder, where it has one.
+    """
+
+    code: int
+    complaint: str = ""
+    run_dir: Path | None = None
 
 
 def run(overrides: Sequence[str]) -> int:
@@ -34,6 +52,35 @@ def run(overrides: Sequence[str]) -> int:
     Raises:
         KeyboardInterrupt: If interrupted, by SIGTERM too; the run is stopped first. Its first
             argument is the exit code that is due.
+        BrokenPipeError: If the run is complete, and whoever read of it has gone.
+    """
+    from fedapp.config.sweep import of_experiment
+
+    try:
+        swept = of_experiment(overrides)
+    except ConfigError as error:
+        complain(str(error))
+        return USAGE
+    if swept:
+        chosen = next(word for word in reversed(overrides) if word.startswith("experiment="))
+        complain(
+            f"{chosen} sweeps {' '.join(swept)}: use --multirun for all its runs, or give one value of each"
+        )
+        return USAGE
+    stream = sys.stdout if sys.stdout.isatty() else Piped(sys.stdout)
+    outcome = run_once(overrides, stream)
+    if outcome.complaint:
+        complain(outcome.complaint)
+    if outcome.code == OK and isinstance(stream, Piped) and stream.gone:
+        raise BrokenPipeError
+    return outcome.code
+
+
+def run_once(overrides: Sequence[str], stream: TextIO) -> Outcome:
+    """Run once and show it on a stream; what went wrong is for the caller to say.
+
+    Raises:
+        KeyboardInterrupt: As ``run``.
     """
     with _interruptible():
         try:
@@ -44,22 +91,21 @@ def run(overrides: Sequence[str]) -> int:
             _note_death(folder_setting(config, "runs_dir"))
             job = make_job(overrides, config)
         except ConfigError as error:
-            complain(str(error))
-            return USAGE
+            return Outcome(USAGE, str(error))
+        for text in idle_settings(overrides, config):
+            warn(text)
         try:
             opening = f"starting with engine={config['engine']}, log: {job.log_file}"
-            with make_display(sys.stdout, opening) as display:
+            with make_display(stream, opening) as display:
                 engine(job, display.update)
-            show_summary(job.run_dir, sys.stdout)
+            show_summary(job.run_dir, stream)
         except RunFailed as error:
-            complain(f"{error} (log: {job.log_file})")
-            return FAILED
+            return Outcome(FAILED, f"{error} (log: {job.log_file})", job.run_dir)
         except OSError as error:  # a run that is complete stays so
             fault = f"standard output cannot be written: {error.strerror}"
             close_run(job.run_dir, fault)
-            complain(f"{fault} (run folder: {job.run_dir})")
-            return FAILED
-        return OK
+            return Outcome(FAILED, f"{fault} (run folder: {job.run_dir})", job.run_dir)
+        return Outcome(OK, "", job.run_dir)
 
 
 def _note_death(runs_dir: Path) -> None:

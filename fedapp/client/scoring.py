@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,16 @@ from fedapp.benchmarks.base import Benchmark
 from fedapp.core.checks import show_value
 from fedapp.core.model import AdaptedModel
 from fedapp.core.session import ClientSession
-from fedapp.core.types import ClientFailure, Example, Metrics
+from fedapp.core.types import (
+    CONSTANT_SCORE,
+    EMPTY_SHARE,
+    LOST_SHARE,
+    SAME_SHARE,
+    ClientFailure,
+    Example,
+    Metrics,
+)
+from fedapp.records.predictions import Prediction
 from fedapp.wire.messages import Row
 
 SPLITS = ("validation", "test")
@@ -59,6 +69,10 @@ class ScoreConfig:
         return {"before": self.before, "after": self.after}[moment]
 
 
+def _nothing_lost(_targets: Sequence[str]) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True)
 class Scorer:
     """Scores the model as it stands.
@@ -67,11 +81,13 @@ class Scorer:
         model: The adapted model of the process.
         benchmark: Reads answers out of what the model writes, and scores them.
         config: What is to be scored.
+        lost_share: Share of some targets that the model could not write if it knew them.
     """
 
     model: AdaptedModel
     benchmark: Benchmark
     config: ScoreConfig
+    lost_share: Callable[[Sequence[str]], float] = _nothing_lost
 
     def rows(self, session: ClientSession, model: str, moment: str) -> list[Row]:
         """Score on the splits that the config names and the client has.
@@ -81,25 +97,57 @@ class Scorer:
             model: What the model is at this moment (``own``).
             moment: ``before`` or ``after`` local training.
         """
-        sets = {"validation": session.val_set, "test": session.test_set}
         return [
-            Row(split, model, moment, len(sets[split]), self._scores(sets[split]))
-            for split in self.config.splits
-            if sets[split]
+            Row(split, model, moment, len(examples), self._scores(examples, self._answer(examples)[1]))
+            for split, examples in self._sets(session)
         ]
+
+    def final_rows(self, session: ClientSession) -> tuple[list[Row], list[Prediction]]:
+        """The same of the final model, with ``JUDGED`` among the scores, and with what it said."""
+        rows, predictions = [], []
+        for split, examples in self._sets(session):
+            completions, answers = self._answer(examples)
+            scores = {**self._scores(examples, answers), **self._judged(examples, answers)}
+            rows.append(Row(split, "final", "after", len(examples), scores))
+            predictions += [
+                Prediction(split, number, example.prompt, completion, answer, example.target)
+                for number, (example, completion, answer) in enumerate(
+                    zip(examples, completions, answers, strict=True)
+                )
+            ]
+        return rows, predictions
 
     def main_metric(self, examples: Sequence[Example]) -> float:
         """The benchmark's main metric on some examples."""
-        return next(iter(self._metrics(examples).values()))
+        return next(iter(self._metrics(examples, self._answer(examples)[1]).values()))
 
-    def _scores(self, examples: Sequence[Example]) -> Metrics:
-        metrics = self._metrics(examples)
+    def _sets(self, session: ClientSession) -> list[tuple[str, Sequence[Example]]]:
+        sets = {"validation": session.val_set, "test": session.test_set}
+        return [(split, sets[split]) for split in self.config.splits if sets[split]]
+
+    def _answer(self, examples: Sequence[Example]) -> tuple[list[str], list[str]]:
+        """What the model says to each prompt, and the answer in it."""
+        completions = self.model.generate([example.prompt for example in examples])
+        return completions, [self.benchmark.extract(text) for text in completions]
+
+    def _scores(self, examples: Sequence[Example], answers: Sequence[str]) -> Metrics:
+        metrics = self._metrics(examples, answers)
         loss = self.model.loss(examples)
         known = {} if loss != loss else {"loss": loss}  # a black box that only answers has none
         return {**known, **metrics}
 
-    def _metrics(self, examples: Sequence[Example]) -> Metrics:
-        texts = self.model.generate([example.prompt for example in examples])
-        answers = [self.benchmark.extract(text) for text in texts]
+    def _metrics(self, examples: Sequence[Example], answers: Sequence[str]) -> Metrics:
         scores = self.benchmark.score(answers, [example.target for example in examples])
         return {name: float(value) for name, value in scores.items()}
+
+    def _judged(self, examples: Sequence[Example], answers: Sequence[str]) -> Metrics:
+        """What shows that answers say nothing of their prompts; see ``JUDGED``."""
+        targets = [example.target for example in examples]
+        usual = Counter(targets).most_common(1)[0][0]
+        constant = self._metrics(examples, [self.benchmark.extract(usual)] * len(examples))
+        return {
+            SAME_SHARE: Counter(answers).most_common(1)[0][1] / len(answers),
+            EMPTY_SHARE: sum(not answer.strip() for answer in answers) / len(answers),
+            LOST_SHARE: self.lost_share(targets),
+            CONSTANT_SCORE: next(iter(constant.values())),
+        }

@@ -12,6 +12,7 @@ from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, count
 from fedapp.records.adapter_file import write_adapter
+from fedapp.records.predictions import write_predictions
 from fedapp.wire.messages import ClientSizes, Done, Join, Joined, Row, Work
 
 
@@ -46,6 +47,7 @@ def open_workplaces(message: Join, clients: tuple[int, ...]) -> Joined:
     fingerprints, examples = [], []
     for client_id in clients:
         place = workplace(message.config, client_id)
+        place.check_answers(client_id)
         data = place.setup.data(client_id)
         warn_of_repeats(client_id, data)
         examples.append(len(data.train))
@@ -78,9 +80,10 @@ def serve(work: Work, state: Arrays, output_dir: str | None = None) -> Done:
     else:
         routine.evaluate(work.download, session)
         metrics = dict(session.metrics)
-        rows += place.scorer.rows(session, "final" if work.final else "current", "after")
-        if work.final and place.setup.config["save_adapters"]:
-            save_adapter(place, work.client_id, output_dir)
+        if work.final:
+            rows += _finish(place, session, output_dir)
+        else:
+            rows += place.scorer.rows(session, "current", "after")
     return Done(
         client_id=work.client_id,
         server_round=work.server_round,
@@ -129,15 +132,33 @@ def check_fingerprint(place: Workplace, expected: str | None, client_id: int) ->
         )
 
 
+def _finish(place: Workplace, session: ClientSession, output_dir: str | None) -> list[Row]:
+    """Score the final model, and keep what the config says is kept of it."""
+    rows, predictions = place.scorer.final_rows(session)
+    if place.setup.config["save_adapters"]:
+        save_adapter(place, session.client_id, output_dir)
+    folder = own_folder(place, session.client_id, output_dir)
+    if place.setup.config["save_predictions"] and folder is not None:
+        write_predictions(folder, predictions)
+    return rows
+
+
+def own_folder(place: Workplace, client_id: int, output_dir: str | None) -> Path | None:
+    """Where a client keeps what is its own: below the node's ``output-dir``, else in the run folder where
+    that is on this machine (a simulation); None where there is neither.
+    """
+    run_dir = place.setup.config.get("run_dir")
+    folder = Path(output_dir) if output_dir else Path(run_dir) / "adapters" if run_dir else None
+    if folder is None or not (output_dir or folder.parent.is_dir()):
+        return None
+    return folder / f"client-{client_id}"
+
+
 def save_adapter(place: Workplace, client_id: int, output_dir: str | None) -> None:
     """Keep the client's final adapter on the client's own machine.
 
-    It goes below the node's ``output-dir``, else into the run folder where that is on this
-    machine (a simulation). Parameters that a method does not share thus never leave the client.
+    Parameters that a method does not share thus never leave the client.
     """
-    config = place.setup.config
-    run_dir = config.get("run_dir")
-    folder = Path(output_dir) if output_dir else Path(run_dir) / "adapters" if run_dir else None
-    if folder is None or not (output_dir or folder.parent.is_dir()):
-        return
-    write_adapter(folder / f"client-{client_id}", place.model.parameters(), config, place.base.fingerprint)
+    folder = own_folder(place, client_id, output_dir)
+    if folder is not None:
+        write_adapter(folder, place.model.parameters(), place.setup.config, place.base.fingerprint)

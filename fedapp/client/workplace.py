@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,6 +25,10 @@ from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, ClientFailure
+from fedapp.models.base import Base
+
+if TYPE_CHECKING:
+    from fedapp.training.expression import Expression
 
 
 class ClientSetup:
@@ -95,7 +99,30 @@ class Workplace:
         except (ClientFailure, ValueError):
             self.model.detach()
             raise
-        self.scorer = Scorer(self.model, self.setup.benchmark, self.setup.score)
+        self._expression = self._make_expression()
+        known = {} if self._expression is None else {"lost_share": self._expression.lost_share}
+        self.scorer = Scorer(self.model, self.setup.benchmark, self.setup.score, **known)
+
+    def _make_expression(self) -> Expression | None:
+        """What the base can write; None for one that is not ours to look into, which answers as it does."""
+        if not isinstance(self.base, Base):
+            return None
+        from fedapp.training.expression import Expression  # torch, which a dry run does without
+
+        benchmark, answers = self.setup.benchmark, self.setup.train.answers
+        told = self.base.with_labels(tuple(benchmark.labels or ()))
+        return Expression(told, answers, benchmark.extract, benchmark.score)
+
+    def check_answers(self, client_id: int) -> None:
+        """Refuse a model that cannot write what this client's rows ask for, whatever it learns.
+
+        Raises:
+            ValueError: If it cannot write a label word, or none of the training answers.
+        """
+        if self._expression is not None:
+            self._expression.require_labels(tuple(self.setup.benchmark.labels or ()))
+            train = self.setup.data(client_id).train
+            self._expression.require_targets([example.target for example in train], f"client {client_id}")
 
     def session(self, client_id: int, server_round: int, state: Arrays, phase: Phase) -> ClientSession:
         """Open what a routine works with; the model is back at the run's initial parameters."""

@@ -19,12 +19,14 @@ from fedapp.config.build import ConfigError, nearest
 from fedapp.config.build import build as build  # who composes a config also builds from it
 from fedapp.config.choices import groups
 from fedapp.config.composed import MAY_DIFFER, Composed
-from fedapp.config.overrides import explain_syntax
+from fedapp.config.effect import refuse_unread
+from fedapp.config.overrides import explain_syntax, refuse_hydra
 from fedapp.config.policy import Policy, PolicyError
 from fedapp.core import files
-from fedapp.core.checks import show_value
+from fedapp.core.checks import require_bool, show_value
 from fedapp.core.errors import one_line
 
+SWITCHES = ("save_adapters", "save_predictions")
 # Keys of a group's file without which no run can be put together.
 INDISPENSABLE = ("about", "name", "routine", "strategy", "_target_")
 
@@ -42,10 +44,23 @@ def load_config(overrides: Sequence[str]) -> Composed:
         Policy.of({})  # the owner of this machine may have classes of his own
     except PolicyError as error:
         raise ConfigError(str(error)) from None
+    refuse_hydra(overrides)
     plain = _compose(overrides)
     _refuse_deletions(overrides)
+    refuse_unread(overrides, plain, lambda: _unresolved(overrides))
+    _require_switches(plain)
     composed = Composed(plain)
     return composed.differing(_client_configs(composed, overrides))
+
+
+def _require_switches(plain: Mapping[str, Any]) -> None:
+    """Refuse any other value where only true and false mean something."""
+    try:
+        for name in SWITCHES:
+            if name in plain:
+                require_bool(name, plain[name])
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -78,7 +93,10 @@ def _client_configs(config: Mapping[str, Any], overrides: Sequence[str]) -> dict
         if text in found:
             continue
         try:
-            own = _compose([*overrides, *shlex.split(text)])
+            words = [*overrides, *shlex.split(text)]
+            refuse_hydra(words)
+            own = _compose(words)
+            refuse_unread(words, own, lambda words=words: _unresolved(words))  # type: ignore[misc]
         except ValueError as error:
             raise ConfigError(f"by_client={text!r}: {one_line(error)}") from None
         found[text] = {key: value for key, value in own.items() if value != config[key]}
@@ -130,10 +148,19 @@ def _refuse_deletions(overrides: Sequence[str]) -> None:
 
 def _known_keys(overrides: Sequence[str]) -> frozenset[str]:
     """Every key of the tree that the group choices among these overrides make."""
+    return frozenset(_paths(_unresolved(overrides), ""))
+
+
+def _unresolved(overrides: Sequence[str]) -> dict[str, Any]:
+    """The tree that the group choices among these overrides make, with its interpolations."""
     choices = [o for o in overrides if o.partition("=")[0] in groups()]
     loader = ConfigLoaderImpl(create_config_search_path(str(files.CONF)))
     tree = loader.load_configuration("config", choices, run_mode=RunMode.RUN)
-    return frozenset(_paths(OmegaConf.to_container(tree, resolve=False), ""))
+    with open_dict(tree):
+        tree.pop("hydra", None)
+    plain = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _paths(tree: Any, prefix: str) -> Iterator[str]:

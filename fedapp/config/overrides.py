@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from fedapp.config.build import ConfigError
 from fedapp.core.checks import show_value
+
+OF_A_SWEEP = r"hydra[./](launcher|sweeper|callbacks)\b|hydra\.job\.env_(set|copy)\b"
+"""Hydra's own settings that a sweep reads; every other one fedapp sets itself, or has no use for."""
 
 
 def explain_syntax(override: str, may_sweep: bool = False) -> str | None:
@@ -68,6 +72,35 @@ def plain_value(text: str, key: str) -> str | None:
         if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
             found = str(value)
     return found
+
+
+def is_hydra(key: str) -> bool:
+    """Whether a key, or an override, is one of Hydra's own."""
+    return re.match(r"[+~]*hydra([./@=]|$)", key) is not None
+
+
+def refuse_hydra(overrides: Sequence[str], *, sweeping: bool = False) -> None:
+    """Refuse settings of Hydra's own that would have no effect.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    for override in filter(is_hydra, overrides):
+        key = override.partition("=")[0].lstrip("+~")
+        if not sweeping:
+            raise ConfigError(
+                f"{override} has no effect on a single run: of Hydra's own settings fedapp run --multirun "
+                "reads hydra/launcher and hydra/sweeper, with what belongs to them"
+            )
+        if re.match(r"hydra\.sweeper\.params\b", key):
+            raise ConfigError(f"{override} has no effect: write what is swept as KEY=A,B")
+        if not re.match(OF_A_SWEEP, key):
+            instead = (
+                "the runs of a sweep go into a new folder below runs_dir"
+                if key.startswith(("hydra.sweep.", "hydra.run."))
+                else "of Hydra's own settings a sweep reads hydra/launcher and hydra/sweeper"
+            )
+            raise ConfigError(f"{override} has no effect: {instead}")
 
 
 def quote(value: str) -> str:

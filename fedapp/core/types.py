@@ -17,6 +17,15 @@ Shapes = dict[str, tuple[int, ...]]
 Metrics = dict[str, float]
 """Metric names in kebab-case, as Flower's (``train-loss``)."""
 
+SAME_SHARE, EMPTY_SHARE, LOST_SHARE = "same-answer-share", "empty-answer-share", "lost-target-share"
+CONSTANT_SCORE = "constant-score"
+JUDGED = (SAME_SHARE, EMPTY_SHARE, LOST_SHARE, CONSTANT_SCORE)
+"""What a client says of its final answers beside their scores: whether they say anything of their prompts.
+
+Shares of its rows: of the most frequent answer, of empty answers, of targets that the model's tokenizer
+cannot write; and the main metric of the most frequent target, given as the answer to every row.
+"""
+
 
 @dataclass(frozen=True)
 class Example:

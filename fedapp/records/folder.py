@@ -7,7 +7,8 @@ metrics.jsonl    one row per round, client, split and model
 traffic.jsonl    one row per message: payload bytes and wire bytes
 consensus.jsonl  one row per round, where clients vote: what they agreed on
 summary.json     what the run comes to, in numbers; the command line prints them as a table
-adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json
+adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json; with save_predictions a
+                 client's predictions.jsonl
 log.txt          Flower's log (written by the command line)
 """
 
@@ -40,7 +41,7 @@ from fedapp.core.status import (
     read_status,
     write_status,
 )
-from fedapp.core.types import Arrays
+from fedapp.core.types import JUDGED, Arrays
 from fedapp.records.adapter_file import write_adapter
 from fedapp.records.machine import describe_machine
 from fedapp.records.rows import ScoreRow, TrafficRow
@@ -146,6 +147,8 @@ class RunFolder:
         if shared and self.config["save_adapters"]:
             write_adapter(self.path / "adapters" / "shared", shared, self.config, fingerprint)
         summary = summarise(self._rows, self._about, self._traffic, hostile_clients(self.config))
+        for text in summary.warnings():
+            self.warning(text)
         write_atomically(self.path / "summary.json", json.dumps(summary.to_json(), indent=1))
 
     def event(self, event: str, **facts: Any) -> None:
@@ -226,5 +229,9 @@ def _mean_of_last(rows: Sequence[ScoreRow], server_round: int) -> dict[str, floa
     for row in rows:
         if row.server_round == server_round and row.split == "test" and row.model != "base":
             newest[row.client_id] = row.metrics
-    names = sorted(set.intersection(*(set(metrics) for metrics in newest.values()))) if newest else []
+    names = (
+        sorted(set.intersection(*(set(metrics) for metrics in newest.values())) - set(JUDGED))
+        if newest
+        else []
+    )
     return {f"test-{name}": sum(metrics[name] for metrics in newest.values()) / len(newest) for name in names}

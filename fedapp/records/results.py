@@ -61,6 +61,22 @@ def read_finished(root: Path, warn: Callable[[str], None], metric: str | None = 
                 yield result
 
 
+def validation_score(run_dir: Path) -> float | None:
+    """What an optimiser goes by: the mean score on validation data, at the best round of those evaluated.
+
+    None where the run has no such score.
+
+    Raises:
+        ValueError: If summary.json is missing or damaged.
+    """
+    summary = _parsed(run_dir / "summary.json", json.loads)
+    for place in ("best-round", "final"):
+        score = (summary.get(place) or {}).get("mean-validation-score")
+        if score is not None:
+            return float(score)
+    return None
+
+
 def _read(path: Path, wanted: str | None) -> RunResult | None:
     """The run that a run.json belongs to, None if it is not complete.
 

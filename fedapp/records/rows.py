@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedapp.core.types import JUDGED
+
 EVALUATED = ("current", "final")
 """What metrics.jsonl calls the models that an evaluation scores, after a round and after the last."""
 
@@ -18,7 +20,7 @@ MESSAGE = {
     "payload-bytes": int,
     "wire-bytes": int,
 }
-NOT_METRICS = {*HEAD, "num-examples", "loss"}
+NOT_METRICS = {*HEAD, "num-examples", "loss", *JUDGED}
 
 
 @dataclass(frozen=True)

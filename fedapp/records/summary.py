@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedapp.records.judgement import warnings_of
 from fedapp.records.rows import EVALUATED, ScoreRow, TrafficRow, main_metric
 
 SCORES = {
@@ -26,11 +27,13 @@ class BestRound:
     Attributes:
         server_round: The round; the earliest of equals.
         evaluated: How many rounds there were to choose from.
+        validation: Mean of the metric on validation data after that round.
         scores: The metric on the test split after that round, by client.
     """
 
     server_round: int
     evaluated: int
+    validation: float
     scores: Mapping[int, float]
 
     def to_json(self) -> dict[str, Any]:
@@ -38,6 +41,7 @@ class BestRound:
         return {
             "server-round": self.server_round,
             "evaluated-rounds": self.evaluated,
+            "mean-validation-score": self.validation,
             "mean-test-score": mean(list(self.scores.values())),
             "test-scores": {str(client): score for client, score in self.scores.items()},
         }
@@ -52,6 +56,8 @@ class ClientSummary:
         about: What it says of itself: tasks, numbers of rows and of parameters.
         scores: A fraction or None for each of ``SCORES``.
         sent_bytes, received_bytes: Payload of all rounds.
+        final_row: Of the final model on the test split, None where it was not scored.
+        validation: The final model's score on validation data, None where it was not scored.
     """
 
     client_id: int
@@ -59,6 +65,8 @@ class ClientSummary:
     scores: Scores
     sent_bytes: int
     received_bytes: int
+    final_row: ScoreRow | None = None
+    validation: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As summary.json holds it; null is what the client did not say or was not scored on."""
@@ -120,12 +128,20 @@ class RunSummary:
                 "mean-score": mean(list(finals.values())),
                 "worst-client-id": worst,
                 "worst-score": None if worst is None else finals[worst],
+                "mean-validation-score": mean([one.validation for one in self._honest()]),
             },
             "best-round": None if self.best is None else self.best.to_json(),
             "total": {"sent-bytes": self.sent_bytes, "received-bytes": self.received_bytes},
             "hostile-clients": list(self.hostile),
             "left-out": left_out,
+            "warnings": self.warnings(),
         }
+
+    def warnings(self) -> list[str]:
+        """A line for each way in which final models say nothing of their prompts, and of which clients."""
+        return warnings_of(
+            {one.client_id: one.final_row for one in self._honest() if one.final_row}, self.metric
+        )
 
     def _honest(self) -> list[ClientSummary]:
         return [one for one in self.clients if one.client_id not in self.hostile]
@@ -162,6 +178,7 @@ def summarise(
             _scores([row for row in rows if row.client_id == client], metric),
             sent.get(client, 0),
             received.get(client, 0),
+            *_finals(rows, client, metric),
         )
         for client in sorted({row.client_id for row in rows} | set(about))
     ]
@@ -201,7 +218,10 @@ def best_round(rows: Sequence[ScoreRow], metric: str) -> BestRound | None:
         return None
     # Rounded, as equal scores summed in another order may differ in the last bit.
     chosen = max(rounds, key=lambda n: round(math.fsum(validation[n][client] for client in steady), 9))
-    return BestRound(chosen, len(rounds), {client: test[chosen][client] for client in sorted(clients)})
+    reached = math.fsum(validation[chosen][client] for client in steady) / len(steady)
+    return BestRound(
+        chosen, len(rounds), reached, {client: test[chosen][client] for client in sorted(clients)}
+    )
 
 
 def hostile_clients(config: Mapping[str, Any]) -> list[int]:
@@ -223,6 +243,18 @@ def _scores(rows: Sequence[ScoreRow], metric: str | None) -> Scores:
         name: next((row.metrics[str(metric)] for row in tests if (row.model, row.moment) == kind), None)
         for name, kind in SCORES.items()
     }
+
+
+def _finals(
+    rows: Sequence[ScoreRow], client: int, metric: str | None
+) -> tuple[ScoreRow | None, float | None]:
+    """A client's row of the final model on test data, and that model's score on validation data."""
+    kept = [
+        row for row in rows if row.client_id == client and row.model == "final" and str(metric) in row.metrics
+    ]
+    by_split = {row.split: row for row in kept}
+    checked = by_split.get("validation")
+    return by_split.get("test"), None if checked is None else float(checked.metrics[str(metric)])
 
 
 def _left_out(traffic: Sequence[TrafficRow]) -> list[tuple[int, int, str]]:

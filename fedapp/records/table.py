@@ -17,7 +17,10 @@ from fedapp.records.summary import SCORES
 
 # A file or a pipe has no width of its own: let tables be as wide as they need.
 PIPE_WIDTH = 200
-TASKS_SHOWN, TASK_WIDTH = 20, 60
+# So that a run's table fits a terminal of 80 columns.
+TASKS_WIDTH = 16
+# To what columns of text are folded before a table becomes lists, and what parts two columns.
+FOLDED_WIDTH, GAP = 24, 2
 COLUMNS = ("client", "tasks", "train", "test", "base", "round 1", "final", "sent", "received")
 
 
@@ -29,7 +32,8 @@ def print_table(
     left: Sequence[str] = (),
     ruled: bool = True,
 ) -> None:
-    """Print a table as wide as the terminal allows; longer cells are folded.
+    """Print a table as wide as the terminal allows: columns of text are folded, and where that is not enough
+    every row becomes a list of its own.
 
     Args:
         columns: Headings.
@@ -38,25 +42,61 @@ def print_table(
         left: Columns of text, flush left; all others are flush right.
         ruled: Whether a line is drawn below the headings; a list to search in goes without.
     """
-    look: Any = {"box": box.SIMPLE_HEAD} if ruled else {"box": None, "padding": (0, 2, 0, 0)}
+    texts = [[printable(show_cell(value), keep="\n") for value in row] for row in rows]
+    console = _console(stream)
+    if stream.isatty() and _narrowest(columns, texts, left) > console.width:
+        for row in texts:
+            _print_list(columns, row, console)
+        return
+    look: Any = {"box": box.SIMPLE_HEAD if ruled else None, "padding": (0, 1 if ruled else 2, 0, 0)}
     table = Table(pad_edge=False, **look)
     for column in columns:
+        of_text = column in left
+        # A number that is cut in two is read as two.
         table.add_column(
-            escape(printable(column)), justify="left" if column in left else "right", overflow="fold"
+            escape(printable(column)),
+            justify="left" if of_text else "right",
+            overflow="fold",
+            no_wrap=not of_text,
         )
-    for row in rows:
-        table.add_row(*(escape(printable(show_cell(value), keep="\n")) for value in row))
-    _console(stream).print(table)
+    for row in texts:
+        table.add_row(*map(escape, row))
+    console.print(table)
+
+
+def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]) -> int:
+    """The characters that a table needs with its columns of text folded as far as they can be read."""
+    total = 0
+    for name, *cells in zip(columns, *rows, strict=True):
+        widest = max(len(line) for cell in (name, *cells) for line in cell.split("\n"))
+        total += min(widest, FOLDED_WIDTH) if name in left else widest
+    return total + GAP * len(columns)
+
+
+def _print_list(columns: Sequence[str], row: Sequence[str], console: Console) -> None:
+    """Print a row below one another: its first cell, then a line for each of the others."""
+    names = [" ".join(name.split()) for name in columns[1:]]
+    width = max(map(len, names))
+    lines = [
+        f"  {name:<{width}}  {' '.join(cell.split())}" for name, cell in zip(names, row[1:], strict=True)
+    ]
+    console.print("\n".join([row[0], *lines, ""]), highlight=False, markup=False)
 
 
 def print_notes(notes: Sequence[str], stream: TextIO) -> None:
     """Print what stands below a table, a line each."""
     for note in notes:
-        _console(stream).print(printable(note), highlight=False, soft_wrap=True, markup=False)
+        _console(stream).print(printable(note), highlight=False, soft_wrap=not stream.isatty(), markup=False)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Tell the command line, which knows the exit code that is due; rich would leave with 1."""
+        raise BrokenPipeError
 
 
 def _console(stream: TextIO) -> Console:
-    return Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH)
+    return _Console(file=stream, width=None if stream.isatty() else PIPE_WIDTH)
 
 
 def show_summary(run_dir: Path, stream: TextIO) -> None:
@@ -69,7 +109,7 @@ def show_summary(run_dir: Path, stream: TextIO) -> None:
     path = run_dir / "summary.json"
     if path.exists():
         summary = json.loads(path.read_text(encoding="utf-8"))
-        print_table(COLUMNS, table_rows(summary), stream)
+        print_table(COLUMNS, table_rows(summary), stream, left=("tasks",))
         notes = "\n".join(printable(note) for note in summary_notes(summary))
         _console(stream).print(notes, highlight=False, markup=False)
     print(f"run folder: {run_dir}", file=stream, flush=True)
@@ -80,7 +120,7 @@ def table_rows(summary: Mapping[str, Any]) -> list[list[object]]:
     rows = [
         [
             one["client-id"],
-            _name_tasks(one["tasks"]),
+            name_tasks(one["tasks"]),
             one["train-rows"],
             one["test-rows"],
             *_cells(one, one),
@@ -88,13 +128,6 @@ def table_rows(summary: Mapping[str, Any]) -> list[list[object]]:
         for one in summary["clients"]
     ]
     return [*rows, ["mean", "", None, None, *_cells(summary["mean"], summary["total"])]]
-
-
-def _name_tasks(tasks: Sequence[object]) -> str:
-    """The first tasks by name, each on one line, and how many more there are."""
-    named = [printable(str(task))[:TASK_WIDTH] for task in tasks[:TASKS_SHOWN]]
-    more = [f"{len(tasks) - TASKS_SHOWN} more"] if len(tasks) > TASKS_SHOWN else []
-    return ", ".join([*named, *more])
 
 
 def _cells(scores: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[str]:
@@ -136,6 +169,12 @@ def _left_out(messages: Sequence[Mapping[str, Any]]) -> str:
 def name_clients(clients: Sequence[int]) -> str:
     """``client 3`` or ``clients 1, 3``."""
     return f"client{'s' * (len(clients) != 1)} {', '.join(map(str, clients))}"
+
+
+def name_tasks(tasks: Sequence[str]) -> str:
+    """Their names, or how many there are where these would take the table's room."""
+    names = ", ".join(printable(str(task)) for task in tasks)
+    return names if len(names) <= TASKS_WIDTH or len(tasks) < 2 else f"{len(tasks)} tasks"
 
 
 def show_cell(value: object) -> str:

@@ -31,10 +31,15 @@ def label_tokens(answers: str, encoder: Encoder, base: Base) -> LabelTokens | No
     Raises:
         ValueError: See ``LabelTokens``.
     """
-    chosen = answers == "labels" or (answers == "auto" and base.labels)
-    if not chosen or base.head == "classification":
+    if not takes_label_words(answers, base):
         return None
     return LabelTokens(encoder, base.labels, base.tokenizer)
+
+
+def takes_label_words(answers: str, base: Base) -> bool:
+    """Whether the model chooses among label words: not where it writes, or has a head that chooses."""
+    chosen = answers == "labels" or (answers == "auto" and bool(base.labels))
+    return chosen and base.head != "classification"
 
 
 class LabelTokens:

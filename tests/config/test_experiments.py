@@ -44,7 +44,9 @@ def local_data(tmp_path):
     for split in ("train", "validation"):
         rows = [json.dumps({"sentence": f"film {i} was fine", "label": i % 2, "idx": i}) for i in range(90)]
         (folder / f"{split}.jsonl").write_text("\n".join(rows))
-    return {"glue": [f"benchmark.data_dir={tmp_path / 'glue'}", "model=embedded"]}
+    # Words that the small model can write; it is refused the benchmark's own.
+    words = "benchmark.labels=[bad,good]"
+    return {"glue": [f"benchmark.data_dir={tmp_path / 'glue'}", "model=embedded", words]}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
