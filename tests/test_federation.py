@@ -215,12 +215,12 @@ def test_flowers_own_start_runs_our_strategies_too(tmp_path, monkeypatch):
     assert ours.rows("metrics") == flowers.rows("metrics")
 
 
-def test_a_message_without_a_config_is_an_error_reply():
+def test_a_message_without_a_config_fails_in_one_line():
     with server_identity(1):
         grid = InProcessGrid(client_app.app, 1, {})
         message = Message(RecordDict(), dst_node_id=grid.get_node_ids()[0], message_type="train")
         (reply,) = grid.send_and_receive([message])
-    assert reply.has_error()
+    assert unpack(reply.content).facts["failure"].startswith("the message has no ")
 
 
 def test_messages_are_let_go_of_once_they_are_sent_or_read():

@@ -32,8 +32,8 @@ SETTINGS = (
     "hydra.sweep.subdir=.",
     "hydra.output_subdir=null",
     "hydra.job.chdir=false",
-    "hydra/job_logging=disabled",
-    "hydra/hydra_logging=disabled",
+    "hydra/job_logging=none",
+    "hydra/hydra_logging=none",
 )
 LARGER_IS_BETTER = {
     "direction": "maximize",  # Optuna

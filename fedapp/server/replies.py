@@ -12,7 +12,7 @@ from flwr.app import Message
 from fedapp.core.errors import one_line
 from fedapp.core.method import Phase
 from fedapp.core.payload import Spec, Upload, spec_of
-from fedapp.core.types import Arrays
+from fedapp.core.types import JUDGED, Arrays
 from fedapp.wire.limits import Limits, WireError
 from fedapp.wire.messages import ClientSizes, Failed, Row
 from fedapp.wire.reading import read_done
@@ -227,8 +227,8 @@ class ReplyReader:
 
 
 def _score_names(row: Row) -> tuple[str, ...]:
-    """Names of a row's scores in order; not every model has a loss."""
-    return tuple(name for name in row.scores if name != "loss")
+    """Names of a row's metrics in order; not every row has a loss, or says what its answers are like."""
+    return tuple(name for name in row.scores if name not in ("loss", *JUDGED))
 
 
 def _sizes(shape: Sequence[int]) -> str:

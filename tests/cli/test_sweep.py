@@ -130,7 +130,7 @@ def runs(monkeypatch, tmp_path):
         return Outcome(0, "", folder)
 
     monkeypatch.setattr(running, "run_once", run_once)
-    monkeypatch.setattr(running, "look_ahead", lambda config, **_: None)
+    monkeypatch.setattr(running, "look_ahead", lambda config, **_: [])
     return faults
 
 

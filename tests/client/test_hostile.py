@@ -125,7 +125,7 @@ def test_only_the_named_clients_are_hostile():
         (["hostile=sign_flip", "hostile.of=x"], "^hostile.of='x' must be one of: update,"),
         (["hostile=stale", "hostile.upload=x"], "^hostile.upload='x' must be one of: first,"),
         (["hostile=noise", "hostile._target_=fedapp.aggregation.Mean", "~hostile.scale"],
-         "^hostile._target_='fedapp.aggregation.Mean' must name a class with the method corrupt"),
+         "^hostile._target_='fedapp.aggregation.Mean' is no class for hostile"),
         (["~hostile.clients", "hostile=noise"], "^hostile.clients=null must be a list"),
     ],
 )  # fmt: skip

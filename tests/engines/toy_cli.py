@@ -41,7 +41,7 @@ def use_toy_app(folder: Path) -> Path:
         shutil.copytree(APP, app, ignore=shutil.ignore_patterns("__pycache__"))
     fedapp.core.files.CONF = conf
     fedapp.planning.job.find_app = lambda: app
-    fedapp.cli.run.look_ahead = lambda config, **_: None  # the toy app has neither data nor model
+    fedapp.cli.run.look_ahead = lambda config, **_: []  # the toy app has neither data nor model
     return app
 
 

@@ -17,7 +17,7 @@ from fedapp.benchmarks.embedded.episodes import HELD_OUT_LABELS, LABEL_WORDS, ep
 from fedapp.benchmarks.embedded.stories import FORMATS, Embedded
 from fedapp.config.compose import load_config
 from fedapp.core.files import ROOT
-from fedapp.models.base import fingerprint_of
+from fedapp.models.base import load_base
 
 ASSETS = ROOT / "fedapp" / "assets"
 NAMES = ("embedded_icl", "embedded_gpt2")
@@ -55,7 +55,8 @@ def test_weights_are_small_finite_and_those_of_the_config(bases, name, family):
     assert (ASSETS / name / "model.safetensors").stat().st_size < 8e6
     assert model.config.vocab_size == len(tokenizer)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id != tokenizer.pad_token_id
-    assert fingerprint_of(model) == load_config([f"model={name}"])["model"]["about"]["fingerprint"]
+    prescribed = load_config([f"model={name}"])["model"]["about"]["fingerprint"]
+    assert load_base(f"asset:{name}").fingerprint == prescribed
 
 
 def test_gpt2_knows_the_world(bases):

@@ -11,7 +11,7 @@ from rich.console import Console
 from fedapp.cli import output
 from fedapp.cli.progress import BarDisplay, PlainDisplay
 from fedapp.engines.grid import Network
-from fedapp.records.table import TASKS_SHOWN, print_notes, print_table, show_summary
+from fedapp.records.table import print_notes, print_table, show_summary
 from fedapp.server.transport import UnreadableReply, ask
 from fedapp.wire.records import Envelope, pack, unpack
 from tests.federation import run_toy
@@ -63,7 +63,7 @@ def test_a_run_whose_client_sends_escapes_in_names_and_failures(tmp_path, capsys
         if reply.metadata.message_type == "query" or client_id > 1:
             return reply
         envelope = unpack(reply.content)
-        about = {**envelope.facts["about"], "tasks": [EVIL, *(f"task {n}" for n in range(40))]}
+        about = {**envelope.facts["about"], "tasks": [EVIL]}
         facts = {**envelope.facts, **({"failure": EVIL} if client_id else {"about": about})}
         reply.content.update(pack(Envelope(facts, envelope.payload)))
         return reply
@@ -73,7 +73,6 @@ def test_a_run_whose_client_sends_escapes_in_names_and_failures(tmp_path, capsys
     said = capsys.readouterr()
     assert_safe(said.out)  # the table: names of tasks
     assert_safe(said.err)  # warnings, as in log.txt: the failure
-    assert f"{41 - TASKS_SHOWN} more" in " ".join(said.out.split())
     for name in ("run.json", "events.jsonl", "summary.json", "metrics.jsonl"):
         text = (run.folder / name).read_text()
         assert not UNSAFE & set(text)
