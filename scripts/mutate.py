@@ -11,6 +11,7 @@ every edit runs its tests in a fork of this process, which has imported nothing 
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import shutil
@@ -121,13 +122,13 @@ def _run_tests(folder: Path, tests: Sequence[str], keep_bytecode: bool) -> NoRet
     os.dup2(log, 2)
     signal.alarm(PATIENCE if not keep_bytecode else 10 * PATIENCE)
     os.chdir(folder)
-    os.environ["PYTHONPATH"] = str(folder)
+    os.environ |= {"PYTHONPATH": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # plugins take half a second
     sys.dont_write_bytecode = not keep_bytecode
     # No other checkout may be found, whether by PYTHONPATH or as it is installed.
     sys.path[:] = [str(folder), *(path for path in sys.path if not (Path(path or ".") / "fedapp").is_dir())]
     import pytest
 
-    settings = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist", f"--basetemp={folder / 'made'}"]
+    settings = ["-x", "--tb=line", "-p", "no:cacheprovider", f"--basetemp={folder / 'made'}"]
     code = int(pytest.main([*settings, *tests]))
     sys.stdout.flush()
     sys.stderr.flush()
@@ -199,6 +200,7 @@ def main() -> int:
     started = time.monotonic()
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.freeze()  # else each fork's collector would touch, and so copy, all that is imported
     with tempfile.TemporaryDirectory(prefix="fedapp-mutate-") as made:
         folders = [Path(made).resolve() / f"copy-{number}" for number in range(max(settings.jobs, 1))]
         copy_checkout(folders[0])
