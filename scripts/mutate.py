@@ -1,11 +1,11 @@
 """Break fedapp on purpose, one edit at a time, and see whether the tests notice.
 
-Run: ``python scripts/mutate.py`` for all edits of ``tests/mutations.toml``, or with words for those whose file
-or description holds one: ``python scripts/mutate.py votes scoring``. Ends with 1 where an edit survives, no
-longer applies, or breaks more than it should (an error before the first test, a test that never ends).
+Run: ``python scripts/mutate.py`` for all edits of ``tests/mutations.toml``, or with words for those whose
+file or description holds one: ``python scripts/mutate.py votes scoring``. Ends with 1 where an edit survives,
+no longer applies, or breaks more than it should (an error before the first test, a test that never ends).
 
-The checkout is never edited: each edit is made in a copy in a temporary folder. The libraries are imported once;
-every edit runs its tests in a fork of this process, which has imported nothing of fedapp.
+The checkout is never edited: each edit is made in a copy in a temporary folder. The libraries are imported
+once; every edit runs its tests in a fork of this process, which has imported nothing of fedapp.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 EDITS = ROOT / "tests" / "mutations.toml"
 COPIED = ("fedapp", "conf", "tests", "client_app.py", "server_app.py", "pyproject.toml")
 LIBRARIES = (
-    "numpy", "torch", "transformers", "datasets", "flwr.app", "flwr.clientapp", "flwr.serverapp", "hydra",
-    "flwr_datasets.partitioner", "peft", "scipy.sparse.csgraph", "sklearn.cluster", "safetensors.numpy", "pytest",
+    "numpy", "torch", "transformers", "datasets", "flwr.app", "flwr.clientapp", "flwr.serverapp", "hydra", "peft",
+    "flwr_datasets.partitioner", "scipy.sparse.csgraph", "sklearn.cluster", "safetensors.numpy", "pytest",
 )  # fmt: skip
 PATIENCE = 120  # seconds for the tests of one edit, on a machine with other work
 KILLED, SURVIVED, STALE, BROKEN = "killed", "SURVIVED", "NO LONGER APPLIES", "BROKEN"
@@ -122,7 +122,10 @@ def _run_tests(folder: Path, tests: Sequence[str], keep_bytecode: bool) -> NoRet
     os.dup2(log, 2)
     signal.alarm(PATIENCE if not keep_bytecode else 10 * PATIENCE)
     os.chdir(folder)
-    os.environ |= {"PYTHONPATH": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # plugins take half a second
+    os.environ |= {
+        "PYTHONPATH": str(folder),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }  # plugins take half a second
     sys.dont_write_bytecode = not keep_bytecode
     # No other checkout may be found, whether by PYTHONPATH or as it is installed.
     sys.path[:] = [str(folder), *(path for path in sys.path if not (Path(path or ".") / "fedapp").is_dir())]
@@ -210,6 +213,9 @@ def main() -> int:
             print(last_lines(folders[0]))
             print("the tests do not pass on the code as it is: an edit would prove nothing")
             return 1
+        print(
+            f"{len(tests)} tests pass on the code as it is ({time.monotonic() - started:.0f} s)", flush=True
+        )
         for folder in folders[1:]:
             shutil.copytree(folders[0], folder, ignore=shutil.ignore_patterns("made"))
         results = try_edits(edits, folders)

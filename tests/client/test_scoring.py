@@ -1,4 +1,4 @@
-"""What is scored: the rows of the split that is named, what the benchmark reads out of the answers, the loss."""
+"""What is scored: the rows of the split that is named, the answers as the benchmark reads them, the loss."""
 
 import math
 

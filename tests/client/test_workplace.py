@@ -52,6 +52,8 @@ def test_a_session_opens_with_the_runs_initial_parameters_whatever_the_last_one_
 def test_the_metric_of_a_session_is_the_benchmarks_main_one_of_the_model_as_it_stands(place):
     session = place.session(0, 1, {}, "train")
     for label in (0, 3):
-        session.model.load({n: np.full(v.shape, label, v.dtype) for n, v in session.model.parameters().items()})
+        session.model.load(
+            {n: np.full(v.shape, label, v.dtype) for n, v in session.model.parameters().items()}
+        )
         share = np.mean([example.label == label for example in session.val_set])
         assert session.measure(session.val_set) == pytest.approx(share)

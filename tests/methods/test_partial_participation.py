@@ -96,6 +96,16 @@ def test_coefficients_are_those_of_this_round_and_vectors_those_of_the_first():
     assert strategy.download(3, TRAIN).arrays["context-vectors"] == [3.0]
 
 
+def test_a_client_that_was_asked_in_vain_gets_the_vectors_again():
+    strategy = ContextAggregation(Mean())
+    begin(strategy)
+    strategy.aggregate(1, [upload(c, 2.0, 1, "context-vectors") for c in (0, 1, 2)], [])
+    strategy.aggregate(2, [upload(c, 1.0, 1, "coefficients") for c in (0, 1)], [])
+    strategy.aggregate(3, [upload(0, 1.0, 1, "coefficients")], [1])
+    lacking = [c for c in range(4) if "context-vectors" in strategy.download(c, TRAIN).arrays]
+    assert lacking == [1, 2, 3]
+
+
 FIRST = [low_rank(0, 100.0, 7.0, 5), low_rank(1, -70.0, 3.0, 9)]
 SECOND = [low_rank(1, 2.0, 1.0, 3), low_rank(2, 4.0, 5.0, 1)]
 

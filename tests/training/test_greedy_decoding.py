@@ -1,4 +1,4 @@
-"""What ``generate`` is told: nothing is drawn where nobody asked for samples."""
+"""How answers are drawn where samples are asked for, and that nothing is drawn where they are not."""
 
 from types import SimpleNamespace
 
@@ -7,6 +7,7 @@ import torch
 
 from fedapp.core.types import Decoding
 from fedapp.training.decoding import generation_config, seeded
+from fedapp.training.label_words import _drawn
 
 
 def base(**checkpoint):
@@ -45,3 +46,19 @@ def test_samples_follow_their_seed_and_greedy_answers_seed_nothing(decoding):
         assert torch.rand(1) == expected[0]
         torch.manual_seed(3)
         assert inside == torch.rand(1)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "top_p", "expected"),
+    [
+        (1.0, 1.0, [0.2, 0.5, 0.3]),
+        (1.0, 0.6, [0.0, 0.625, 0.375]),  # 0.5 falls short of the share, 0.5 + 0.3 crosses it
+        (1.0, 0.5, [0.0, 1.0, 0.0]),
+        (0.5, 1.0, [0.04 / 0.38, 0.25 / 0.38, 0.09 / 0.38]),  # squares of the shares
+    ],
+)
+def test_label_words_are_drawn_from_the_likeliest_that_make_up_the_share(temperature, top_p, expected):
+    logits = torch.tensor([[0.2, 0.5, 0.3]]).log().expand(20_000, 3)
+    torch.manual_seed(0)
+    drawn = torch.bincount(_drawn(logits, Decoding(temperature, top_p, seed=0)), minlength=3) / 20_000
+    torch.testing.assert_close(drawn, torch.tensor(expected), atol=0.015, rtol=0)
