@@ -29,8 +29,9 @@ ROOT = Path(__file__).resolve().parents[1]
 EDITS = ROOT / "tests" / "mutations.toml"
 COPIED = ("fedapp", "conf", "tests", "client_app.py", "server_app.py", "pyproject.toml")
 LIBRARIES = (
-    "numpy", "torch", "transformers", "datasets", "flwr.app", "flwr.clientapp", "flwr.serverapp", "hydra", "peft",
-    "flwr_datasets.partitioner", "scipy.sparse.csgraph", "sklearn.cluster", "safetensors.numpy", "pytest",
+    "numpy", "torch", "transformers", "datasets", "flwr.app", "flwr.clientapp", "flwr.serverapp", "hydra",
+    "flwr_datasets.partitioner", "peft", "scipy.sparse.csgraph", "sklearn.cluster", "safetensors.numpy",
+    "pytest",
 )  # fmt: skip
 PATIENCE = 120  # seconds for the tests of one edit, on a machine with other work
 KILLED, SURVIVED, STALE, BROKEN = "killed", "SURVIVED", "NO LONGER APPLIES", "BROKEN"

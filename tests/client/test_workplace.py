@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedapp.client.rows import SplitConfig
-from fedapp.client.workplace import Workplace
+from fedapp.client.workplace import Workplace, close, workplace
 from fedapp.config.compose import load_config
 from tests.federation import TOY
 
@@ -57,3 +57,14 @@ def test_the_metric_of_a_session_is_the_benchmarks_main_one_of_the_model_as_it_s
         )
         share = np.mean([example.label == label for example in session.val_set])
         assert session.measure(session.val_set) == pytest.approx(share)
+
+
+def test_a_client_with_settings_of_its_own_gets_its_own_model_and_the_others_data():
+    mixed = load_config([*TOY, "method=local", "by_client=['adapter.size=4','adapter.size=6']"]).to_json()
+    try:
+        places = [workplace(mixed, client_id) for client_id in range(4)]
+    finally:
+        close()
+    sizes = [{value.size for value in place.model.parameters().values()} for place in places]
+    assert sizes == [{4}, {6}, {4}, {6}]
+    assert all(place.setup.benchmark is places[0].setup.benchmark for place in places)
