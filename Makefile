@@ -49,6 +49,8 @@ bench: $(READY)  ## measure speed as ratios within one process
 	$(BIN)/python perf/generation.py
 	$(BIN)/python perf/consensus.py --repeats 1
 	$(BIN)/python perf/context.py
+	$(BIN)/python perf/reply_validation.py
+	$(BIN)/python perf/reading.py
 
 clean:  ## remove the environment and what runs left behind
 	rm -rf $(VENV) runs outputs multirun .pytest_cache .mypy_cache .ruff_cache

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from flwr.app import Context, Message, RecordDict
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedapp.client import serve as serving
-from fedapp.core.errors import one_line
+from fedapp.client.party import Exchange, Party
 from fedapp.core.payload import Payload
-from fedapp.core.types import ClientFailure
-from fedapp.wire.messages import Failed
+from fedapp.core.types import Arrays, ClientFailure
+from fedapp.wire.messages import Done, Failed, Joined
 from fedapp.wire.reading import read_join, read_work
 from fedapp.wire.records import Envelope, pack, unpack
 
@@ -21,9 +22,14 @@ app = ClientApp()
 @app.query()
 def join(message: Message, context: Context) -> Message:
     """Say which clients this node holds and which base model, having opened all that a round needs."""
-    asked = read_join(message.content)
-    clients = serving.join(asked, dict(context.node_config))
-    return _reply(message, clients, lambda: serving.open_workplaces(asked, clients).pack())
+
+    def work(party: Party, exchange: Exchange) -> Joined:
+        asked = read_join(message.content)
+        exchange.clients = serving.join(asked, dict(context.node_config))
+        asked = replace(asked, config=party.admit(asked.config, exchange))
+        return serving.open_workplaces(asked, exchange.clients)
+
+    return _reply(message, context, work)
 
 
 @app.train()
@@ -39,25 +45,32 @@ def evaluate(message: Message, context: Context) -> Message:
 
 
 def _serve(message: Message, context: Context) -> Message:
-    work = read_work(message.content)
-    memory = f"client-{work.client_id}"
+    memories: dict[str, Arrays] = {}
 
-    def answer() -> RecordDict:
+    def work(party: Party, exchange: Exchange) -> Done:
+        asked = read_work(message.content)
+        exchange.about |= {"phase": asked.phase, "round": asked.server_round}
+        exchange.clients = (asked.client_id,)
+        asked = replace(asked, config=party.admit(asked.config, exchange))
+        memory = f"client-{asked.client_id}"
         held = f"{memory}-message" in context.state
         state = dict(unpack(context.state, prefix=memory).payload.arrays) if held else {}
-        output_dir = context.node_config.get("output-dir")
-        done = serving.serve(work, state, None if output_dir is None else str(output_dir))
-        if work.phase != "evaluate":  # scoring leaves the memory as it was
-            context.state.update(pack(Envelope({}, Payload(arrays=state)), prefix=memory))
-        return done.pack()
+        done = serving.serve(asked, state, party.output)
+        if asked.phase != "evaluate":  # scoring leaves the memory as it was
+            memories[memory] = state
+        return done
 
-    return _reply(message, (work.client_id,), answer)
+    reply = _reply(message, context, work)
+    for memory, state in memories.items():
+        context.state.update(pack(Envelope({}, Payload(arrays=state)), prefix=memory))
+    return reply
 
 
-def _reply(message: Message, clients: tuple[int, ...], answer: Callable[[], RecordDict]) -> Message:
-    """Answer; an expected failure becomes the answer, so that the server can name it."""
+def _reply(message: Message, context: Context, work: Callable[[Party, Exchange], Done | Joined]) -> Message:
+    """The party's answer to a message."""
     try:
-        content = answer()
-    except (ClientFailure, ValueError, ImportError, OSError) as error:
-        content = Failed(one_line(error), clients).pack()
-    return Message(content, reply_to=message)
+        party = Party.of(dict(context.node_config))
+    except ClientFailure as error:
+        return Message(Failed(str(error)).pack(), reply_to=message)
+    exchange = Exchange({"run": context.run_id, "message": message.metadata.message_type})
+    return Message(party.answer(exchange, lambda: work(party, exchange)).pack(), reply_to=message)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import Any
 
@@ -12,13 +11,16 @@ from flwr.serverapp import Grid, ServerApp
 from fedapp.config.build import about, build, build_routine
 from fedapp.config.compose import load_config
 from fedapp.config.composed import Composed
+from fedapp.config.overrides import split_words
 from fedapp.core.method import TaskFacts
 from fedapp.core.public_set import PublicSet
 from fedapp.records.folder import RunFolder
+from fedapp.records.refusal import refusals_kept
 from fedapp.records.table import show_summary
 from fedapp.server.directory import ClientDirectory
+from fedapp.server.log import show_explained_in_one_line
 from fedapp.server.replies import ReplyReader
-from fedapp.server.run import ServerRun
+from fedapp.server.run import ServerRun, limits_of
 from fedapp.server.strategy import build_strategy
 
 app = ServerApp()
@@ -27,9 +29,13 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """Run one federation, from the composed config to the summary."""
-    config = load_config(shlex.split(str(context.run_config.get("overrides", ""))))
-    strategy, routine = build_strategy(config), build_routine(config)
-    with RunFolder.create(config) as folder:
+    show_explained_in_one_line()
+    overrides = str(context.run_config.get("overrides", ""))
+    with refusals_kept(overrides):
+        config = load_config(split_words(overrides))
+        strategy, routine = build_strategy(config), build_routine(config)
+        folder = RunFolder.create(config)
+    with folder:
         run = _server_run(folder)
         if routine.needs.public_prompts:
             run.public = PublicSet.of(_benchmark(folder.config))
@@ -37,24 +43,25 @@ def main(grid: Grid, context: Context) -> None:
         strategy.join(grid)
         folder.started(run.directory)
         strategy.start(grid)
-        folder.finish(strategy.shared(), str(run.directory.fingerprint(0)))
+        folder.finish(strategy.shared(), run.directory.fingerprint(0) or "")
     show_summary(folder.path, sys.stdout)  # into Flower's log: `flwr run --stream` shows it
 
 
 def _server_run(folder: RunFolder) -> ServerRun:
     config = folder.config
     settings = config.run
-    limit = settings.max_payload_bytes
+    limits = limits_of(settings)
     variants = [config.variant(client_id) for client_id in range(settings.num_clients)]
     expected = {
         name: about(config.client(client_id)["model"], "fingerprint")
         for client_id, name in enumerate(variants)
     }
+    directory = ClientDirectory(variants, expected, limits, folder.warning, settings.seats)
     return ServerRun(
         config_json=config.to_json(),
-        directory=ClientDirectory(variants, expected, limit, folder.warning),
+        directory=directory,
         observer=folder,
-        reader=ReplyReader(limit, folder.warning, settings.max_norm_ratio),
+        reader=ReplyReader(limits, folder.warning, settings.max_norm_ratio, directory.examples),
         settings=settings,
         task=lambda: _task(config),
     )

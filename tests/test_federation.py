@@ -188,10 +188,11 @@ def test_a_client_refuses_to_train_another_base_than_the_runs():
     assert "has the base model toy, this run's is another" in unpack(reply.content).facts["failure"]
 
 
-def test_two_nodes_that_claim_one_client_are_told_apart(tmp_path):
+def test_two_nodes_that_claim_one_client_end_the_run_and_are_named(tmp_path):
     app = changed_join(lambda p: {"clients": [0]} if p == 1 else {})
-    run = run_toy(tmp_path / "run", "num_rounds=1", "join_timeout=0.5", app=app)
-    assert any("two nodes claim client 0" in warning for warning in run.warnings())
+    with pytest.raises(FederationError, match=r"^nodes \d+ and \d+ both claim client 0: give each node"):
+        run_toy(tmp_path / "run", "num_rounds=1", app=app)
+    assert not (tmp_path / "run" / "traffic.jsonl").exists()
 
 
 def test_a_client_app_that_cannot_work_fails_the_run_at_once(tmp_path):

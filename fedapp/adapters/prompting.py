@@ -164,13 +164,12 @@ class Prompted:
         if not self._chosen or not self._active:
             return list(prompts)
         encoder = self.trainer.encoder
-        room = encoder.max_length - self.trainer.config.max_new_tokens
         lengths = [len(ids) for ids in encoder.token_ids(self._chosen)]
         # One token's grace for each seam: text cut in two may tokenise into fewer pieces than whole.
         ends = np.cumsum([0, *(length + 1 for length in reversed(lengths))])
         result = []
         for prompt, ids in zip(prompts, encoder.token_ids(prompts), strict=True):
-            count = int(np.searchsorted(ends, room - len(ids), side="right")) - 1
+            count = int(np.searchsorted(ends, encoder.max_prompt - len(ids), side="right")) - 1
             result.append("".join(self._chosen[len(self._chosen) - max(count, 0) :]) + prompt)
         return result
 

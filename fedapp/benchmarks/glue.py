@@ -21,7 +21,9 @@ import numpy as np
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.metrics import metric
-from fedapp.benchmarks.sources import find_rows, read_file, read_folder, read_remote, with_columns
+from fedapp.benchmarks.reading import Columns
+from fedapp.benchmarks.sources import find_rows, read_folder, read_path, read_remote, with_columns
+from fedapp.benchmarks.table import Table
 from fedapp.core.checks import require_int
 from fedapp.core.types import Example
 
@@ -41,7 +43,8 @@ class Glue(BenchmarkDefaults):
         labels: Names of the labels in the order of their indices.
         metrics: Names of the metrics (``fedapp.benchmarks.metrics.METRICS``), the main one first.
         prompt: What the model reads; columns of the row in braces.
-        data_dir: Folder with ``<subset>/<split>.jsonl`` (or .json, .parquet); None: from the hub.
+        data_dir: Folder with ``<subset>/<split>.jsonl`` (or another format that
+            ``fedapp.benchmarks.reading`` knows); None: from the hub.
         path: Name of the data set on the hub.
         split_seed: Seed of the two halves of the validation split.
         num_public: Training rows set apart as public prompts, for methods whose clients exchange answers;
@@ -78,10 +81,11 @@ class Glue(BenchmarkDefaults):
         return self.subset
 
     def load(self, split: str) -> Dataset:
-        """Rows of a split: the prompt's columns, ``label``, ``idx`` and ``task``.
+        """Rows of a split: the prompt's columns, texts; ``label``, a number, and ``task``.
 
         Raises:
-            ValueError: If the split cannot be read or a label is not one of the task's.
+            ValueError: If there is no such split.
+            RowError: If it cannot be read or a label is not one of the task's.
         """
         check_split(split)
         if split == "train":
@@ -105,7 +109,7 @@ class Glue(BenchmarkDefaults):
 
     def template(self, row: Mapping[str, Any]) -> Example:
         """The prompt with the row's text in it; the target is the label's name."""
-        prompt = re.sub(r"\{(\w+)\}", lambda found: str(row[found[1]]).strip(), self.prompt)
+        prompt = re.sub(r"\{(\w+)\}", lambda found: row[found[1]].strip(), self.prompt)
         label = int(row["label"])
         return Example(prompt=prompt, target=self.labels[label], task=self.subset, label=label)
 
@@ -152,29 +156,25 @@ class Glue(BenchmarkDefaults):
         except ValueError as error:
             raise ValueError(f"benchmark.prompt={self.prompt!r} is no template: {error}") from None
 
-    def _read(self, split: str) -> Dataset:
-        columns = [*self._fields(), "label", "idx"]
+    def _read(self, split: str) -> Table:
+        columns = Columns([*self._fields(), "label"])
         if self.data_dir is not None:
             return read_folder(self.data_dir, [self.subset], split, columns)
         return read_remote(f"{self.path}:{{task}}", self.subset, split, columns, "benchmark.path")
 
     def _labelled(self, split: str) -> Dataset:
-        rows = self._read(split)
-        wrong = [i for i, label in enumerate(rows["label"]) if label not in range(len(self.labels))]
-        if wrong:
-            known = ", ".join(f"{i} ({name})" for i, name in enumerate(self.labels))
-            raise ValueError(
-                f"benchmark {self.subset}: row {wrong[0]} of {split} has label {rows[wrong[0]]['label']!r}; "
-                f"known: {known}"
-            )
-        return rows
+        from datasets import Dataset
+
+        table = self._read(split)
+        texts = {name: table.texts(name) for name in self._fields()}
+        return Dataset.from_dict({**texts, "label": table.labels("label", self.labels)})
 
     def _test(self) -> Dataset | None:
         """The test split where it exists and is labelled."""
         if self.data_dir is not None:
-            file = find_rows(self.data_dir, [self.subset], "test")
-            if file is None or HIDDEN in read_file(file, ["label"])["label"]:
+            path = find_rows(self.data_dir, [self.subset], "test")
+            if path is None or HIDDEN in read_path(path, Columns(["label"])).integers("label"):
                 return None
-        elif HIDDEN in self._read("test")["label"]:
+        elif HIDDEN in self._read("test").integers("label"):
             return None
         return self._labelled("test")

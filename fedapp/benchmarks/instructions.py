@@ -16,6 +16,7 @@ import numpy as np
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.metrics import metric
+from fedapp.benchmarks.reading import Columns
 from fedapp.benchmarks.sources import read_folder, read_remote
 from fedapp.core.checks import require_int
 from fedapp.core.types import Example
@@ -36,7 +37,8 @@ class Instructions(BenchmarkDefaults):
             ``input`` and ``task`` (the kind of instruction).
         prompt: The template of a row without input, with ``{instruction}``.
         prompt_input: The template of a row with one, with ``{instruction}`` and ``{input}``.
-        data_dir: Folder with ``<name>/train.jsonl`` (or .json, .parquet); None: from the hub.
+        data_dir: Folder with ``<name>/train.jsonl`` (or another format of ``fedapp.benchmarks.reading``);
+            None: from the hub.
         path: Name of the set on the hub, or the address of a JSON file.
         num_train: Most training rows; 0 means all that are left.
         num_test: Test rows.
@@ -56,7 +58,7 @@ class Instructions(BenchmarkDefaults):
     public_size: int = 200
     metrics: Sequence[str] = ("rouge-l", "exact-match")
     split_seed: int = 1
-    version: str = field(default="1", init=False)
+    version: str = field(default="2", init=False)
     source: str = field(default="https://github.com/tatsu-lab/stanford_alpaca", init=False)
     labels: None = field(default=None, init=False)
 
@@ -106,8 +108,13 @@ class Instructions(BenchmarkDefaults):
         return Example(prompt=prompt, target=row["output"], task=row["task"])
 
     def extract(self, completion: str) -> str:
-        """The generated text up to where a model goes on with a heading of its own."""
-        return completion.strip().split("\n###")[0].strip()
+        """The generated text, up to where a model goes on with the next instruction.
+
+        That is a line with which one of the templates begins a part; other headings belong to the answer.
+        """
+        lines = completion.strip().split("\n")
+        ends = (at for at, line in enumerate(lines) if line.strip() in self._headings())
+        return "\n".join(lines[: next(ends, len(lines))]).strip()
 
     def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
         """The metrics asked for, over whole answers.
@@ -117,6 +124,11 @@ class Instructions(BenchmarkDefaults):
         """
         given = [self.extract(answer) for answer in answers]
         return {name: metric(name)(given, targets) for name in self.metrics}
+
+    def _headings(self) -> set[str]:
+        """Lines of the templates that begin with ``#``."""
+        lines = {line.strip() for text in (self.prompt, self.prompt_input) for line in text.split("\n")}
+        return {line for line in lines if line.startswith("#") and "{" not in line}
 
     def _dealt(self) -> tuple[Dataset, np.ndarray, np.ndarray, np.ndarray]:
         """All rows, and the row numbers of public, test and train."""
@@ -150,14 +162,15 @@ def _read(name: str, data_dir: str | None, path: str, columns: tuple[tuple[str, 
     """Usable rows under the roles' names; the second of two rows with the same prompt is left out."""
     from datasets import Dataset
 
-    wanted = [column for _, column in columns if column]
+    wanted = Columns([column for _, column in columns if column])
     if data_dir is not None:
-        raw = read_folder(data_dir, [name], "train", wanted)
+        table = read_folder(data_dir, [name], "train", wanted)
     else:
-        raw = read_remote(path, name, "train", wanted, "benchmark.path")
+        table = read_remote(path, name, "train", wanted, "benchmark.path")
+    texts = {role: table.texts(column, blank="") for role, column in columns if column}
     kept: dict[tuple[str, str], dict[str, str]] = {}
-    for row in raw:
-        parts = {role: str(row[column] or "").strip() if column else "" for role, column in columns}
+    for index in range(len(table)):
+        parts = {role: texts[role][index].strip() if column else "" for role, column in columns}
         if parts["instruction"] and parts["output"]:
             parts["task"] = parts["task"] or name
             kept.setdefault((parts["instruction"], parts["input"]), parts)

@@ -1,4 +1,4 @@
-"""The user's own data: a folder of tasks, each with JSON lines of prompts and targets."""
+"""The user's own data: a folder of tasks, each with files of prompts and targets."""
 
 from __future__ import annotations
 
@@ -8,56 +8,69 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
+from fedapp.benchmarks.formats import Format, make_format
 from fedapp.benchmarks.metrics import metric
-from fedapp.benchmarks.sources import read_file, read_folder, with_columns
+from fedapp.benchmarks.sources import FORMATS, find_file, find_rows, read_folder, read_path, require_inside
+from fedapp.benchmarks.table import Table, as_text
+from fedapp.core.checks import require_choice
+from fedapp.core.errors import RowError
 from fedapp.core.types import Example
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-COLUMNS = ("prompt", "target")
-
 
 @dataclass(frozen=True)
 class Own(BenchmarkDefaults):
-    """Rows ``{"prompt": …, "target": …}`` in ``<data_dir>/<task>/train.jsonl`` and ``test.jsonl``.
+    """Rows in ``<data_dir>/<task>/train.jsonl`` and ``test.jsonl``, or files of another format.
 
     Validation rows are taken from each client's training rows, as everywhere. With
     ``partitioner=distinct_task`` every folder is one client. ``<data_dir>/public.jsonl`` may hold public
-    prompts, with or without targets, for methods whose clients exchange answers.
+    prompts, with or without targets, for methods whose clients exchange answers. docs/data.md says what
+    a file may hold.
 
     Attributes:
         data_dir: The folder.
-        tasks: Folders in it; empty takes all, in the alphabet's order.
+        tasks: Folders in it; empty takes all that are not hidden, in the alphabet's order.
+        format: ``prompt``, ``alpaca``, ``messages`` or ``sharegpt`` (``fedapp.benchmarks.formats``).
+        columns: The format's columns to the files' own, for those with another name; None: the same.
+        turn: A message of a conversation in the prompt, with ``{role}`` and ``{content}``.
         labels: For classification, what the targets may be, in the order of the head's outputs;
             None where the answer is generated.
         prompt: What the model reads, with ``{prompt}`` where the row's prompt goes.
+        answer: What of a generated text is its answer: ``whole``, or its ``first_line``, by which a
+            target is then known, too.
         metrics: Names of the metrics (``fedapp.benchmarks.metrics.METRICS``), the main one first.
     """
 
     data_dir: str | None = None
-    tasks: Sequence[str] = ()
-    labels: Sequence[str] | None = None
+    tasks: Sequence[Any] = ()
+    format: str = "prompt"
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    turn: str = "{role}: {content}"
+    labels: Sequence[Any] | None = None
     prompt: str = "{prompt}"
+    answer: str = "whole"
     metrics: Sequence[str] = ("accuracy",)
     name: str = field(default="own", init=False)
-    version: str = field(default="1", init=False)
+    version: str = field(default="2", init=False)
     source: str = field(default="the user", init=False)
 
     def __post_init__(self) -> None:
         if not self.data_dir or not Path(self.data_dir).expanduser().is_dir():
             raise ValueError(
                 f"data_dir={self.data_dir!r} must be a folder that holds "
-                "<task>/train.jsonl and <task>/test.jsonl with the columns prompt and target"
+                f"<task>/train.jsonl and <task>/test.jsonl ({FORMATS})"
             )
         if "{prompt}" not in self.prompt:
             raise ValueError(f"prompt={self.prompt!r} must show {{prompt}}")
+        object.__setattr__(self, "tasks", _names("tasks", self.tasks or ()))
         if self.labels is not None:
-            object.__setattr__(self, "labels", tuple(map(str, self.labels)))
-        found = sorted(path.name for path in Path(self.data_dir).expanduser().iterdir() if path.is_dir())
-        object.__setattr__(self, "tasks", tuple(self.tasks) or tuple(found))
-        if not self.tasks:
-            raise ValueError(f"data_dir={self.data_dir!r} holds no folder, so no task")
+            object.__setattr__(self, "labels", _names("labels", self.labels))
+        for task in self.tasks:
+            require_inside(task)
+        require_choice("answer", self.answer, ("whole", "first_line"))
+        self._format()
         for one in self.metrics:
             metric(one)
 
@@ -65,67 +78,90 @@ class Own(BenchmarkDefaults):
         """Rows of all tasks: ``prompt``, ``target``, ``task``, and ``label`` where there are labels.
 
         Raises:
-            ValueError: If a file or column is missing, or a target is not among the labels.
+            ValueError: If there is no task, or a file is missing.
+            RowError: If a file cannot be read, or a row has no prompt or no target, or one that is not
+                among the labels.
         """
-        from datasets import concatenate_datasets
+        from datasets import Dataset
 
         check_split(split, ("train", "test"))
-        return concatenate_datasets([self._rows(task, split) for task in self.tasks])
+        rows: dict[str, list[Any]] = {"prompt": [], "target": [], "task": []}
+        if self.labels is not None:
+            rows["label"] = []
+        for task in self.tasks or self._found(split):
+            table = read_folder(str(self.data_dir), [task], split, self._format().columns())
+            prompts, targets = self._format().read(table)
+            rows["prompt"] += prompts
+            rows["target"] += targets
+            rows["task"] += [task] * len(table)
+            if self.labels is not None:
+                rows["label"] += self._numbers(table, targets)
+        return Dataset.from_dict(rows)
 
     def public_prompts(self) -> list[Example]:
         """The prompts of ``public.jsonl``; none where there is no such file. A target is a reference only.
 
         Raises:
-            ValueError: If the file cannot be read or a prompt is no text.
+            RowError: If the file cannot be read or a prompt is no text.
         """
-        assert self.data_dir is not None
-        file = Path(self.data_dir).expanduser() / "public.jsonl"
-        if not file.is_file():
+        file = find_file(str(self.data_dir), "public")
+        if file is None:
             return []
-        rows = read_file(file, ["prompt"])["prompt"]
-        try:
-            targets = read_file(file, ["target"])["target"]
-        except ValueError:  # no references
-            targets = [""] * len(rows)
-        for number, prompt in enumerate(rows, start=1):
-            if not isinstance(prompt, str) or not prompt.strip():
-                raise ValueError(f"{file} row {number} has prompt={prompt!r}; it must be text and not empty")
-        framed = [self.prompt.replace("{prompt}", prompt) for prompt in rows]
-        given = ["" if target is None else str(target).strip() for target in targets]
-        return [Example(prompt, target, "public") for prompt, target in zip(framed, given, strict=True)]
+        table = read_path(file, self._format().columns(answered=False), depth=1)
+        pairs = zip(*self._format().read(table, answered=False), strict=True)
+        return [
+            Example(self.prompt.replace("{prompt}", prompt), target, "public") for prompt, target in pairs
+        ]
 
     def template(self, row: Mapping[str, Any]) -> Example:
-        """The prompt in its frame, and the target without surrounding blanks."""
-        text = self.prompt.replace("{prompt}", str(row["prompt"]))
-        return Example(text, str(row["target"]).strip(), row["task"], row.get("label"))
+        """The prompt in its frame, and the target."""
+        text = self.prompt.replace("{prompt}", row["prompt"])
+        return Example(text, row["target"], row["task"], row.get("label"))
 
     def extract(self, completion: str) -> str:
-        """The first line, without surrounding blanks."""
-        return completion.strip().split("\n")[0].strip()
+        """The whole text or its first line, as ``answer`` says, without blanks at both ends."""
+        text = completion.strip()
+        return text if self.answer == "whole" else text.split("\n")[0].strip()
 
     def score(self, answers: Sequence[str], targets: Sequence[str]) -> dict[str, float]:
         """Compare answers with targets by the metrics that were asked for."""
         wanted = [self.extract(target) for target in targets]
         return {name: metric(name)(answers, wanted) for name in self.metrics}
 
-    def _rows(self, task: str, split: str) -> Dataset:
-        assert self.data_dir is not None
-        rows = read_folder(self.data_dir, [task], split, COLUMNS)
-        for number, row in enumerate(rows, start=1):
-            for name, value in row.items():
-                if not isinstance(value, (str, int, float)) or not str(value).strip():
-                    raise ValueError(
-                        f"benchmark.data_dir={self.data_dir}: row {number} of {task}'s {split} rows has "
-                        f"{name}={value!r}; it must be text and not empty"
-                    )
-        columns: dict[str, Sequence[Any]] = {"task": [task] * len(rows)}
-        if self.labels is not None:
-            targets = [str(target).strip() for target in rows["target"]]
-            strange = sorted(set(targets) - set(self.labels))
-            if strange:
-                raise ValueError(
-                    f"benchmark.labels={list(self.labels)} does not hold {strange[0]!r}, "
-                    f"a target in the {split} rows of {task}"
-                )
-            columns["label"] = [self.labels.index(target) for target in targets]
-        return with_columns(rows, **columns)
+    def _format(self) -> Format:
+        return make_format(self.format, self.columns, self.turn)
+
+    def _found(self, split: str) -> list[str]:
+        """The folders that are there, hidden ones aside; all must have rows."""
+        # Which folders there are is nobody's business: the setting may come from elsewhere.
+        here = f"benchmark.data_dir={self.data_dir}"
+        try:
+            paths = sorted(path for path in Path(str(self.data_dir)).expanduser().iterdir() if path.is_dir())
+            public = find_file(str(self.data_dir), "public")  # datasets saves one as a folder
+            names = [path.name for path in paths if not path.name.startswith(".") and path != public]
+            empty = [name for name in names if find_rows(str(self.data_dir), [name], split) is None]
+        except OSError as error:
+            raise RowError(f"{here}: it, or a folder in it, cannot be read", f"{here}: {error}") from None
+        if not names:
+            raise ValueError(f"{here} holds no folder, so no task")
+        if empty:
+            text = f"{here}: a folder in it has no {split}.jsonl ({FORMATS})"
+            raise RowError(f"{text}; name the tasks in benchmark.tasks", f"{text}: {', '.join(empty)}")
+        return names
+
+    def _numbers(self, table: Table, targets: Sequence[str]) -> list[int]:
+        assert self.labels is not None
+        places = {label: number for number, label in enumerate(self.labels)}
+        for index, target in enumerate(targets):
+            if target not in places:
+                found = f"the target is not among benchmark.labels={list(self.labels)}"
+                raise table.error(index, found, target)
+        return [places[target] for target in targets]
+
+
+def _names(setting: str, values: Any) -> tuple[str, ...]:
+    """A list of names; the command line makes numbers and true or false of some."""
+    texts = [] if isinstance(values, str) or not isinstance(values, Sequence) else list(map(as_text, values))
+    if isinstance(values, str) or None in texts or len(set(texts)) < len(texts):
+        raise ValueError(f"{setting}={values!r} must be a list of different names, like [a, b]")
+    return tuple(map(str, texts))

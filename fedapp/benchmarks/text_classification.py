@@ -17,8 +17,11 @@ import numpy as np
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
 from fedapp.benchmarks.metrics import LabelAnswers, metric
+from fedapp.benchmarks.reading import Columns
 from fedapp.benchmarks.sources import read_folder, read_remote
+from fedapp.benchmarks.table import Table
 from fedapp.core.checks import require_bool, require_choice, require_int
+from fedapp.core.errors import RowError
 from fedapp.core.types import Example
 
 if TYPE_CHECKING:
@@ -34,8 +37,9 @@ class TextClassification(LabelAnswers, BenchmarkDefaults):
         labels: Label words in the order of the data's label numbers.
         prompt: What the model reads, with ``{text}`` where the text goes; no blank at the end.
         metrics: Names of the metrics (``fedapp.benchmarks.metrics.METRICS``), the main one first.
-        data_dir: Folder with ``<task>/<split>.jsonl`` (or .json, .parquet), the text in the first of
-            ``columns`` and its number in ``label``; None: from the hub.
+        data_dir: Folder with ``<task>/<split>.jsonl`` (or another format that
+            ``fedapp.benchmarks.reading`` knows), the text in the first of ``columns`` and its
+            number in ``label``; None: from the hub.
         path: Name of the data set on the hub, with the configuration after a colon.
         revision: Its branch, tag or commit; None: the main branch.
         columns: Its columns of the text and of the label's number, on the hub.
@@ -103,22 +107,18 @@ class TextClassification(LabelAnswers, BenchmarkDefaults):
         """Rows of a split: ``text``, ``label`` (a number) and ``task``; ``test`` is ``test_split``'s rows.
 
         Raises:
-            ValueError: If the split cannot be read or a label is not one of the task's.
+            ValueError: If there is no such split.
+            RowError: If it cannot be read or a label is not one of the task's.
         """
         from datasets import Dataset
 
         check_split(split)
-        texts, labels = self._read(self.test_split if split == "test" else split)
-        for number, label in enumerate(labels):
-            if isinstance(label, bool) or label not in range(len(self.labels)):
-                known = ", ".join(f"{i} ({name})" for i, name in enumerate(self.labels))
-                raise ValueError(
-                    f"benchmark {self.task}: row {number} of {split} has label {label!r}; known: {known}"
-                )
+        table, label_column = self._read(self.test_split if split == "test" else split)
+        texts, labels = table.texts(self.columns[0]), table.labels(label_column, self.labels)
         self._check_order(texts, labels)
         size = {"train": self.num_train, "test": self.num_test}.get(split, 0)
         kept = self._subset(np.array(labels, dtype=np.int64), size)
-        rows = {"text": [texts[i] for i in kept], "label": [int(labels[i]) for i in kept]}
+        rows = {"text": [texts[i] for i in kept], "label": [labels[i] for i in kept]}
         return Dataset.from_dict({**rows, "task": [self.task] * len(kept)})
 
     def _check_order(self, texts: Sequence[str], labels: Sequence[int]) -> None:
@@ -126,24 +126,24 @@ class TextClassification(LabelAnswers, BenchmarkDefaults):
             found = [self.labels[label] for text, label in zip(texts, labels, strict=True) if words in text]
             usual = max(set(found), key=found.count) if found else expected
             if usual != expected and expected in self.labels:
-                raise ValueError(
-                    f"benchmark.labels={list(self.labels)} are not in the order of these data: most texts "
-                    f"with {words!r} would be {usual}, not {expected} (conf/benchmark/{self.task}.yaml)"
-                )
+                where = f"(telling in conf/benchmark/{self.task}.yaml)"
+                text = f"benchmark.labels={list(self.labels)} are not in the order of these data {where}"
+                raise RowError(text, f"{text}: most texts with {words!r} would be {usual}, not {expected}")
 
     def template(self, row: Mapping[str, Any]) -> Example:
         """The prompt with the row's text in it; the target is the label word."""
         label = int(row["label"])
-        prompt = self.prompt.replace("{text}", str(row["text"]).strip())
+        prompt = self.prompt.replace("{text}", row["text"].strip())
         return Example(prompt=prompt, target=self.labels[label], task=self.task, label=label)
 
-    def _read(self, split: str) -> tuple[list[str], list[Any]]:
-        text, label = self.columns
+    def _read(self, split: str) -> tuple[Table, str]:
+        """The split, and its column of labels."""
         if self.data_dir is None:
-            rows = read_remote(self.path, self.task, split, self.columns, "benchmark.path", self.revision)
-            return list(rows[text]), list(rows[label])
-        rows = read_folder(self.data_dir, [self.task], split, [text, "label"])
-        return list(rows[text]), list(rows["label"])
+            columns = Columns(self.columns)
+            table = read_remote(self.path, self.task, split, columns, "benchmark.path", self.revision)
+            return table, self.columns[1]
+        columns = Columns([self.columns[0], "label"])
+        return read_folder(self.data_dir, [self.task], split, columns), "label"
 
     def _subset(self, labels: np.ndarray, size: int) -> np.ndarray:
         """Row numbers of a draw of ``size`` rows, in ascending order."""

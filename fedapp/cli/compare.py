@@ -22,6 +22,7 @@ NOT_COMPARED = {
     "client_configs",
     "join_timeout",
     "round_timeout",
+    "seats",
 }
 COLUMNS = ("configuration", "seeds", "mean", "worst client", "base", "trained", "sent", "received", "time")
 BEST = "best on validation"

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from fedapp.config.build import build
+from fedapp.core.errors import one_line
 from fedapp.records.adapter_file import read_adapter
 
 
@@ -18,7 +23,7 @@ def export(source: Path, target: Path) -> None:
 
     Raises:
         ValueError: If the source is no adapter or damaged, the target is taken, or the base model found here
-            is not the one that the adapter was trained on.
+            is not the one that the adapter was trained on, or the target cannot be written.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"the target {target} exists and is not an empty folder; name another one")
@@ -38,6 +43,17 @@ def export(source: Path, target: Path) -> None:
     model = build(about["adapter"], "adapter").attach(base, train, seed=about["seed"])
     try:
         model.load(arrays)
-        model.export(target)
+        with _whole(target):
+            model.export(target)
     finally:
         model.detach()
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[None]:
+    """Leave nothing of an export that the disk does not take."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise ValueError(f"{target} cannot be written: {one_line(error)}") from error

@@ -6,17 +6,19 @@ import difflib
 import sys
 from collections.abc import Sequence
 
+from fedapp.core.errors import printable
+
 OK, FAILED, USAGE = 0, 1, 2
 
 
 def complain(message: str) -> None:
     """Tell the user in one line what went wrong."""
-    print(f"fedapp: error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"fedapp: error: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
     """Tell the user in one line what to know of a result that is printed all the same."""
-    print(f"fedapp: warning: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    print(f"fedapp: warning: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

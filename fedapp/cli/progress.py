@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from fedapp.core.errors import one_line
+from fedapp.core.errors import one_line, printable
 from fedapp.engines.job import Event
 from fedapp.records.table import show_cell
 
@@ -82,7 +82,7 @@ class RunState:
         if self._losses:
             metrics.insert(0, f"mean loss {sum(self._losses) / len(self._losses):.4f}")
         heard = f"{len(self.answered)} of {self.num_clients} clients"
-        return f"{name}: {', '.join([*metrics[:METRICS_SHOWN], heard])}"
+        return printable(f"{name}: {', '.join([*metrics[:METRICS_SHOWN], heard])}")
 
     @property
     def done(self) -> float:
@@ -225,7 +225,7 @@ def make_display(stream: TextIO, opening: str) -> Display:
 def describe_start(event: Event) -> str:
     """One line on a run that starts."""
     num_clients, num_rounds = len(event["clients"]), int(event["num-rounds"])
-    return (
+    return printable(
         f"{event.get('method')} on {event.get('benchmark')}: "
         f"{num_clients} client{'s' * (num_clients != 1)}, {num_rounds} round{'s' * (num_rounds != 1)}"
     )

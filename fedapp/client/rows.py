@@ -18,6 +18,7 @@ import numpy as np
 from fedapp.benchmarks.base import Benchmark
 from fedapp.client.dealing import Partitioning, largest_remainder, subsample
 from fedapp.core.checks import require_bool, require_choice, require_int, require_number
+from fedapp.core.errors import RowError
 from fedapp.core.types import Example
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class ClientData:
-    """One client's examples; no example is in two of them."""
+    """One client's examples; no row is in two of them, but two rows may be alike (``client.repeats``)."""
 
     train: tuple[Example, ...]
     val: tuple[Example, ...]
@@ -227,16 +228,21 @@ def _load_all(
     try:
         if maker.num_partitions != num_clients:
             values = ", ".join(sorted(map(str, maker.dataset.unique(partitioner.key))))
-            raise ValueError(
-                f"{benchmark.name} has {maker.num_partitions} values of {partitioner.key} ({values}), "
-                f"one for each client: set num_clients={maker.num_partitions}"
-            )
+            has = f"{benchmark.name} has {maker.num_partitions} values of {partitioner.key}"
+            wanted = f"one for each client: set num_clients={maker.num_partitions}"
+            shown = f"{has} ({values}), {wanted}"
+            # Names of tasks may be told; what stands in another column may not.
+            raise RowError(shown if partitioner.key == "task" else f"{has}, {wanted}", shown)
         return [np.array(maker.load_partition(i)[ROW][:], dtype=np.int64) for i in range(num_clients)]
     except ValueError as error:
         settings = ", ".join(f"partitioner.{name}={value}" for name, value in partitioner.settings.items())
         where = f"num_clients={num_clients}" + (f", {settings}" if settings else "")
+        text = f"{where} on the {len(maker.dataset)} training rows"
         reason = " ".join(str(error).split())
-        raise ValueError(f"{where} on the {len(maker.dataset)} training rows: {reason}") from None
+        private = f"{text}: {error.private if isinstance(error, RowError) else reason}"
+        if partitioner.key == "task" or isinstance(error, RowError):
+            raise RowError(f"{text}: {reason}", private) from None
+        raise RowError(f"{text}: {partitioner.partitioner} cannot divide them so", private) from None
 
 
 @lru_cache(maxsize=8)

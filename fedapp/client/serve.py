@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from fedapp.client.repeats import warn_of_repeats
 from fedapp.client.workplace import Workplace, read_config, workplace
 from fedapp.core.method import ClientRoutine
 from fedapp.core.payload import Payload
@@ -42,12 +43,14 @@ def open_workplaces(message: Join, clients: tuple[int, ...]) -> Joined:
     Raises:
         ClientFailure, ValueError: If one of them cannot take part.
     """
-    fingerprints = []
+    fingerprints, examples = [], []
     for client_id in clients:
         place = workplace(message.config, client_id)
-        place.setup.data(client_id)
+        data = place.setup.data(client_id)
+        warn_of_repeats(client_id, data)
+        examples.append(len(data.train))
         fingerprints.append(place.base.fingerprint)
-    return Joined(clients, tuple(fingerprints))
+    return Joined(clients, tuple(fingerprints), tuple(examples))
 
 
 def serve(work: Work, state: Arrays, output_dir: str | None = None) -> Done:

@@ -9,22 +9,20 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from types import ModuleType
 from typing import Any, TypeVar, cast
 
+from fedapp.config import slots
 from fedapp.core.checks import is_number, require_kind, show_value
-from fedapp.core.errors import one_line
+from fedapp.core.errors import Explained, one_line
 from fedapp.core.method import ClientRoutine
 
 T = TypeVar("T")
 
-# A node receives its configuration over the network: it may only name classes of these packages.
-BUILDABLE = ("fedapp.", "flwr_datasets.partitioner.")
 # Keys of a node that are no settings of its class: what it is, and how it is best trained or scored.
 RESERVED = ("about", "recipe")
 
 
-class ConfigError(ValueError):
+class ConfigError(Explained, ValueError):
     """The configuration cannot be used; the text is one line for the user."""
 
 
@@ -42,16 +40,12 @@ def build(node: Any, where: str, **extra: Any) -> Any:
         extra: Values that only the caller knows (labels of the benchmark, number of clients).
 
     Raises:
-        ConfigError: If the node is none, its target is not of this project, or the target's
+        ConfigError: If the node is none, no such class may stand there (``fedapp.config.slots``), or its
             constructor refuses a key or value; the message names the setting as one types it.
     """
     if not isinstance(node, Mapping):
         raise ConfigError(f"{where}={show_value(node)} must be a mapping with _target_, the class to make")
     target = node.get("_target_")
-    if not isinstance(target, str) or not target.startswith(BUILDABLE):
-        raise ConfigError(
-            f"{where}._target_={show_value(target)} must name a class of {' or '.join(BUILDABLE)}"
-        )
     make = _locate(target, where)
     own = {key: value for key, value in node.items() if key not in ("_target_", *RESERVED)}
     values = {key: _build_nested(value, f"{where}.{key}") for key, value in own.items()}
@@ -117,11 +111,21 @@ def build_routine(config: Mapping[str, Any]) -> ClientRoutine:
 
 
 def named_class(target: str) -> Any:
-    """What a ``_target_`` names, not made yet; None if it cannot be imported here."""
+    """What a ``_target_`` of ``conf/`` names, not made yet; None if it cannot be imported here."""
     try:
         return _find(target)
     except (AttributeError, ImportError, ValueError):
         return None
+
+
+def check_classes(tree: Any) -> None:
+    """Refuse a tree that names a class where none such may stand, before anything of it is made.
+
+    Raises:
+        ConfigError: That names the first place and what may stand there.
+    """
+    for where, target in slots.targets(tree):
+        _require_admitted(target, where)
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -150,14 +154,23 @@ def _mistyped(parameters: Mapping[str, inspect.Parameter], values: Mapping[str, 
     return None
 
 
-def _locate(target: str, where: str) -> Any:
-    module, _, name = target.rpartition(".")
+def _require_admitted(target: Any, where: str) -> None:
+    slot = slots.slot_of(where)
+    if slots.admits(slot, target):
+        return
+    known = sorted(slots.admitted(slot))
+    close = difflib.get_close_matches(str(target), known, n=2, cutoff=0.5)
+    hint = nearest(str(target), close or known) if len(known) <= 6 or close else "; fedapp list shows what is"
+    fault = f"is no class for {slot}{hint}" if known else f"cannot be used: no class may stand in {slot}"
+    raise ConfigError(f"{where}._target_={show_value(target)} {fault}")
+
+
+def _locate(target: Any, where: str) -> Any:
+    _require_admitted(target, where)
     try:
         return _find(target)
     except AttributeError:
-        known = _public(importlib.import_module(module), name)
-        hint = nearest(name, known) if known else ""
-        raise ConfigError(f"{where}._target_={target!r} does not exist{hint}") from None
+        raise ConfigError(f"{where}._target_={target!r} does not exist") from None
     except (ImportError, ValueError) as error:
         raise ConfigError(f"{where}._target_={target!r} cannot be imported: {one_line(error)}") from None
 
@@ -165,30 +178,7 @@ def _locate(target: str, where: str) -> Any:
 @cache
 def _find(target: str) -> Any:
     module, _, name = target.rpartition(".")
-    found = getattr(importlib.import_module(module), name)
-    if not _is_own(found):
-        raise ImportError(f"{name} is not defined there")
-    return found
-
-
-def _is_own(found: Any) -> bool:
-    """Whether a config may name it: what a module merely imported (os, Path) is not part of it."""
-    return callable(found) and f"{getattr(found, '__module__', '')}.".startswith(BUILDABLE)
-
-
-def _public(module: ModuleType, name: str) -> list[str]:
-    """What else of a module a config may name: its classes, or its functions for a name in lower case."""
-    found = {key: value for key, value in vars(module).items() if key[0] != "_" and _is_own(value)}
-    if name[:1].islower():
-        return [key for key, value in found.items() if inspect.isfunction(value)]
-    return [
-        key
-        for key, value in found.items()
-        if inspect.isclass(value)
-        and not inspect.isabstract(value)
-        and not issubclass(value, Exception)
-        and not getattr(value, "_is_protocol", False)
-    ]
+    return getattr(importlib.import_module(module), name)
 
 
 def _build_nested(value: Any, where: str) -> Any:

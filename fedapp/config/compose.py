@@ -20,6 +20,7 @@ from fedapp.config.build import build as build  # who composes a config also bui
 from fedapp.config.choices import groups
 from fedapp.config.composed import MAY_DIFFER, Composed
 from fedapp.config.overrides import explain_syntax
+from fedapp.config.policy import Policy, PolicyError
 from fedapp.core import files
 from fedapp.core.checks import show_value
 from fedapp.core.errors import one_line
@@ -37,6 +38,10 @@ def load_config(overrides: Sequence[str]) -> Composed:
     Raises:
         ConfigError: If a group has no such choice, a key does not exist or a value is malformed.
     """
+    try:
+        Policy.of({})  # the owner of this machine may have classes of his own
+    except PolicyError as error:
+        raise ConfigError(str(error)) from None
     plain = _compose(overrides)
     _refuse_deletions(overrides)
     composed = Composed(plain)

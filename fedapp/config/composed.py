@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedapp.config.build import check_classes
 from fedapp.config.run import RunSettings, run_settings
 
 MAY_DIFFER = ("model", "adapter", "train")
@@ -28,8 +29,9 @@ class Composed(Mapping[str, Any]):
             run: Its run settings, where they were read before.
 
         Raises:
-            ConfigError: If one of the run settings cannot be used.
+            ConfigError: If one of the run settings cannot be used, or a class may not stand where it does.
         """
+        check_classes(tree)
         self._tree = dict(tree)
         self.run = run or run_settings(tree)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+
+from fedapp.config.build import ConfigError
+from fedapp.core.checks import show_value
 
 
 def explain_syntax(override: str, may_sweep: bool = False) -> str | None:
@@ -25,6 +29,45 @@ def explain_syntax(override: str, may_sweep: bool = False) -> str | None:
     if parsed.is_sweep_override() and not may_sweep:
         return f"{override} gives several values: use --multirun for a run with each, {key}=[…] for a list"
     return None
+
+
+def split_words(text: str) -> list[str]:
+    """Single overrides out of one string, quoted as a shell would.
+
+    Raises:
+        ConfigError: If a quotation mark is not closed.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError:
+        raise ConfigError(
+            f"overrides={show_value(text)} cannot be read: a quotation mark is not closed"
+        ) from None
+
+
+def plain_value(text: str, key: str) -> str | None:
+    """The text that overrides give to a setting, though others among them may not be readable.
+
+    Args:
+        text: Overrides in one string, quoted as a shell would.
+        key: The setting.
+
+    Returns:
+        The last such value; None if there is none that is a text or a number.
+    """
+    try:
+        words = split_words(text)
+    except ConfigError:
+        words = text.split()
+    found = None
+    for word in words:
+        if word.lstrip("+").partition("=")[0] != key or explain_syntax(word):
+            continue
+        (parsed,) = OverridesParser.create().parse_overrides([word])
+        value = parsed.value()
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and str(value).strip():
+            found = str(value)
+    return found
 
 
 def quote(value: str) -> str:

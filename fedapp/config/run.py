@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedapp.config.build import ConfigError
-from fedapp.core.checks import require_int, require_number
+from fedapp.core.checks import require_int, require_number, show_value
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,12 @@ class RunSettings:
         join_timeout: Seconds to wait for nodes to join before the run goes on without or fails.
         round_timeout: Seconds to wait for the replies of a round.
         evaluate_every: Rounds between evaluations on top of the one after the last round; 0 means none.
-        max_payload_bytes: Largest payload that either side accepts.
+        max_payload_bytes: Most bytes of arrays in a message that the server accepts.
+        max_text_bytes: The same of text: lists of text, scores and names, unpacked.
+        max_examples: Most rows that a client may say it has; where clients count by examples, the most
+            that one counts. A client counts by what it said when it joined, not by what it says later.
+        seats: Flower's node id of each client, in the order of their numbers; None where any node may be
+            it. Empty: any node may be any client, and two that claim one number end the run.
         max_norm_ratio: An upload whose norm exceeds this multiple of the round's median norm is left
             out; 0 means none is.
         num_threads: CPU threads of torch in each client process.
@@ -41,13 +46,18 @@ class RunSettings:
     round_timeout: float = 3600.0
     evaluate_every: int = 0
     max_payload_bytes: int = 2**31
+    max_text_bytes: int = 2**26
+    max_examples: int = 1_000_000
+    seats: Sequence[int | None] = ()
     max_norm_ratio: float = 0.0
     num_threads: int = 1
     num_cpus_per_client: int = 1
     num_gpus_per_client: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("num_clients", "num_rounds", "num_threads", "max_payload_bytes", "num_cpus_per_client"):
+        for name in ("num_clients", "num_rounds", "num_threads", "num_cpus_per_client"):
+            require_int(name, getattr(self, name), at_least=1)
+        for name in ("max_payload_bytes", "max_text_bytes", "max_examples"):
             require_int(name, getattr(self, name), at_least=1)
         for name in ("seed", "clients_per_round", "min_replies", "evaluate_every"):
             require_int(name, getattr(self, name), at_least=0)
@@ -62,6 +72,7 @@ class RunSettings:
             raise ValueError(
                 f"clients_per_round={self.clients_per_round} must not exceed num_clients={self.num_clients}"
             )
+        _check_seats(self.seats, self.num_clients)
         asked = self.clients_per_round or self.num_clients
         if self.min_replies > asked:
             raise ValueError(
@@ -77,6 +88,18 @@ class RunSettings:
     def replies_needed(self) -> int:
         """Usable replies without which a round fails."""
         return self.min_replies or -(-(self.clients_per_round or self.num_clients) // 2)
+
+
+def _check_seats(seats: Any, num_clients: int) -> None:
+    """Refuse what is not a node id or null for each client."""
+    listed = isinstance(seats, Sequence) and not isinstance(seats, str)
+    if not listed or not all(seat is None or (type(seat) is int and seat >= 0) for seat in seats):
+        raise ValueError(f"seats={show_value(seats)} must be a list of node ids, null for any node")
+    if seats and len(seats) != num_clients:
+        raise ValueError(
+            f"seats={show_value(seats)} names {len(seats)} nodes, must name one for each of "
+            f"num_clients={num_clients} clients (null: any)"
+        )
 
 
 def run_settings(config: Mapping[Any, Any]) -> RunSettings:

@@ -30,7 +30,8 @@ class TrainConfig:
             steps once per batch, with the gradient of the whole batch.
         length_grouped: Make batches of examples of similar length, which saves padding.
         max_length: Longest tokenised example, prompt and answer together.
-        max_new_tokens: Longest generated answer in tokens.
+        max_new_tokens: Longest generated answer in tokens; a prompt has at most ``max_length`` less these,
+            in training, too.
         eval_batch_size: Examples per forward pass when scoring or generating.
         answers: How a language model answers: ``text`` generates, ``labels`` chooses the benchmark's
             likeliest label word, ``auto`` chooses where there are label words. A classification head

@@ -1,78 +1,119 @@
-"""The last word on a run whose server could not say it: interrupted, crashed, never started."""
+"""The first and the last word on a run, for when its server cannot say it: not started yet, interrupted,
+crashed, killed.
+"""
 
 from __future__ import annotations
 
 import json
-import os
+import signal
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
-from typing import Any
+from pathlib import Path
 
-from fedapp.core.files import write_atomically
-from fedapp.engines.job import Job
+from fedapp.core.files import append_line, write_atomically
+from fedapp.core.status import COMPLETED, DIED, FAILED, STARTING, UNFINISHED, read_status, write_status
+
+# Windows has no SIGHUP.
+ENDING = tuple(one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP"))
+TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 
-def is_closed(job: Job) -> bool:
-    """Whether the server has said how the run ended."""
-    return _read(job).get("status") in ("completed", "failed")
-
-
-def close_run(job: Job, reason: str, *, overrule: bool = False) -> None:
-    """Mark a run as failed in run.json, events.jsonl and the log, unless its server has done so.
-
-    Call it when nothing writes to the run folder any more.
+def open_run(run_dir: Path, pid: int) -> None:
+    """Say in run.json that the run starts, before its server can.
 
     Args:
-        job: The run.
+        run_dir: The run folder, which exists.
+        pid: Of the command that runs it.
+
+    Raises:
+        WriteError: If the folder cannot be written to.
+    """
+    write_status(run_dir, {"status": STARTING, "reason": "", "started": time.strftime(TIME), "pid": pid})
+
+
+def is_closed(run_dir: Path) -> bool:
+    """Whether it is said how the run ended."""
+    return read_status(run_dir).get("status") in (COMPLETED, FAILED, DIED)
+
+
+def failure_of(run_dir: Path) -> str | None:
+    """Why the run failed, in its server's words; None if it says nothing of the kind."""
+    facts = read_status(run_dir)
+    return str(facts.get("reason")) if facts.get("status") == FAILED and facts.get("reason") else None
+
+
+def complete_run(run_dir: Path) -> None:
+    """Mark a run as complete that its server has called so, should run.json not hold it yet.
+
+    Raises:
+        WriteError: If that cannot be written.
+    """
+    facts = read_status(run_dir)
+    if facts.get("status") in UNFINISHED:
+        write_status(run_dir, {**facts, "status": COMPLETED})
+
+
+def close_run(run_dir: Path, reason: str, *, overrule: bool = False, status: str = FAILED) -> None:
+    """Mark a run as failed in run.json, events.jsonl and the log, unless its server has done so.
+
+    Call it when nothing writes to the run folder any more. A disk that takes nothing at all is no second
+    fault: run.json stays as it was, and that nobody holds the folder any more tells that the run has died.
+
+    Args:
+        run_dir: The run folder.
         reason: One line on what ended it.
         overrule: Put this reason in the place of the server's: what it saw follows from our stop.
+        status: ``failed``, or ``died`` of a run whose process could not say anything.
     """
-    facts = _read(job)
-    if facts.get("status") == "completed" or (facts.get("status") == "failed" and not overrule):
+    for partial in run_dir.rglob("*.partial"):
+        with suppress(OSError):
+            partial.unlink()
+    facts = read_status(run_dir)
+    known = facts.get("status")
+    if known in (COMPLETED, DIED) or (known == FAILED and not overrule):
         return
     seconds = _seconds_since(facts.get("started"))
-    facts |= {"status": "failed", "reason": reason}
+    facts |= {"status": status, "reason": reason}
     if seconds is not None:
         facts["seconds"] = seconds
-    write_atomically(job.run_dir / "run.json", json.dumps(facts, indent=1))
-    _drop_end(job)
-    end = {"event": "end", "time": seconds, "status": "failed", "message": reason}
-    _append_line(job, "events.jsonl", json.dumps(end))
-    _append_line(job, "log.txt", f"fedapp: the run failed: {reason}")
+    with suppress(OSError):
+        write_status(run_dir, facts)
+    end = {"event": "end", "time": seconds, "status": status, "message": reason}
+    verb = "died" if status == DIED else "failed"
+    with suppress(OSError):
+        _drop_end(run_dir)
+        append_line(run_dir / "events.jsonl", json.dumps(end))
+    with suppress(OSError):
+        append_line(run_dir / "log.txt", f"fedapp: the run {verb}: {reason}")
 
 
-def _read(job: Job) -> dict[str, Any]:
-    """What run.json says; nothing if the server did not get as far."""
-    with suppress(OSError, ValueError):
-        facts = json.loads((job.run_dir / "run.json").read_text(encoding="utf-8"))
-        if isinstance(facts, dict):
-            return facts
-    return {}
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold off Ctrl-C, SIGTERM and SIGHUP while cleaning up, so that nothing is left behind."""
+    try:
+        before = [(number, signal.signal(number, signal.SIG_IGN)) for number in ENDING]
+    except ValueError:  # Not the main thread: signals do not arrive here anyway.
+        before = []
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
 
 
 def _seconds_since(started: object) -> float | None:
     try:
-        begin = datetime.strptime(str(started), "%Y-%m-%dT%H:%M:%S%z")
+        begin = datetime.strptime(str(started), TIME)
     except ValueError:
         return None
     return round(max(0.0, time.time() - begin.timestamp()), 3)
 
 
-def _drop_end(job: Job) -> None:
+def _drop_end(run_dir: Path) -> None:
     """Take the server's last word out of events.jsonl, where there is to be one ``end`` only."""
-    path = job.run_dir / "events.jsonl"
-    with suppress(OSError):
-        lines = path.read_bytes().splitlines(keepends=True)
-        if lines and b'"event": "end"' in lines[-1]:
-            path.write_bytes(b"".join(lines[:-1]))
-
-
-def _append_line(job: Job, name: str, line: str) -> None:
-    with (job.run_dir / name).open("ab+") as file:
-        # A program that was killed may have left half a line.
-        torn = False
-        if file.tell():
-            file.seek(-1, os.SEEK_END)
-            torn = file.read(1) != b"\n"
-        file.write(b"\n" * torn + line.encode() + b"\n")
+    path = run_dir / "events.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    if lines and b'"event": "end"' in lines[-1]:
+        write_atomically(path, b"".join(lines[:-1]).decode(errors="replace"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -54,6 +55,13 @@ class EventTail:
             self.end = event
 
 
+def report(tail: EventTail, on_event: OnEvent) -> None:
+    """Show the events since the last time; a display that cannot be written to is no trouble of the run."""
+    for event in tail.poll():
+        with suppress(OSError):
+            on_event(event)
+
+
 class FollowEvents:
     """Context manager that reports events from a thread of its own while the body runs.
 
@@ -81,7 +89,6 @@ class FollowEvents:
     def _follow(self) -> None:
         while True:
             last = self._stop.wait(POLL_SECONDS)
-            for event in self.tail.poll():
-                self.on_event(event)
+            report(self.tail, self.on_event)
             if last:
                 return

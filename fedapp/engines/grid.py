@@ -7,6 +7,7 @@ sent fails here too. Flower's private names stay in this file: pin flwr, look he
 
 from __future__ import annotations
 
+import os
 import secrets
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +28,8 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
+
+from fedapp.core.files import OPEN, POLICY_KEY, POLICY_VARIABLE
 
 RunConfig = Mapping[str, str | int | float | bool]
 Predicate = Callable[[int, Message], bool]
@@ -125,7 +128,11 @@ class InProcessGrid(Grid):
         self._nodes: dict[int, _Node] = {}
         self._waiting: dict[str, Message] = {}
         for client_id in range(num_nodes):
-            node_config: UserConfig = {"partition-id": client_id, "num-partitions": num_nodes}
+            node_config: UserConfig = {
+                "partition-id": client_id,
+                "num-partitions": num_nodes,
+                POLICY_KEY: os.environ.get(POLICY_VARIABLE) or OPEN,
+            }
             node_id = secrets.randbits(62) + SUPERLINK_NODE_ID + 1
             context = Context(self._run.run_id, node_id, node_config, RecordDict(), dict(run_config))
             self._nodes[node_id] = _Node(client_id, context_to_proto(context).SerializeToString())

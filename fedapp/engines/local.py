@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import TextIO
+from typing import Any, TextIO
 
-from fedapp.core.errors import one_line, reason_of
-from fedapp.engines.closing import close_run
+from fedapp.core.errors import Explained, one_line, reason_of
+from fedapp.core.files import writing
+from fedapp.core.status import holding
+from fedapp.engines.closing import close_run, complete_run, open_run, uninterrupted
 from fedapp.engines.events import EventTail, FollowEvents
+from fedapp.engines.guardian import closed_if_killed
 from fedapp.engines.job import Job, OnEvent, RunFailed, check_outcome
 
 
@@ -30,19 +35,28 @@ def run_in_process(job: Job, on_event: OnEvent) -> None:
         KeyboardInterrupt: If interrupted.
     """
     tail = EventTail(job.run_dir / "events.jsonl")
-    try:
-        _run_and_follow(job, tail, on_event)
-    except BaseException as error:
-        close_run(job, reason_of(error))
-        raise
+    with holding(job.run_dir), closed_if_killed(job.run_dir):
+        try:
+            open_run(job.run_dir, os.getpid())
+            _run_and_follow(job, tail, on_event)
+            complete_run(job.run_dir)
+        except BaseException as error:
+            with uninterrupted():
+                close_run(job.run_dir, reason_of(error))
+            if isinstance(error, OSError):
+                raise RunFailed(one_line(error)) from error
+            raise
 
 
 def _run_and_follow(job: Job, tail: EventTail, on_event: OnEvent) -> None:
-    with job.log_file.open("a", encoding="utf-8", buffering=1) as log, _printing_to(log):
+    with open_log(job.log_file) as log, _printing_to(log):
         failure: Exception | None = None
         with FollowEvents(tail, on_event):
             try:
                 _run(job)
+            except Explained as error:
+                print(f"the run failed: {one_line(error)}", file=log)
+                failure = error
             except Exception as error:
                 traceback.print_exc(file=log)
                 failure = error
@@ -50,7 +64,7 @@ def _run_and_follow(job: Job, tail: EventTail, on_event: OnEvent) -> None:
                 print(reason_of(interrupt), file=log)
                 raise
     if failure is not None and (tail.end is None or tail.end.get("status") == "completed"):
-        raise RunFailed(one_line(str(failure)) or type(failure).__name__) from failure
+        raise RunFailed(one_line(failure)) from failure
     check_outcome(tail.end, "the server app ended before the run was complete")
 
 
@@ -77,6 +91,28 @@ def _import(folder: Path, name: str) -> ModuleType:
         raise RunFailed(f"{name} cannot be imported: {error}") from error
     finally:
         sys.path.remove(str(folder))
+
+
+class _Forgiving(io.FileIO):
+    """A log that loses what a full disk does not take: what is printed there must not end a run."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content) or 0
+        except OSError:
+            return len(content)
+
+
+def open_log(path: Path) -> TextIO:
+    """Open a log for appending; each line goes out at once.
+
+    Raises:
+        WriteError: If there can be no such file.
+    """
+    with writing(path):
+        return io.TextIOWrapper(
+            io.BufferedWriter(_Forgiving(path, "ab")), encoding="utf-8", errors="replace", line_buffering=True
+        )
 
 
 @contextlib.contextmanager

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fedapp.core.checks import require_choice
+from fedapp.models.fingerprint import fingerprint_of as fingerprint_of
 from fedapp.models.loading import QUANTIZATIONS, read_model, resolve_device
 from fedapp.models.structure import pool_by_mean
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _HEADS = ("lm", "classification")
 _DTYPES = ("float32", "bfloat16", "float16")
+GENERATION = ("plain", "checkpoint")
 _loaded: dict[tuple[Any, ...], Base] = {}
 _lock = threading.Lock()
 
@@ -30,7 +31,7 @@ class Base:
         tokenizer: Its tokenizer, with a padding token.
         head: ``lm`` (answers are text) or ``classification`` (answers are labels).
         labels: Label names in index order; ``load_base`` leaves them empty for ``lm``.
-        fingerprint: Hex sha256 of the frozen weights and the architecture.
+        fingerprint: Hex sha256 of what decides its answers (``fedapp.models.fingerprint``).
         device: Where the model lives.
         head_parameters: Names of the model's parameters that are trained with the adapter
             (the classification head); they are no part of the fingerprint.
@@ -75,6 +76,7 @@ def load_base(
     revision: str | None = None,
     fingerprint: str | None = None,
     pooling: str | None = None,
+    generation: str = "plain",
 ) -> Base:
     """Load a base model; the same arguments give the same object within a process.
 
@@ -89,33 +91,37 @@ def load_base(
         quantization: None, ``8bit`` or ``4bit`` (see ``fedapp.models.loading``).
         revision: Commit or tag of a hub model.
         fingerprint: What the loaded weights must hash to; None accepts any.
-        pooling: What a classification head reads: None, what the architecture gives it; ``mean``,
-            the mean of the last hidden states (``fedapp.models.structure.pool_by_mean``).
+        pooling: What a classification head reads: None, as the architecture has it, or ``mean``.
+        generation: What shapes generated answers beside the run's settings: ``plain``, the checkpoint's
+            end-of-sequence ids alone; ``checkpoint``, all of its generation_config.json.
 
     Raises:
         ValueError: If a setting is unknown, the model cannot be loaded, or its fingerprint differs.
     """
     names = tuple(labels) if head == "classification" else ()
-    check_settings(head, names, dtype, pooling, quantization)
-    key = (path, head, names, dtype, device, seed, attn_implementation, quantization, revision, pooling)
+    check_settings(head, names, dtype, pooling, quantization, generation)
+    options = {"attn_implementation": attn_implementation, "revision": revision, "quantization": quantization}
+    key = (path, head, names, dtype, device, seed, *options.values(), pooling, generation)
     with _lock:
         if key not in _loaded:
-            options = {"attn_implementation": attn_implementation, "revision": revision}
-            loaded = _load(path, head, names, dtype, device, seed, options, quantization)
-            if pooling:
-                pool_by_mean(loaded.model)
-            _loaded[key] = loaded
+            place = resolve_device(device)
+            model, tokenizer, missing = read_model(path, head, names, dtype, place, seed, options)
+            made: dict[str, Any] = {"head": head, "labels": names, "seed": seed, "device": place}
+            made |= {"path": path, "missing": missing, "pooling": pooling, "generation": generation}
+            _loaded[key] = make_base(model, tokenizer, **made)
         base = _loaded[key]
     if fingerprint and fingerprint != base.fingerprint:
-        raise ValueError(
-            f"fingerprint={fingerprint!r} is expected, "
-            f"but the weights of {path!r} hash to {base.fingerprint!r}"
-        )
+        raise ValueError(f"fingerprint={fingerprint!r} is expected, {path!r} has {base.fingerprint!r}")
     return base
 
 
 def check_settings(
-    head: str, labels: Sequence[str], dtype: str, pooling: str | None, quantization: str | None = None
+    head: str,
+    labels: Sequence[str],
+    dtype: str,
+    pooling: str | None,
+    quantization: str | None = None,
+    generation: str = "plain",
 ) -> None:
     """Refuse what ``load_base`` cannot use.
 
@@ -131,25 +137,9 @@ def check_settings(
         raise ValueError(f"head='classification' needs at least 2 labels, the benchmark gives {len(labels)}")
     if pooling not in (None, "mean") or (pooling and head != "classification"):
         raise ValueError(f"pooling={pooling!r} must be null, or 'mean' with head=classification")
-
-
-def _load(
-    path: str,
-    head: str,
-    labels: tuple[str, ...],
-    dtype: str,
-    device: str,
-    seed: int,
-    options: dict[str, Any],
-    quantization: str | None,
-) -> Base:
-    place = resolve_device(device)
-    model, tokenizer, missing = read_model(
-        path, head, labels, dtype, place, seed, {**options, "quantization": quantization}
-    )
-    return make_base(
-        model, tokenizer, head=head, labels=labels, seed=seed, device=place, path=path, missing=missing
-    )
+    require_choice("generation", generation, GENERATION)
+    if generation != "plain" and head != "lm":
+        raise ValueError(f"generation={generation!r} has no effect with head={head!r}: leave it plain")
 
 
 def make_base(
@@ -162,19 +152,22 @@ def make_base(
     device: str = "cpu",
     path: str = "",
     missing: Sequence[str] = (),
+    pooling: str | None = None,
+    generation: str = "plain",
 ) -> Base:
     """Freeze a transformers model that is already in memory and wrap it.
 
     Args:
         model: A causal LM or a sequence classifier.
         tokenizer: Its tokenizer; without a padding token it pads with its end-of-sequence token.
-        head: As in ``load_base``.
-        labels: As in ``load_base``.
-        seed: As in ``load_base``.
+        head: As in ``load_base``, and so are labels, seed, pooling and generation.
+        labels: Label names.
+        seed: Draws the head.
         device: Where the model is to live.
         path: Where it came from, for messages and exports.
-        missing: Parameter names that the checkpoint did not contain; with a classification head
-            they count as part of the head and are drawn from the seed.
+        missing: Parameter names that the checkpoint did not contain; of a classifier, part of its head.
+        pooling: What a head reads.
+        generation: What shapes answers.
     """
     model = model.to(device).eval().requires_grad_(False)
     if tokenizer.pad_token_id is None:
@@ -185,16 +178,32 @@ def make_base(
     if head == "classification":
         names = head_names(model, missing)
         _draw_head(model, names, seed)
+    if pooling:
+        pool_by_mean(model)
+    if generation == "plain":
+        _generate_plainly(model)
     return Base(
         model=model,
         tokenizer=tokenizer,
         head=head,
         labels=tuple(labels),
-        fingerprint=fingerprint_of(model, skip=names),
+        fingerprint=fingerprint_of(model, skip=names, tokenizer=tokenizer, settings={"pooling": pooling}),
         device=next(model.parameters()).device,
         head_parameters=names,
         path=path,
     )
+
+
+def _generate_plainly(model: Any) -> None:
+    """Leave of the checkpoint's generation settings only where a sequence ends.
+
+    Transformers fills whatever ``generate`` is not told from the model's own settings.
+    """
+    if not model.can_generate() or model.generation_config is None:
+        return
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig(eos_token_id=model.generation_config.eos_token_id)
 
 
 def head_names(model: nn.Module, missing: Sequence[str]) -> tuple[str, ...]:
@@ -226,28 +235,3 @@ def _draw_head(model: nn.Module, names: Sequence[str], seed: int) -> None:
 
 def _to_float(value: Any) -> Any:
     return value.float() if getattr(value, "is_floating_point", lambda: False)() else value
-
-
-def fingerprint_of(model: nn.Module, *, skip: Sequence[str] = ()) -> str:
-    """Hash the frozen weights and the architecture.
-
-    Args:
-        model: Any transformers model; what is not in its state dict (rotary tables) does not count.
-        skip: State-dict names that are left out (the trainable head).
-
-    Returns:
-        64 hex digits of sha256; equal weights in another dtype give another value.
-    """
-    import torch
-
-    config: Any = model.config
-    text = config.get_text_config()
-    facts = (config.model_type, text.hidden_size, text.num_hidden_layers, text.vocab_size)
-    digest = hashlib.sha256(repr(facts).encode())
-    left_out = set(skip)
-    for name, value in sorted(model.state_dict().items()):
-        if name in left_out:
-            continue
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 
 from fedapp.core.checks import require_int, show_value
+from fedapp.models.checkpoint import read_tokenizer, reason_in, require_readable
 from fedapp.models.files import resolve_path
-from fedapp.models.loading import quiet_transformers, resolve_device
+from fedapp.models.loading import resolve_device
+from fedapp.models.quiet import quiet_transformers
+from fedapp.models.weights import require_whole
 
 CACHED_TEXTS = 50_000
 """Vectors kept by text; at 384 numbers each about 80 MB."""
@@ -120,14 +123,19 @@ def load_embedder(
 @lru_cache(maxsize=2)
 def _load(path: str, device: str) -> tuple[Any, Any, str]:
     with quiet_transformers():
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
 
         try:
             place = resolve_device(device)
             source = resolve_path(path)
-            tokenizer: Any = AutoTokenizer.from_pretrained(source)
-            model: Any = AutoModel.from_pretrained(source)
-        except (OSError, ValueError, ImportError) as error:
-            reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ValueError(f"the embedder with path={path!r} cannot be loaded: {reason}") from None
+            require_readable(source, path)
+            tokenizer = read_tokenizer(source, path, {})
+            model, info = AutoModel.from_pretrained(
+                source, output_loading_info=True, trust_remote_code=False, use_safetensors=True
+            )
+            require_whole(model, info, "states", path)
+        except Exception as error:
+            raise ValueError(
+                f"the embedder with path={path!r} cannot be loaded: {reason_in(error)}"
+            ) from None
     return model.to(place).eval().requires_grad_(False), tokenizer, place

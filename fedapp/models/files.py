@@ -71,18 +71,20 @@ def asset_dir(name: str) -> Path:
 def _copy_once(source: Path, target: Path) -> Path:
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    work = None
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         shutil.copytree(source, work, dirs_exist_ok=True)
         work.chmod(0o755)
         work.rename(target)
     except OSError:
-        # Another process may have put the same folder there first; its content is the same.
-        if not target.is_dir():
-            raise
+        # Another process may have put the same folder there first; its content is the same. Where there is
+        # no room for a copy, or no permission, the original serves this process.
+        return target if target.is_dir() else source
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
     return target
 
 

@@ -10,12 +10,21 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from fedapp.core.checks import show_value
+from fedapp.models.checkpoint import (
+    read_config,
+    read_tokenizer,
+    reason_in,
+    require_readable,
+    require_supported,
+    require_tokenizer,
+)
 from fedapp.models.files import resolve_path
+from fedapp.models.quiet import quiet_transformers
+from fedapp.models.weights import require_whole
 
 QUANTIZATIONS: dict[str, dict[str, Any]] = {
     "8bit": {"load_in_8bit": True},
@@ -40,28 +49,57 @@ def read_model(
     """
     import torch
 
-    source = resolve_path(path)
     given = {name: value for name, value in options.items() if value is not None}
     quantization = given.pop("quantization", None)
+    revision = {"revision": given["revision"]} if "revision" in given else {}
+    source, _, tokenizer = open_checkpoint(path, head, revision)
     with quiet_transformers():
-        from transformers import AutoTokenizer
-
         auto, extra = _kind(head, labels)
         try:
-            revision = {"revision": given["revision"]} if "revision" in given else {}
-            tokenizer = AutoTokenizer.from_pretrained(source, **revision)
             if quantization is not None:
                 extra |= _quantized(auto, source, quantization, dtype, place, revision)
             # Drawing what the checkpoint lacks must not disturb the caller's random numbers.
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 model, info = auto.from_pretrained(
-                    source, dtype=getattr(torch, dtype), output_loading_info=True, **given, **extra
+                    source,
+                    dtype=getattr(torch, dtype),
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # looked at below, by name
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    **given,
+                    **extra,
                 )
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:
             raise ValueError(_reason(error, path, auto.__name__, given)) from error
+    require_whole(model, info, head, path)
     _keep_differentiable(model)
-    return model, tokenizer, info["missing_keys"]
+    return model, tokenizer, sorted(info["missing_keys"])
+
+
+def open_checkpoint(path: str, head: str, revision: dict[str, str]) -> tuple[str, Any, Any]:
+    """Look at all of a checkpoint but its weights.
+
+    Args:
+        path: As ``model.path``.
+        head: ``lm`` or ``classification``.
+        revision: ``{"revision": …}`` of a hub model, or empty.
+
+    Returns:
+        Folder or hub id, the config, the tokenizer.
+
+    Raises:
+        ValueError: If a file is damaged, the kind of model is not supported, or the tokenizer does not
+            fit it.
+    """
+    source = resolve_path(path)
+    require_readable(source, path)
+    config = read_config(source, path, revision)
+    require_supported(config, head, path)
+    tokenizer = read_tokenizer(source, path, revision)
+    require_tokenizer(tokenizer, config, path)
+    return source, config, tokenizer
 
 
 def _kind(head: str, labels: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:
@@ -102,9 +140,9 @@ class _SettingError(ValueError):
 
 
 def _reason(error: Exception, path: str, kind: str, given: dict[str, Any]) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if isinstance(error, _SettingError):
-        return text
+        return str(error)
+    text = reason_in(error)
     attention = given.get("attn_implementation")
     if attention is not None and any(word in text.lower() for word in ("attn", "attention")):
         return (
@@ -125,7 +163,7 @@ def _quantized(
     if importlib.util.find_spec("bitsandbytes") is None:
         raise _SettingError(f"{setting} needs bitsandbytes: pip install 'fedapp[quant]', or set it to null")
     with torch.device("meta"):
-        shape = auto.from_config(AutoConfig.from_pretrained(source, **revision))
+        shape = auto.from_config(AutoConfig.from_pretrained(source, trust_remote_code=False, **revision))
     outside = [name for name, _ in shape.named_children() if name != shape.base_model_prefix]
     options = dict(QUANTIZATIONS[quantization])
     if quantization == "4bit":
@@ -150,22 +188,6 @@ def _keep_differentiable(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Hide progress bars and the remark that a classification head is new."""
-    from transformers.utils import logging as remarks
-
-    level, bars = remarks.get_verbosity(), remarks.is_progress_bar_enabled()
-    remarks.set_verbosity_error()
-    remarks.disable_progress_bar()
-    try:
-        yield
-    finally:
-        remarks.set_verbosity(level)
-        if bars:
-            remarks.enable_progress_bar()
 
 
 def count_gpus() -> int:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedapp.core.checks import show_value
 from fedapp.core.files import ASSETS
 from fedapp.models.base import Base, check_settings, head_names
+from fedapp.models.checkpoint import read_config, reason_in, require_supported
 from fedapp.models.files import resolve_path
+from fedapp.models.loading import open_checkpoint
 
 ARCHITECTURES = ASSETS / "configs"
 
@@ -48,18 +50,61 @@ def outline_base(
     Raises:
         ValueError: If the config cannot be used, or a setting of the head does not fit.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
-
     names = tuple(labels) if head == "classification" else ()
     check_settings(head, names, dtype, None)
+    config = read_config(str(folder), path or str(folder), {})
+    require_supported(config, head, path or str(folder))
+    if names:
+        config.num_labels = len(names)
+    return _on_meta(config, head, names, dtype, path or str(folder))
+
+
+def open_outline(
+    path: str, *, head: str = "lm", labels: Sequence[str] = (), revision: str | None = None
+) -> tuple[Base, tuple[str, ...]]:
+    """A base model on the meta device with its own tokenizer, after all but its weights was looked at.
+
+    Args:
+        path: As ``model.path``.
+        head: ``lm`` or ``classification``.
+        labels: The benchmark's label names.
+        revision: Commit or tag of a hub model.
+
+    Returns:
+        The base, and in one line each what to know of the checkpoint.
+
+    Raises:
+        ValueError: As ``fedapp.models.loading.open_checkpoint``.
+    """
+    check_settings(head, labels, "float32", None)
+    _, config, tokenizer = open_checkpoint(path, head, {"revision": revision} if revision else {})
+    names = tuple(labels) if head == "classification" else ()
+    notes = []
+    if config.to_dict().get("auto_map"):
+        notes.append(
+            f"model.path={path!r} comes with code of its own (auto_map), which is never run: "
+            f"transformers' own {config.model_type} is used"
+        )
+    if names and any(kind.endswith("SequenceClassification") for kind in config.architectures or ()):
+        notes.append(
+            f"the classification head of model.path={path!r} ({config.num_labels} labels) is not used: a "
+            f"new one for the benchmark's {len(names)} labels is drawn from the seed and trained"
+        )
+    if names:
+        config.num_labels = len(names)
+    return replace(_on_meta(config, head, names, "float32", path), tokenizer=tokenizer), tuple(notes)
+
+
+def _on_meta(config: Any, head: str, names: tuple[str, ...], dtype: str, path: str) -> Base:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
     auto: Any = AutoModelForSequenceClassification if names else AutoModelForCausalLM
     try:
-        config = AutoConfig.from_pretrained(folder, **({"num_labels": len(names)} if names else {}))
         with torch.device("meta"):
-            model = auto.from_config(config, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'} cannot be used as {auto.__name__}: {error}") from error
+            model = auto.from_config(config, dtype=getattr(torch, dtype), trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(f"path={path!r} cannot be used as {auto.__name__}: {reason_in(error)}") from error
     return Base(
         model=model.eval().requires_grad_(False),
         tokenizer=NoTokenizer(),
@@ -75,7 +120,8 @@ def outline_base(
 def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     """Where the config.json of a model lies on this machine.
 
-    The files of the path itself come first; what only the hub has is told by ``architecture``.
+    The files of the path itself come first, then the shape in the repository that bears its name; of
+    any other hub id the shape is told by ``architecture``.
 
     Args:
         path: As ``model.path``: a folder, ``asset:…``, ``package:…`` or a hub id.
@@ -91,19 +137,30 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     if (own / "config.json").is_file():
         return own, None
     known = sorted(file.parent.name for file in ARCHITECTURES.glob("*/config.json"))
-    if architecture not in known:
-        raise ValueError(
-            f"model.about.architecture={show_value(architecture)} must be one of {', '.join(known)}, as "
-            f"model.path={path!r} is no folder here: nothing is asked of the hub"
-        )
-    folder = ARCHITECTURES / architecture
-    described = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
-    if described == path:
-        return folder, None
-    return folder, (
+    if architecture is not None and architecture not in known:
+        raise ValueError(_unknown(path, architecture, known))
+    described = {name: _described(ARCHITECTURES / name) for name in known}
+    for name in sorted(known, key=lambda one: one != architecture):
+        if described[name] == path:
+            return ARCHITECTURES / name, None
+    if architecture is None:
+        raise ValueError(_unknown(path, architecture, known))
+    return ARCHITECTURES / architecture, (
         f"model.path={path!r} is counted as model.about.architecture={architecture!r}, "
-        f"which has the shape of {described}"
+        f"which has the shape of {described[architecture]}"
     )
+
+
+def _unknown(path: str, architecture: str | None, known: Sequence[str]) -> str:
+    return (
+        f"model.about.architecture={show_value(architecture)} must be one of {', '.join(known)}, as "
+        f"model.path={path!r} is no folder here: nothing is asked of the hub"
+    )
+
+
+def _described(folder: Path) -> Any:
+    """The hub id that a folder of ``fedapp/assets/configs`` describes."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
 
 
 def settings_of(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,21 @@ def hidden_size(model: Any) -> int:
     return int(model.config.get_text_config().hidden_size)
 
 
+def offset_positions(model: nn.Module) -> int | None:
+    """Longest input of a model whose positions are counted from behind the padding id (RoBERTa's kind).
+
+    Returns:
+        Tokens; None where no table of positions has a padding id: then the config's number holds.
+    """
+    from torch import nn
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith(("position_embeddings", "embed_positions")):
+            padding = module.padding_idx
+            return None if padding is None else module.num_embeddings - padding - 1
+    return None
+
+
 def pool_by_mean(model: Any) -> None:
     """Let a classification head read the mean of the last hidden states instead of the first token's.
 

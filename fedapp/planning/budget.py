@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import yaml
+
 from fedapp.config.build import ConfigError, about, build, build_routine, place
 from fedapp.config.composed import Composed
+from fedapp.core import files
 from fedapp.core.errors import one_line
 from fedapp.core.method import AnswerSizes, Moment
 from fedapp.core.model import AdaptedModel
@@ -155,7 +158,17 @@ def _base(model: str, labels: tuple[str, ...]) -> tuple[Any, int | None, str | N
     with place("model", node):
         folder, warning = find_config(node["path"], about(node, "architecture"))
         base = outline_base(folder, labels=labels, **settings_of(node))
-    return base, base.num_frozen(), warning
+    return base, base.num_frozen(), warning or _of_path(node)
+
+
+def _of_path(node: Mapping[str, Any]) -> str | None:
+    """What to say where ``model.path`` names another model than the choice's own file does."""
+    name = about(node, "name")
+    file = files.CONF / "model" / f"{name}.yaml"
+    usual = yaml.safe_load(file.read_text(encoding="utf-8")).get("path") if file.is_file() else None
+    if usual is None or usual == node["path"]:
+        return None
+    return f"model.path={node['path']!r} is what is counted, not {usual!r}, the model of model={name}"
 
 
 def clear_cache() -> None:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from fedapp.config.build import ConfigError, about
+from fedapp.config.composed import MAY_DIFFER
 from fedapp.config.overrides import quote
 from fedapp.config.run import folder_setting
 from fedapp.core.files import ROOT
+from fedapp.core.status import has_died, how_it_died
 from fedapp.engines.job import Job
 
 # On top of the wait for the clients themselves: SuperLink and Ray have to start first.
@@ -34,10 +36,11 @@ def make_job(overrides: Sequence[str], config: Mapping[str, Any]) -> Job:
     app_dir = find_app()
     run_dir = _run_folder(config)
     extra = {**absolute_paths(config), "run_dir": str(run_dir)}
+    words = [*overrides, *(f"{key}={quote(value)}" for key, value in extra.items()), *_of_clients(config)]
     job = Job(
         app_dir=app_dir,
         run_dir=run_dir,
-        overrides=shlex.join([*overrides, *(f"{key}={quote(value)}" for key, value in extra.items())]),
+        overrides=shlex.join(words),
         num_clients=config["num_clients"],
         num_cpus_per_client=config["num_cpus_per_client"],
         num_gpus_per_client=config["num_gpus_per_client"],
@@ -61,25 +64,51 @@ def find_app() -> Path:
 def absolute_paths(config: Mapping[str, Any]) -> dict[str, str]:
     """Relative paths of the tree made absolute: apps do not run in the user's folder.
 
-    A setting is a path if its name ends with ``_dir`` or its value starts with ``./``, ``../`` or
-    ``~/``.
+    A setting is a path if its name ends with ``_dir``, if its value starts with ``./``, ``../`` or
+    ``~/`` or is one of these, or if it is called ``path`` and there is such a file or folder here
+    (``model.path=models/tiny``; else that is the id of a hub model). What clients have differently is
+    not among them.
 
     Returns:
         ``{"benchmark.data_dir": "/where/the/user/is/data"}``, only what changes.
     """
+    own = {key: value for key, value in config.items() if key not in ("client_configs", "by_client")}
     changed = {}
-    for key, value in _leaves(config, ""):
-        is_path = key.endswith("_dir") or value.startswith(("./", "../", "~/"))
-        if is_path and value and not os.path.isabs(value):
+    for key, value in _leaves(own, ""):
+        if value and not os.path.isabs(value) and _is_path(key.rpartition(".")[2], value):
             changed[key] = str(Path(value).expanduser().absolute())
     return changed
+
+
+def _is_path(name: str, value: str) -> bool:
+    written = value in (".", "..", "~") or value.startswith(("./", "../", "~/"))
+    return name.endswith("_dir") or written or (name == "path" and Path(value).expanduser().exists())
+
+
+def _of_clients(config: Mapping[str, Any]) -> list[str]:
+    """The override of ``by_client`` with absolute paths behind each text; none if nothing changes."""
+    own = {key: config[key] for key in MAY_DIFFER if key in config}
+    texts = []
+    for text in config.get("by_client") or ():
+        differing = config["client_configs"][text]
+        typed = [word.partition("=")[0].lstrip("+") for word in shlex.split(text)]
+        paths = {
+            key: value
+            for key, value in absolute_paths({**own, **differing}).items()
+            if key in typed or key in absolute_paths(differing)
+        }
+        texts.append(" ".join([text, *(shlex.quote(f"{k}={quote(v)}") for k, v in paths.items())]).strip())
+    if texts == list(config.get("by_client") or ()):
+        return []
+    return [f"by_client=[{','.join(map(quote, texts))}]"]
 
 
 def _run_folder(config: Mapping[str, Any]) -> Path:
     if config["run_dir"] is not None:
         run_dir = folder_setting(config, "run_dir")
         if run_dir.is_dir() and any(run_dir.iterdir()):
-            raise ConfigError(f"run_dir={str(run_dir)!r} is not empty; name a new folder")
+            what = f"holds a run that died, {how_it_died(run_dir)}" if has_died(run_dir) else "is not empty"
+            raise ConfigError(f"run_dir={str(run_dir)!r} {what}; name a new folder")
         return _make_folder(run_dir, exist_ok=True)
     runs_dir = folder_setting(config, "runs_dir")
     names = [datetime.now().strftime("%Y%m%d-%H%M%S"), _name(config, "method"), _name(config, "benchmark")]

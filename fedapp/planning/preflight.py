@@ -16,15 +16,16 @@ from fedapp.config.compose import load_config
 from fedapp.config.composed import Composed
 from fedapp.config.run import RunSettings, folder_setting
 from fedapp.core import files
-from fedapp.core.errors import one_line
+from fedapp.core.errors import RowError, one_line
 from fedapp.core.method import ClientRoutine
 from fedapp.core.types import ClientFailure
 from fedapp.engines import ENGINES
 from fedapp.models.loading import count_gpus
+from fedapp.planning import bases
 from fedapp.server.strategy import ServerStrategy, build_strategy
 
 
-def check(config: Composed, *, with_model: bool) -> None:
+def check(config: Composed, *, with_model: bool, with_files: bool = False) -> list[str]:
     """Build what a run needs and look at every client's data once.
 
     The nodes of a simulation would find the same mistakes when they join; here they cost no start
@@ -32,15 +33,21 @@ def check(config: Composed, *, with_model: bool) -> None:
 
     Args:
         config: Of a run whose clients are all on this machine.
-        with_model: Also load the base model and attach the adapter. For engines that work in this
-            process, which keeps the base model.
+        with_model: Also load the base model, attach the adapter and train one step on two rows. For
+            engines that work in this process, which keeps the base model.
+        with_files: Also look at the base model's files, config and tokenizer; ``with_model`` does, too.
+
+    Returns:
+        In one line each what is allowed and yet good to know.
 
     Raises:
         ConfigError: If a setting cannot be used, the data cannot be divided, or base model and
             adapter do not fit each other.
     """
     from fedapp.client import workplace as workplaces
+    from fedapp.client.repeats import Repeats, describe_repeats
 
+    notes: list[str] = []
     try:
         setup = workplaces.ClientSetup(config)
         alike = [config.client(client_id) for client_id in config.one_of_each()]
@@ -48,14 +55,20 @@ def check(config: Composed, *, with_model: bool) -> None:
         for own in alike:
             build(own["adapter"], "adapter")
         require_fitting(config, strategy, setup.routine)
-        for client_id in range(config.run.num_clients):
-            setup.data(client_id)
+        repeats = {client: Repeats.of(setup.data(client)) for client in range(config.run.num_clients)}
+        notes += describe_repeats(repeats)
+        if with_model or with_files:
+            for own in alike:
+                notes += bases.look_at_files(own, tuple(setup.benchmark.labels or ()))
         if with_model:
             workplaces.close()
             for own in alike:
-                workplaces.Workplace(own, setup).model.detach()
+                bases.try_one_step(own, setup)
+    except RowError as error:  # the rows are this user's own: what stands in them may be shown
+        raise ConfigError(one_line(error.private)) from None
     except (ClientFailure, ValueError, ImportError, OSError) as error:
         raise ConfigError(one_line(error)) from None
+    return list(dict.fromkeys(notes))
 
 
 def require_fitting(config: Composed, strategy: ServerStrategy, routine: ClientRoutine) -> None:
@@ -159,12 +172,15 @@ def check_config(overrides: Sequence[str]) -> Composed:
     return config
 
 
-def look_ahead(config: Composed, *, with_model: bool = True) -> None:
+def look_ahead(config: Composed, *, with_model: bool = True) -> list[str]:
     """Find what would fail on every client, before there is a run folder.
 
     Args:
         config: The composed tree.
-        with_model: Load the base model, too, if this process is to use it.
+        with_model: Look at the base model's files, too, and load it if this process is to use it.
+
+    Returns:
+        In one line each what is allowed and yet good to know.
 
     Raises:
         ConfigError: If a setting, the data or this machine does not allow the run.
@@ -173,4 +189,4 @@ def look_ahead(config: Composed, *, with_model: bool = True) -> None:
     if not in_process:
         check_resources(config.run)
     with contextlib.redirect_stderr(io.StringIO()):  # libraries that remark on what they import
-        check(config, with_model=with_model and in_process)
+        return check(config, with_model=with_model and in_process, with_files=with_model)

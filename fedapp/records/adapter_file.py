@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from fedapp.core.errors import one_line
-from fedapp.core.files import write_atomically
+from fedapp.core.files import WriteError, write_atomically, writing
 from fedapp.core.types import Arrays
 
 # What adapter.json must hold for the adapter to be attached again.
@@ -20,10 +21,13 @@ ADAPTER_FACTS = {"adapter": dict, "model": dict, "benchmark": dict, "seed": int,
 
 
 def write_adapter(folder: Path, arrays: Arrays, config: Mapping[str, Any], fingerprint: str) -> None:
-    """Keep an adapter: named fp32 arrays, and what is needed to attach them again."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Keep an adapter: named fp32 arrays, and what is needed to attach them again.
+
+    Raises:
+        WriteError: If there is no room for it, or no permission; nothing half-written is left.
+    """
+    path = folder / "adapter.safetensors"
     partial = folder / "adapter.safetensors.partial"
-    save_file(dict(sorted(arrays.items())), partial)
     about = {
         "adapter": config["adapter"],
         "model": config["model"],
@@ -31,8 +35,20 @@ def write_adapter(folder: Path, arrays: Arrays, config: Mapping[str, Any], finge
         "seed": config["seed"],
         "base-fingerprint": fingerprint,
     }
-    write_atomically(folder / "adapter.json", json.dumps(about, indent=1))
-    os.replace(partial, folder / "adapter.safetensors")
+    try:
+        with writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(dict(sorted(arrays.items())), partial)
+            write_atomically(folder / "adapter.json", json.dumps(about, indent=1))
+            os.replace(partial, path)
+    except SafetensorError as error:
+        # In the library's own words, as "I/O error: No space left on device (os error 28)".
+        raise WriteError(
+            path, None, one_line(error).split("I/O error: ")[-1].partition(" (os error")[0]
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def read_adapter(folder: Path) -> tuple[Arrays, dict[str, Any]]:

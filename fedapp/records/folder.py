@@ -15,34 +15,40 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 import yaml
 
-from fedapp import __version__
-from fedapp.config.build import about
+from fedapp.config.build import ConfigError, about
 from fedapp.config.composed import Composed
 from fedapp.config.run import folder_setting
-from fedapp.core.errors import reason_of
-from fedapp.core.files import ROOT, write_atomically
+from fedapp.core.errors import printable, reason_of
+from fedapp.core.files import LineFile, WriteError, write_atomically, writing
+from fedapp.core.status import (
+    COMPLETED,
+    FAILED,
+    FILE,
+    RUNNING,
+    STARTING,
+    holding,
+    read_status,
+    write_status,
+)
 from fedapp.core.types import Arrays
 from fedapp.records.adapter_file import write_adapter
+from fedapp.records.machine import describe_machine
 from fedapp.records.rows import ScoreRow, TrafficRow
 from fedapp.records.summary import hostile_clients, summarise
 from fedapp.records.table import name_clients
 from fedapp.server.directory import ClientDirectory
 from fedapp.server.replies import Reply
 from fedapp.wire.messages import Done
-
-PACKAGES = ("flwr", "torch", "transformers", "peft", "pyreft", "pyvene", "datasets", "flwr-datasets", "numpy")
 
 
 class RunFolder:
@@ -53,7 +59,9 @@ class RunFolder:
         self.path = path
         self.config = config
         self.fingerprint: str | None = None
-        self._files: dict[str, TextIO] = {}
+        self._files: dict[str, LineFile] = {}
+        self._hold = ExitStack()
+        self._machine = describe_machine()
         self._started = time.time()
         self._warnings: list[str] = []
         self._rows: list[ScoreRow] = []
@@ -65,19 +73,25 @@ class RunFolder:
         """Make the folder that ``config["run_dir"]`` names, or a new one below ``runs_dir``.
 
         Raises:
-            ValueError: If the folder already holds a run, or the setting names none.
+            ConfigError: If the folder already holds a run, or the setting names none.
+            WriteError: If it cannot be written to.
         """
         if config["run_dir"] is not None:
             path = folder_setting(config, "run_dir")
         else:
             path = folder_setting(config, "runs_dir") / time.strftime("%Y%m%d-%H%M%S")
-        if (path / "run.json").exists():
-            raise ValueError(f"run_dir={path} already holds a run; name another folder")
-        path.mkdir(parents=True, exist_ok=True)
-        config = config.in_folder(path)
-        write_atomically(path / "config.yaml", yaml.safe_dump(config.to_dict(), sort_keys=False))
-        folder = cls(path, config)
-        folder._describe("running")
+        if holds_run(path):
+            raise ConfigError(f"run_dir={path} already holds a run; name another folder")
+        with writing(path):
+            path.mkdir(parents=True, exist_ok=True)
+        folder = cls(path, config.in_folder(path))
+        with ExitStack() as hold:
+            hold.enter_context(holding(path))
+            # First of all: what is said last on a full disk takes this file's place.
+            folder._describe(RUNNING)
+            tree = folder.config.to_dict()
+            write_atomically(path / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
+            folder._hold = hold.pop_all()
         return folder
 
     def __enter__(self) -> RunFolder:
@@ -86,17 +100,32 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status = "completed" if error is None else "failed"
-        reason = "" if error is None else reason_of(error)
-        self._describe(status, reason)
-        self.event("end", status=status, message=reason)
-        for file in self._files.values():
-            file.close()
+        status, reason = (COMPLETED, "") if error is None else (FAILED, reason_of(error))
+        with self._hold:
+            try:
+                self.event("end", status=status, message=reason)
+            except WriteError as full:
+                if error is None:
+                    self._end(FAILED, reason_of(full))
+                    raise
+            self._end(status, reason)
+
+    def _end(self, status: str, reason: str) -> None:
+        """The last word; where even that cannot be written, what ended the run is not to be hidden by it."""
+        try:
+            self._describe(status, reason)
+        except WriteError as error:
+            if status == COMPLETED:
+                raise
+            print(f"WARNING: {error}", file=sys.stderr, flush=True)
+        finally:
+            for file in self._files.values():
+                file.close()
 
     def started(self, directory: ClientDirectory) -> None:
         """All clients are there and the first round begins."""
         self.fingerprint = directory.fingerprint(0)
-        self._describe("running")
+        self._describe(RUNNING)
         hostile = hostile_clients(self.config)
         if hostile:
             self.warning(
@@ -125,6 +154,7 @@ class RunFolder:
 
     def warning(self, message: str) -> None:
         """A warning belongs to the results: the log, the events and run.json hold it."""
+        message = printable(message)
         print(f"WARNING: {message}", file=sys.stderr, flush=True)
         self._warnings.append(message)
         self.event("warning", message=message)
@@ -165,10 +195,9 @@ class RunFolder:
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
         if name not in self._files:
-            self._files[name] = (self.path / f"{name}.jsonl").open("a", encoding="utf-8")
+            self._files[name] = LineFile(self.path / f"{name}.jsonl")
         # Two processes read along: a line is written at once and whole.
-        self._files[name].write(json.dumps(row) + "\n")
-        self._files[name].flush()
+        self._files[name].append(json.dumps(row))
 
     def _describe(self, status: str, reason: str = "") -> None:
         facts = {
@@ -176,15 +205,19 @@ class RunFolder:
             "reason": reason,
             "seed": self.config["seed"],
             "base-fingerprint": self.fingerprint,
+            "generation": self.config["model"].get("generation"),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(self._started)),
             "seconds": round(time.time() - self._started, 3),
+            "pid": os.getpid(),
             "warnings": self._warnings,
-            "git-sha": _git_sha(),
-            "python": platform.python_version(),
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
-            "versions": {"fedapp": __version__} | {name: _version(name) for name in PACKAGES},
+            **self._machine,
         }
-        write_atomically(self.path / "run.json", json.dumps(facts, indent=1))
+        write_status(self.path, facts)
+
+
+def holds_run(path: Path) -> bool:
+    """Whether a folder is a run's already, and not only made for one that is about to begin."""
+    return (path / FILE).exists() and read_status(path).get("status") != STARTING
 
 
 def _mean_of_last(rows: Sequence[ScoreRow], server_round: int) -> dict[str, float]:
@@ -195,21 +228,3 @@ def _mean_of_last(rows: Sequence[ScoreRow], server_round: int) -> dict[str, floa
             newest[row.client_id] = row.metrics
     names = sorted(set.intersection(*(set(metrics) for metrics in newest.values()))) if newest else []
     return {f"test-{name}": sum(metrics[name] for metrics in newest.values()) / len(newest) for name in names}
-
-
-def _git_sha() -> str | None:
-    # Under Flower the app runs from a bundle; the engine says which checkout it was made of.
-    source = os.environ.get("FEDAPP_SOURCE") or str(ROOT)
-    command = ["git", "-C", source, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
-        return None
-    return done.stdout.strip() or None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

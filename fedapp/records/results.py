@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from fedapp.core.errors import one_line
+from fedapp.core.status import COMPLETED, has_died, how_it_died
 from fedapp.records.rows import ScoreRow, TrafficRow
 from fedapp.records.summary import RunSummary, hostile_clients, summarise
 
@@ -64,12 +65,14 @@ def _read(path: Path, wanted: str | None) -> RunResult | None:
     """The run that a run.json belongs to, None if it is not complete.
 
     Raises:
-        ValueError: If a file is missing or damaged, or there are no final scores.
+        ValueError: If the run was killed, a file is missing or damaged, or there are no final scores.
         LookupError, TypeError, AttributeError: If a file holds something else.
     """
     folder = path.parent
     about = _parsed(path, json.loads)
-    if about.get("status") != "completed":
+    if has_died(folder):
+        raise ValueError(f"the run died, {how_it_died(folder)}")
+    if about.get("status") != COMPLETED:
         return None
     config = _parsed(folder / "config.yaml", yaml.safe_load)
     rows = [ScoreRow.from_json(row) for row in _lines(folder / "metrics.jsonl")]

@@ -12,10 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedapp.core.errors import printable
 from fedapp.records.summary import SCORES
 
 # A file or a pipe has no width of its own: let tables be as wide as they need.
 PIPE_WIDTH = 200
+TASKS_SHOWN, TASK_WIDTH = 20, 60
 COLUMNS = ("client", "tasks", "train", "test", "base", "round 1", "final", "sent", "received")
 
 
@@ -39,16 +41,18 @@ def print_table(
     look: Any = {"box": box.SIMPLE_HEAD} if ruled else {"box": None, "padding": (0, 2, 0, 0)}
     table = Table(pad_edge=False, **look)
     for column in columns:
-        table.add_column(escape(column), justify="left" if column in left else "right", overflow="fold")
+        table.add_column(
+            escape(printable(column)), justify="left" if column in left else "right", overflow="fold"
+        )
     for row in rows:
-        table.add_row(*(escape(show_cell(value)) for value in row))
+        table.add_row(*(escape(printable(show_cell(value), keep="\n")) for value in row))
     _console(stream).print(table)
 
 
 def print_notes(notes: Sequence[str], stream: TextIO) -> None:
     """Print what stands below a table, a line each."""
     for note in notes:
-        _console(stream).print(note, highlight=False, soft_wrap=True, markup=False)
+        _console(stream).print(printable(note), highlight=False, soft_wrap=True, markup=False)
 
 
 def _console(stream: TextIO) -> Console:
@@ -66,7 +70,8 @@ def show_summary(run_dir: Path, stream: TextIO) -> None:
     if path.exists():
         summary = json.loads(path.read_text(encoding="utf-8"))
         print_table(COLUMNS, table_rows(summary), stream)
-        _console(stream).print("\n".join(summary_notes(summary)), highlight=False, markup=False)
+        notes = "\n".join(printable(note) for note in summary_notes(summary))
+        _console(stream).print(notes, highlight=False, markup=False)
     print(f"run folder: {run_dir}", file=stream, flush=True)
 
 
@@ -75,7 +80,7 @@ def table_rows(summary: Mapping[str, Any]) -> list[list[object]]:
     rows = [
         [
             one["client-id"],
-            ", ".join(map(str, one["tasks"])),
+            _name_tasks(one["tasks"]),
             one["train-rows"],
             one["test-rows"],
             *_cells(one, one),
@@ -83,6 +88,13 @@ def table_rows(summary: Mapping[str, Any]) -> list[list[object]]:
         for one in summary["clients"]
     ]
     return [*rows, ["mean", "", None, None, *_cells(summary["mean"], summary["total"])]]
+
+
+def _name_tasks(tasks: Sequence[object]) -> str:
+    """The first tasks by name, each on one line, and how many more there are."""
+    named = [printable(str(task))[:TASK_WIDTH] for task in tasks[:TASKS_SHOWN]]
+    more = [f"{len(tasks) - TASKS_SHOWN} more"] if len(tasks) > TASKS_SHOWN else []
+    return ", ".join([*named, *more])
 
 
 def _cells(scores: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[str]:

@@ -13,23 +13,36 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedapp.core.errors import FederationError, one_line
-from fedapp.server.transport import POLL_SECONDS, pull, push
+from fedapp.server.transport import POLL_SECONDS, pull_or_warn, push
+from fedapp.wire.limits import Limits, WireError
 from fedapp.wire.messages import Failed, Join, Joined
 from fedapp.wire.reading import read_joined
-from fedapp.wire.records import WireError
 
 Notify = Callable[[str], None]
+
+MOST_OF_ALL = 0.9
+"""Share of all training rows from which one client is warned of; ours."""
 
 
 class ClientDirectory:
     """Clients found through a handshake, each with its node.
 
     Every node says which clients it holds. As a rule that is one; a simulation with fewer nodes
-    than clients lets each node stand in for several, which then take turns.
+    than clients lets each node stand in for several, which then take turns. A client belongs to one
+    node: two that claim it end the run, unless a seat says whose it is.
+
+    Attributes:
+        nodes: Node of each client that joined.
+        examples: Training rows that each of them said it has.
     """
 
     def __init__(
-        self, variants: Sequence[str], fingerprints: Mapping[str, str | None], max_bytes: int, notify: Notify
+        self,
+        variants: Sequence[str],
+        fingerprints: Mapping[str, str | None],
+        limits: Limits,
+        notify: Notify,
+        seats: Sequence[int | None] = (),
     ) -> None:
         """Prepare an empty directory.
 
@@ -37,21 +50,27 @@ class ClientDirectory:
             variants: For each client that the run expects, from number 0, a text that it has in
                 common with the clients of the same config (``fedapp.config.composed.Composed.variant``).
             fingerprints: Base model that clients of a variant must have; None takes what most have.
-            max_bytes: Largest answer accepted.
+            limits: Most that an answer may hold.
             notify: Called with each warning.
+            seats: Node id of each client, None where any node may be it; empty: nowhere is one bound.
         """
         self.num_clients = len(variants)
         self._variants = variants
         self._fingerprints = dict(fingerprints)
-        self.max_bytes = max_bytes
+        self.limits = limits
         self.notify = notify
+        self._seats = {client: seat for client, seat in enumerate(seats) if seat is not None}
         self.nodes: dict[int, int] = {}
+        self.examples: dict[int, int] = {}
         self._answers: dict[int, Joined] = {}
         self._refusals: dict[int, str] = {}
         self._claims: dict[int, set[int]] = {}
 
     def join(self, grid: Grid, message: Join, timeout: float, needed: int) -> None:
         """Ask nodes who they are until all clients are there or time is up.
+
+        A node that was asked is waited for even if all clients are claimed by then: who answers first
+        does not take the seat of who takes longer. Where every client has its seat nobody can.
 
         Args:
             grid: Where the nodes are.
@@ -60,11 +79,13 @@ class ClientDirectory:
             needed: Clients without which the run cannot start.
 
         Raises:
-            FederationError: If fewer than ``needed`` clients joined in time.
+            FederationError: If two nodes claim a client, or fewer than ``needed`` clients joined in time.
+            UnreadableReply: If Flower can read no answer at all.
         """
         deadline = time.monotonic() + timeout
         asked: set[int] = set()
         pending: dict[str, int] = {}
+        faults: list[str] = []
         while time.monotonic() < deadline:
             new = [node for node in grid.get_node_ids() if node not in asked]
             messages = [
@@ -73,14 +94,15 @@ class ClientDirectory:
             ]
             asked.update(new)
             pending |= push(grid, messages)
-            arrived = pull(grid, list(pending))
+            arrived = pull_or_warn(grid, list(pending), self.notify, faults)
             for message_id, reply in arrived:
                 self._hear(pending.pop(message_id), reply)
-            if self._heard_of() >= self.num_clients:
+            waits = bool(pending) and not self._all_bound()
+            if self._heard_of() >= self.num_clients and not waits:
                 break
             if not arrived:
                 time.sleep(POLL_SECONDS)
-        self._settle()
+        self._settle(set(grid.get_node_ids()))
         self._check(needed, timeout)
 
     def fingerprint(self, client_id: int) -> str | None:
@@ -103,10 +125,13 @@ class ClientDirectory:
         try:
             if reply.has_error():
                 raise WireError(one_line(reply.error.reason or f"Flower reports error {reply.error.code}"))
-            answer = read_joined(reply.content, self.max_bytes)
+            answer = read_joined(reply.content, self.limits)
+            if strange := sorted(set(answer.clients) - set(range(self.num_clients))):
+                raise WireError(f"it claims client {strange[0]}, outside 0 to {self.num_clients - 1}")
         except WireError as error:
             self._refusals[node] = f"a node cannot join: {error}"
             return
+        answer = self._without_false(node, answer)
         if answer.clients:
             self._claims[node] = set(answer.clients)
         if isinstance(answer, Failed):
@@ -119,36 +144,91 @@ class ClientDirectory:
         named: set[int] = set()
         for clients in self._claims.values():
             named |= clients
-        unnamed = sum(node not in self._claims for node in self._refusals)
-        return len(named & set(range(self.num_clients))) + unnamed
+        unnamed = {node for node in self._refusals if node not in self._claims}
+        if self._all_bound():  # a node without a seat stands for no client
+            unnamed &= set(self._seats.values())
+        return len(named & set(range(self.num_clients))) + len(unnamed)
 
-    def _settle(self) -> None:
+    def _all_bound(self) -> bool:
+        return len(self._seats) == self.num_clients
+
+    def _without_false(self, node: int, answer: Joined | Failed) -> Joined | Failed:
+        """An answer without the clients whose seats are other nodes'."""
+        false = [client for client in answer.clients if self._seats.get(client, node) != node]
+        if not false:
+            return answer
+        owners = _listed([self._seats[client] for client in false])
+        self.notify(
+            f"node {node} claims client {_listed(false)}, bound to node {owners} (seats); that is left out"
+        )
+        kept = [at for at, client in enumerate(answer.clients) if client not in false]
+        clients = tuple(answer.clients[at] for at in kept)
+        if isinstance(answer, Failed):
+            return Failed(answer.reason, clients)
+        return Joined(
+            clients,
+            tuple(answer.fingerprints[at] for at in kept),
+            tuple(answer.examples[at] for at in kept),
+        )
+
+    def _settle(self, present: set[int]) -> None:
+        self._require_one_node_each(present)
         self._vote()
         for node, answer in sorted(self._answers.items(), key=lambda item: item[1].clients):
-            known = [c for c in answer.clients if 0 <= c < self.num_clients]
-            for client in sorted(set(answer.clients) - set(known)):
-                self.notify(f"a node claims client {client}, outside 0 to {self.num_clients - 1}; left out")
             own = dict(zip(answer.clients, answer.fingerprints, strict=True))
-            if odd := [client for client in known if own[client] != self.fingerprint(client)]:
+            if odd := [client for client in own if own[client] not in ("", self.fingerprint(client))]:
                 self._refusals[node] = (
                     f"the node of client {_listed(answer.clients)} is refused: its base model is "
-                    f"{own[odd[0]][:16]}, this run's is {str(self.fingerprint(odd[0]))[:16]}"
+                    f"{one_line(own[odd[0]][:16])}, this run's is {str(self.fingerprint(odd[0]))[:16]}"
                 )
                 continue
-            for client in known:
-                if client in self.nodes:
-                    self.notify(f"two nodes claim client {client}; the second one is left out")
-                else:
-                    self.nodes[client] = node
+            self.nodes |= dict.fromkeys(own, node)
+            self.examples |= dict(zip(answer.clients, answer.examples, strict=True))
         for refusal, count in Counter(self._refusals.values()).items():
             self.notify(refusal if count == 1 else f"{refusal} (the same from {count} nodes)")
+        self._warn_of_the_greedy()
+
+    def _require_one_node_each(self, present: set[int]) -> None:
+        """Two nodes that claim a client end the run, unless one has left and may be back as the other."""
+        claimants: dict[int, list[int]] = {}
+        for node, answer in sorted(self._answers.items()):
+            for client in answer.clients:
+                claimants.setdefault(client, []).append(node)
+        for client, nodes in sorted(claimants.items()):
+            here = [node for node in nodes if node in present]
+            if len(nodes) > 1 and len(here) > 1:
+                raise FederationError(
+                    f"nodes {' and '.join(map(str, here))} both claim client {client}: give each node a "
+                    "partition-id of its own, or set seats to the node id of each client"
+                )
+            for node in nodes:
+                if len(nodes) > 1 and node not in here:
+                    self._answers.pop(node, None)
+
+    def _warn_of_the_greedy(self) -> None:
+        """What no honest federation needs, though it may be one: more clients or rows than all others."""
+        held = Counter(self.nodes.values())
+        for node, count in sorted(held.items()):
+            if node not in self._seats.values() and count > 1 + min(held.values()):
+                clients = sorted(client for client in self.nodes if self.nodes[client] == node)
+                self.notify(
+                    f"node {node} holds clients {_listed(clients)}, another node holds {min(held.values())}: "
+                    "where each party is to be one client, set seats to the node id of each"
+                )
+        rows = sorted(self.examples.items())
+        for client, count in rows:
+            if len(rows) > 2 and count > MOST_OF_ALL * sum(self.examples.values()):
+                self.notify(
+                    f"client {client} says that it has {count} of all {sum(self.examples.values())} training "
+                    "rows: where clients count by examples, it decides nearly alone"
+                )
 
     def _vote(self) -> None:
         """Where no base model is prescribed, that of most clients counts; in doubt the first client's."""
         votes: dict[str, list[str]] = {}
         for answer in sorted(self._answers.values(), key=lambda answer: answer.clients):
             for client, value in zip(answer.clients, answer.fingerprints, strict=True):
-                if 0 <= client < self.num_clients:
+                if value:  # a party may keep it; it then compares by itself
                     votes.setdefault(self._variants[client], []).append(value)
         for variant, values in votes.items():
             if self._fingerprints[variant] is None:  # max takes the first of equals

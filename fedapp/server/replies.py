@@ -10,11 +10,13 @@ import numpy as np
 from flwr.app import Message
 
 from fedapp.core.errors import one_line
+from fedapp.core.method import Phase
 from fedapp.core.payload import Spec, Upload, spec_of
 from fedapp.core.types import Arrays
+from fedapp.wire.limits import Limits, WireError
 from fedapp.wire.messages import ClientSizes, Failed, Row
 from fedapp.wire.reading import read_done
-from fedapp.wire.records import WireError, wire_bytes
+from fedapp.wire.records import wire_bytes
 
 
 @dataclass(frozen=True)
@@ -37,30 +39,43 @@ class Reply:
 class ReplyReader:
     """Turns messages into replies; whatever cannot be used is left out with a named warning."""
 
-    def __init__(self, max_bytes: int, warn: Callable[[str], None], max_norm_ratio: float = 0.0) -> None:
-        """Accept payloads of up to ``max_bytes``; call ``warn`` with what is left out and why.
+    def __init__(
+        self,
+        limits: Limits,
+        warn: Callable[[str], None],
+        max_norm_ratio: float = 0.0,
+        examples: Mapping[int, int] | None = None,
+    ) -> None:
+        """Accept what is within some limits.
 
-        ``max_norm_ratio`` is the largest norm of an upload in medians of the round; 0: any.
+        Args:
+            limits: Most that a message may hold.
+            warn: Called with what is left out and why.
+            max_norm_ratio: Largest norm of an upload in medians of the round; 0: any.
+            examples: Training rows that each client said it has when it joined; it counts as no more.
         """
-        self.max_bytes = max_bytes
+        self.limits = limits
         self.max_norm_ratio = max_norm_ratio
         self.warn = warn
+        self.examples = {} if examples is None else examples
         self.last_reasons: list[str] = []
         self._usual: dict[str, Spec] = {}  # of each part of an upload, what most clients sent first
+        self._scores: tuple[str, ...] | None = None  # what most clients called their scores first
+        self._grown: set[int] = set()
 
     def afresh(self) -> ReplyReader:
         """A reader to which nothing is usual yet; what it leaves out counts as this one's."""
-        reader = ReplyReader(self.max_bytes, self.warn)
+        reader = ReplyReader(self.limits, self.warn)
         reader.last_reasons = self.last_reasons
         return reader
 
     def read(
-        self, phase: str, server_round: int, asked: Mapping[str, int], messages: Iterable[Message]
+        self, phase: Phase, server_round: int, asked: Mapping[str, int], messages: Iterable[Message]
     ) -> list[Reply]:
         """Check every message on its own.
 
         Args:
-            phase: ``train`` or ``evaluate``, for warnings.
+            phase: What was asked for.
             server_round: The round that a reply must name.
             asked: Clients that were asked, by the id of the message that asked them.
             messages: Replies in any order, perhaps some twice.
@@ -79,9 +94,12 @@ class ReplyReader:
                     raise WireError("it answers a message that was not sent in this round")
                 if client_id in found:
                     raise WireError("it is the second answer; the first counts")
-                found[client_id] = self._open(message, client_id, server_round)
+                found[client_id] = self._open(message, client_id, server_round, phase)
             except WireError as error:
                 left.setdefault(str(error), []).append(client_id)
+        for client_id, reason in self._odd_scores(found).items():
+            del found[client_id]
+            left.setdefault(reason, []).append(client_id)
         for reason, clients in left.items():
             self._leave_out(server_round, _senders(clients), reason)
         lost = sorted(set(asked.values()) - set(found))
@@ -114,7 +132,7 @@ class ReplyReader:
             try:
                 named = parts(reply.upload.arrays)
             except ValueError as error:
-                self._leave_out(server_round, _senders([reply.upload.client_id]), str(error))
+                self._leave_out(server_round, _senders([reply.upload.client_id]), one_line(error))
             else:
                 found.append((reply, {name: alike(arrays) for name, arrays in named.items()}))
         for part in sorted({part for _, specs in found for part in specs} - set(self._usual)):
@@ -172,17 +190,45 @@ class ReplyReader:
         self.last_reasons.append(f"{who} left out: {reason}")
         self.warn(f"round {server_round}: {who} left out: {reason}")
 
-    def _open(self, message: Message, client_id: int, server_round: int) -> Reply:
+    def _open(self, message: Message, client_id: int, server_round: int, phase: Phase) -> Reply:
         if message.has_error():
             raise WireError(one_line(message.error.reason or f"Flower reports error {message.error.code}"))
-        done = read_done(message.content, client_id, server_round, self.max_bytes)
+        done = read_done(message.content, client_id, server_round, phase, self.limits)
         if isinstance(done, Failed):
             raise WireError(done.reason)
-        for name, array in done.upload.arrays.items():
-            if array.dtype.kind not in "iu" and not np.isfinite(array.astype(np.float32, copy=False)).all():
-                raise WireError(f"its values in {name!r} are not finite")
-        upload = Upload(done.upload.arrays, done.upload.texts, client_id, done.num_examples, done.metrics)
+        count = self._counted(client_id, done.num_examples)
+        upload = Upload(done.upload.arrays, done.upload.texts, client_id, count, done.metrics)
         return Reply(upload, done.rows, done.sizes, wire_bytes(message.content))
+
+    def _counted(self, client_id: int, reported: int) -> int:
+        """What a client counts as: no more rows than it said it has when it joined."""
+        told = self.examples.get(client_id, reported)
+        if reported > told and client_id not in self._grown:
+            self._grown.add(client_id)
+            self.warn(
+                f"client {client_id} reports num-examples={reported} and said {told} when it joined: "
+                f"it counts as {told}"
+            )
+        return min(reported, told) or 1
+
+    def _odd_scores(self, found: Mapping[int, Reply]) -> dict[int, str]:
+        """Clients whose scores are not those of most clients: a run is summed up by what they share."""
+        names = {
+            client: {_score_names(row) for row in reply.rows} for client, reply in found.items() if reply.rows
+        }
+        if self._scores is None and names:
+            self._scores = Counter(min(called) for called in names.values()).most_common(1)[0][0]
+        usual = ", ".join(self._scores or ())
+        return {
+            client: f"its scores are not called {usual}, as those of the other clients"
+            for client, called in names.items()
+            if called != {self._scores}
+        }
+
+
+def _score_names(row: Row) -> tuple[str, ...]:
+    """Names of a row's scores in order; not every model has a loss."""
+    return tuple(name for name in row.scores if name != "loss")
 
 
 def _sizes(shape: Sequence[int]) -> str:

@@ -18,9 +18,10 @@ from fedapp.core.sampling import sample
 from fedapp.server.directory import ClientDirectory
 from fedapp.server.replies import Reply, ReplyReader
 from fedapp.server.transport import ask
+from fedapp.wire.limits import Limits, WireError
 from fedapp.wire.messages import Done, Join, Work
 from fedapp.wire.reading import peek_done
-from fedapp.wire.records import WireError, wire_bytes
+from fedapp.wire.records import wire_bytes
 
 
 class Observer(Protocol):
@@ -141,7 +142,13 @@ class ServerRun:
         for wave in self.directory.waves(by_client):
             batch = [by_client.pop(client) for client in wave]
             patience = timeout or self.settings.round_timeout
-            replies += ask(grid, batch, patience, lambda reply: self._notice(moment, reply))
+            replies += ask(
+                grid,
+                batch,
+                patience,
+                lambda reply: self._notice(moment, reply),
+                lambda text: self.observer.warning(f"round {moment.server_round}: {text}"),
+            )
         return replies
 
     def take(self, received: Sequence[Reply], moment: Moment) -> list[Upload]:
@@ -168,7 +175,8 @@ class ServerRun:
         if client is None or reply.has_error():
             return
         try:
-            done = peek_done(reply.content, client, moment.server_round, self.settings.max_payload_bytes)
+            limits = self.reader.limits
+            done = peek_done(reply.content, client, moment.server_round, moment.phase, limits)
         except WireError:
             return
         if isinstance(done, Done):
@@ -185,3 +193,8 @@ class ServerRun:
                 "wire-bytes": wire,
             }
         )
+
+
+def limits_of(settings: RunSettings) -> Limits:
+    """How much the server accepts in a message."""
+    return Limits(settings.max_payload_bytes, settings.max_text_bytes, settings.max_examples)

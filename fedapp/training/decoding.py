@@ -10,13 +10,26 @@ import torch
 
 from fedapp.core.types import Decoding
 from fedapp.models.base import Base
+from fedapp.training.tokens import Batch
+
+
+def complete(base: Base, batch: Batch, max_new_tokens: int, decoding: Decoding | None) -> list[str]:
+    """Generate a text behind each prompt of a left-padded batch, up to an end-of-sequence token."""
+    settings = generation_config(base, max_new_tokens, decoding)
+    with _only(base.model, settings):
+        output = base.model.generate(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
+        )
+    new = output[:, batch.input_ids.shape[1] :]
+    return [text.strip() for text in base.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
 def generation_config(base: Base, max_new_tokens: int, decoding: Decoding | None) -> Any:
-    """Settings for ``generate``; explicit, so that those that came with a checkpoint play no part.
+    """Settings for ``generate``: all of them, those that came with a checkpoint left aside.
 
     Args:
-        base: The model and its tokenizer.
+        base: The model and its tokenizer; what ends a sequence is all that is taken from the
+            checkpoint's own settings (some models have several such tokens).
         max_new_tokens: Longest answer in tokens.
         decoding: None: greedy.
     """
@@ -37,6 +50,21 @@ def generation_config(base: Base, max_new_tokens: int, decoding: Decoding | None
         eos_token_id=sorted(ends) or None,
         **drawn,
     )
+
+
+@contextmanager
+def _only(model: Any, settings: Any) -> Iterator[None]:
+    """While open, the model has no other generation settings.
+
+    ``generate`` fills every setting that it is not given from the model's own, so a checkpoint's
+    ``repetition_penalty`` or ``suppress_tokens`` would act without anybody having asked for it.
+    """
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 @contextmanager

@@ -24,7 +24,10 @@ class FirstTokenEncoder(Encoder):
     def examples(self, examples: Sequence[Example]) -> list[Encoded]:
         """Prompt and first answer token."""
         rows = super().examples(examples)
-        return [Encoded(row.ids[: row.prompt_length + 1], row.prompt_length) for row in rows]
+        return [
+            Encoded(row.ids[: row.prompt_length + 1], row.prompt_length, prompt_cut=row.prompt_cut)
+            for row in rows
+        ]
 
 
 class FirstTokenTrainer(Trainer):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedapp.core.errors import RowError
 from fedapp.core.types import Decoding, Example
 from fedapp.models.base import Base
 from fedapp.training.tokens import Encoder
@@ -100,10 +101,12 @@ class LabelTokens:
         for label, token in zip(self.labels, tokens, strict=True):
             if token in first:
                 piece = self._tokenizer.convert_ids_to_tokens(token)
-                raise ValueError(
-                    f"benchmark.labels: {first[token]!r} and {label!r} begin with the same token {piece!r} "
-                    f"after {ending.strip()!r}; choose label words that this model's tokenizer tells apart"
-                )
+                said = f"benchmark.labels: {first[token]!r} and {label!r} begin with the same token {piece!r}"
+                cure = "choose label words that this model's tokenizer tells apart"
+                # A row's last word stays with the party.
+                probed = ending == _PROBE.split()[-1]
+                place = f"after {ending!r}" if probed else "behind one of the prompts"
+                raise RowError(f"{said} {place}; {cure}", f"{said} after {ending.strip()!r}; {cure}")
             first[token] = label
 
 

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedapp.core.errors import RowError
 from fedapp.core.types import Example
 from fedapp.models.base import Base
+from fedapp.models.structure import offset_positions
 
 IGNORE = -100  # torch's cross entropy skips this target
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One tokenised example: the prompt's tokens, then the answer's (none for a classifier)."""
+    """One tokenised example: the prompt's tokens, then the answer's (none for a classifier).
+
+    Attributes:
+        ids: All tokens.
+        prompt_length: How many of them are the prompt's.
+        label: A classifier's label index.
+        prompt_cut: Whether the prompt lost its start, or a classifier's text its end.
+        answer_cut: Whether the answer lost its end, and with it the end-of-sequence token.
+        answer_length: Tokens of the whole answer, its end-of-sequence token not counted.
+    """
 
     ids: list[int]
     prompt_length: int
     label: int = IGNORE
+    prompt_cut: bool = False
+    answer_cut: bool = False
+    answer_length: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,17 +92,28 @@ _KEPT_ROWS = 512  # a larger set is tokenised each time: its tokens would take m
 
 
 class Encoder:
-    """Tokenises for one base model and one length limit.
+    """Tokenises for one base model and one length limit, in training as in evaluation.
 
     Prompt and answer are joined by a blank (unless the prompt ends in white space) and tokenised
     together; the answer starts where the prompt's own tokens end, so a prompt looks the same in
     training and in generation. Where a tokenizer merges across that boundary, both are tokenised
     by themselves. The answer ends with the end-of-sequence token.
+
+    What is too long is cut by one rule (docs/training.md). A language model's prompt keeps its last
+    ``max_prompt`` tokens, which leaves room for ``max_new_tokens``; a leading special token stays. An
+    answer may take all that its prompt leaves of ``max_length``. One that does not fit there with its
+    end-of-sequence token is cut and has none: the model does not learn to stop where the room did.
+    A classifier's text keeps its first ``max_length`` tokens.
+
+    Attributes:
+        max_length: Longest example in tokens.
+        max_prompt: Longest prompt of a language model in tokens.
     """
 
     def __init__(self, base: Base, max_length: int, max_new_tokens: int) -> None:
         config = base.model.config.get_text_config()
-        limits = [getattr(config, "max_position_embeddings", None), base.tokenizer.model_max_length]
+        positions = offset_positions(base.model) or getattr(config, "max_position_embeddings", None)
+        limits = [positions, base.tokenizer.model_max_length]
         self.max_length = min([max_length, *(limit for limit in limits if limit and limit > 0)])
         if base.head == "lm" and max_new_tokens >= self.max_length:
             raise ValueError(
@@ -95,7 +121,7 @@ class Encoder:
                 f"the model allow {self.max_length} tokens together"
             )
         self._base = base
-        self._max_prompt = self.max_length - max_new_tokens
+        self.max_prompt = self.max_length - max_new_tokens
         self._tokenizer: Any = base.tokenizer
         self._kept: dict[tuple[Example, ...], list[Encoded]] = {}
 
@@ -111,71 +137,106 @@ class Encoder:
         return list(rows)
 
     def _encode(self, examples: Sequence[Example]) -> list[Encoded]:
-        """Tokenise prompts with their answers; what is too long loses the start of its prompt."""
+        """Tokenise prompts with their answers.
+
+        Raises:
+            RowError: If an example has nothing to be learned.
+        """
         if self._base.head == "classification":
             return self._labelled(examples)
         prompts = self.token_ids([example.prompt for example in examples])
         joined = self.token_ids([_join(example.prompt, example.target) for example in examples])
         eos = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
-        result = []
+        result: list[Encoded] = []
         for example, prompt, both in zip(examples, prompts, joined, strict=True):
             if both[: len(prompt)] == prompt:
                 answer = both[len(prompt) :]
             else:
                 answer = self._tokenizer(example.target, add_special_tokens=False, verbose=False)["input_ids"]
-            answer = (answer + eos)[: self.max_length - 1]
-            if not answer:
-                raise ValueError(f"example with prompt {example.prompt[:40]!r} has an empty target")
-            prompt = self._cut(prompt, self.max_length - len(answer))
-            result.append(Encoded(prompt + answer, len(prompt)))
+            if eos and answer[-1:] == eos:  # the target itself says where it ends
+                answer = answer[:-1]
+            if not answer + eos:
+                place = (
+                    f"example {len(result)}: its target is empty, and the tokenizer has no end of sequence"
+                )
+                raise RowError(place, f"{place}; its prompt is {example.prompt[:40]!r}")
+            result.append(self._fitted(prompt, answer, eos))
         return result
 
+    def _fitted(self, prompt: list[int], answer: list[int], eos: list[int]) -> Encoded:
+        kept = self._cut(prompt)
+        room = self.max_length - len(kept)
+        return Encoded(
+            kept + (answer + eos)[:room],
+            len(kept),
+            prompt_cut=len(kept) < len(prompt),
+            answer_cut=len(answer + eos) > room,
+            answer_length=len(answer),
+        )
+
     def prompts(self, prompts: Sequence[str]) -> list[Encoded]:
-        """Tokenise prompts alone, leaving room for the answer."""
+        """Tokenise prompts alone, as ``examples`` has them."""
         if self._base.head == "classification":
-            return [Encoded(ids, len(ids)) for ids in self._whole(prompts)]
-        return [
-            Encoded(ids, len(ids))
-            for ids in (self._cut(ids, self._max_prompt) for ids in self.token_ids(prompts))
-        ]
+            return self._whole(prompts)
+        rows = [(self._cut(ids), len(ids)) for ids in self.token_ids(prompts)]
+        return [Encoded(ids, len(ids), prompt_cut=len(ids) < before) for ids, before in rows]
 
     def _labelled(self, examples: Sequence[Example]) -> list[Encoded]:
-        for example in examples:
+        for number, example in enumerate(examples):
             if example.label is None or not 0 <= example.label < len(self._base.labels):
-                raise ValueError(
-                    f"example with prompt {example.prompt[:40]!r} has label {example.label!r}: "
-                    f"a classifier needs an index below {len(self._base.labels)}"
+                place = (
+                    f"example {number}: its label is no index below {len(self._base.labels)}, "
+                    "which a classifier needs"
                 )
-        ids = self._whole([example.prompt for example in examples])
-        return [Encoded(i, len(i), int(e.label or 0)) for i, e in zip(ids, examples, strict=True)]
+                raise RowError(
+                    place, f"{place}; its label is {example.label!r}, its prompt {example.prompt[:40]!r}"
+                )
+        rows = self._whole([example.prompt for example in examples])
+        return [replace(row, label=int(e.label or 0)) for row, e in zip(rows, examples, strict=True)]
 
-    def _whole(self, texts: Sequence[str]) -> list[list[int]]:
+    def _whole(self, texts: Sequence[str]) -> list[Encoded]:
         """With the special tokens of an encoder, cut on the right."""
-        return (
-            self._tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
-            if texts
-            else []
-        )
+        if not texts:
+            return []
+        options = {"truncation": True, "max_length": self.max_length}
+        result: list[Encoded] = []
+        for text, ids in zip(texts, self._tokenizer(list(texts), **options)["input_ids"], strict=True):
+            full = len(ids) == self.max_length and len(self._tokenizer(text, verbose=False)["input_ids"])
+            ids = ids or [self._start]
+            result.append(Encoded(ids, len(ids), prompt_cut=full > self.max_length))
+        return result
 
     def token_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, without a closing end-of-sequence token, which some tokenizers add."""
         if not texts:
             return []
-        eos = self._tokenizer.eos_token_id
         rows = self._tokenizer(list(texts), verbose=False)["input_ids"]
-        rows = [row[:-1] if len(row) > 1 and row[-1] == eos else row for row in rows]
-        start = self._tokenizer.bos_token_id
-        start = eos if start is None else start
-        return [row or [start] for row in rows]
+        if self._closes:
+            rows = [row[:-1] for row in rows]
+        return [row or [self._start] for row in rows]
 
-    def _cut(self, ids: list[int], room: int) -> list[int]:
-        """Drop tokens from the start, where a leading special token stays."""
-        room = max(room, 1)
-        if len(ids) <= room:
+    @cached_property
+    def _closes(self) -> bool:
+        """Whether the tokenizer ends every text with an end-of-sequence token by itself."""
+        whole, alone = (
+            self._tokenizer("a", add_special_tokens=given)["input_ids"] for given in (True, False)
+        )
+        return whole[-1:] == [self._tokenizer.eos_token_id] and len(whole) > len(alone) > 0
+
+    @property
+    def _start(self) -> int:
+        """What stands for a text without a token."""
+        known = self._tokenizer
+        ids = (known.bos_token_id, known.eos_token_id, known.unk_token_id, known.pad_token_id)
+        return next((number for number in ids if number is not None), 0)
+
+    def _cut(self, ids: list[int]) -> list[int]:
+        """A prompt that is too long without its start, where a leading special token stays."""
+        if len(ids) <= self.max_prompt:
             return ids
-        if room > 1 and ids[0] in self._tokenizer.all_special_ids:
-            return ids[:1] + ids[len(ids) - room + 1 :]
-        return ids[len(ids) - room :]
+        if self.max_prompt > 1 and ids[0] in self._tokenizer.all_special_ids:
+            return ids[:1] + ids[len(ids) - self.max_prompt + 1 :]
+        return ids[len(ids) - self.max_prompt :]
 
     def batch(self, rows: Sequence[Encoded], *, left: bool = False) -> Batch:
         """Pad to the longest row: on the right for training, on the left for generation."""

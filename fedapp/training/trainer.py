@@ -18,9 +18,10 @@ from fedapp.core.types import ClientFailure, Decoding, Example
 from fedapp.models.base import Base
 from fedapp.training.batching import batches_by_length, training_batches
 from fedapp.training.checkpointing import checkpointable_blocks, checkpointed
-from fedapp.training.decoding import generation_config, seeded
+from fedapp.training.cuts import CutLog
+from fedapp.training.decoding import complete, seeded
 from fedapp.training.label_words import label_tokens
-from fedapp.training.tokens import IGNORE, Batch, Encoder
+from fedapp.training.tokens import IGNORE, Batch, Encoded, Encoder
 
 
 def _nothing() -> None:
@@ -60,6 +61,7 @@ class Trainer:
         self.base, self.config = base, config
         self.encoder = self.make_encoder()
         self.words = label_tokens(config.answers, self.encoder, base)
+        self._cuts = CutLog(self.encoder, base.head, 0 if self.words else config.max_new_tokens)
         self._decayed, self._fixed = list(decayed), list(fixed)
         self._starts: list[Tensor] = []
         self._scope, self._before_step, self._after_step = scope, before_step, after_step
@@ -77,6 +79,18 @@ class Trainer:
         """Train more with it: a classification head, and modules whose dropout is to act."""
         self._decayed += decayed
         self._toggled += tuple(toggled)
+
+    def prompts(self, prompts: Sequence[str]) -> list[Encoded]:
+        """Tokenise prompts alone; the log says how many are cut."""
+        rows = self.encoder.prompts(prompts)
+        self._cuts.prompts(rows)
+        return rows
+
+    def _rows(self, examples: Sequence[Example]) -> list[Encoded]:
+        """Tokenise prompts with their answers; the log says how many are cut."""
+        rows = self.encoder.examples(examples)
+        self._cuts.examples(rows)
+        return rows
 
     def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
         """Train for one round with a fresh optimiser.
@@ -96,7 +110,7 @@ class Trainer:
         """
         if not examples:
             raise ClientFailure("the client has no training examples")
-        rows = self.encoder.examples(examples)
+        rows = self._rows(examples)
         size = self.config.batch_size
         total = self.config.num_epochs * math.ceil(len(rows) / size)
         total = min(total, self.config.max_steps or total)
@@ -213,7 +227,7 @@ class Trainer:
         """
         if not examples:
             raise ValueError("loss needs at least one example, got none")
-        rows = self.encoder.examples(examples)
+        rows = self._rows(examples)
         total = 0.0
         with torch.no_grad():
             for _, batch in batches_by_length(rows, self.config.eval_batch_size):
@@ -239,7 +253,7 @@ class Trainer:
         """Answer each prompt: text up to the end-of-sequence token, or a label's name."""
         answers = [""] * len(prompts)
         classifies = self.base.head == "classification"
-        rows = self.encoder.prompts(prompts)
+        rows = self.prompts(prompts)
         with torch.no_grad(), seeded(self.base, decoding):
             for indices, batch in batches_by_length(rows, self.config.eval_batch_size):
                 padded = self.encoder.batch(batch, left=not classifies and self.words is None)
@@ -250,7 +264,7 @@ class Trainer:
                         logits = self._logits_behind(padded)
                         texts = self.words.choose(logits, [prompts[index] for index in indices], decoding)
                     else:
-                        texts = self._complete(padded, decoding)
+                        texts = complete(self.base, padded, self.config.max_new_tokens, decoding)
                 for index, text in zip(indices, texts, strict=True):
                     answers[index] = text
         return answers
@@ -271,14 +285,6 @@ class Trainer:
         if self._keeps_logits:
             options["logits_to_keep"], columns = torch.unique(columns, return_inverse=True)
         return self.base.model(input_ids=ids, attention_mask=mask, **options).logits[rows, columns]
-
-    def _complete(self, batch: Batch, decoding: Decoding | None) -> list[str]:
-        settings = generation_config(self.base, self.config.max_new_tokens, decoding)
-        output = self.base.model.generate(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
-        )
-        new = output[:, batch.input_ids.shape[1] :]
-        return [text.strip() for text in self.base.tokenizer.batch_decode(new, skip_special_tokens=True)]
 
     @contextmanager
     def _training(self, rng: np.random.Generator) -> Iterator[None]:

@@ -15,6 +15,17 @@ from fedapp.core.payload import Payload
 from fedapp.core.types import Metrics
 from fedapp.wire.records import Envelope, pack
 
+SPLITS = ("validation", "test")
+"""What models are scored on."""
+MODELS: dict[str, tuple[str, ...]] = {
+    "open": (),
+    "train": ("base", "own", "aggregated", "mixed"),
+    "evaluate": ("current", "final"),
+}
+"""What a scored model may be called, by what its client was asked for."""
+MOMENTS = ("before", "after")
+"""When it was scored: before or after local training."""
+
 
 @dataclass(frozen=True)
 class Join:
@@ -38,14 +49,24 @@ class Joined:
     Attributes:
         clients: Numbers of the clients that it holds; none for a node to spare.
         fingerprints: The base model of each.
+        examples: Training rows of each, the most that it will count as where clients count by examples.
     """
 
     clients: tuple[int, ...]
     fingerprints: tuple[str, ...]
+    examples: tuple[int, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {
+            "clients": list(self.clients),
+            "fingerprints": list(self.fingerprints),
+            "examples": list(self.examples),
+        }
 
     def pack(self) -> RecordDict:
         """As Flower's records."""
-        return pack(Envelope({"clients": list(self.clients), "fingerprints": list(self.fingerprints)}))
+        return pack(Envelope(self.facts()))
 
 
 @dataclass(frozen=True)
@@ -88,9 +109,9 @@ class Row:
     """Scores of one model on one split of a client's rows.
 
     Attributes:
-        split: ``validation`` or ``test``.
-        model: ``base``, ``own``, ``aggregated``, ``mixed``, ``current`` or ``final``.
-        moment: ``before`` or ``after`` local training.
+        split: One of ``SPLITS``.
+        model: One of ``MODELS``, by what was asked for.
+        moment: One of ``MOMENTS``.
         num_examples: Rows scored.
         scores: Loss and metrics by name, the benchmark's main metric before its others.
     """
@@ -151,9 +172,9 @@ class Done:
     seconds: float
     upload: Payload = field(default_factory=Payload)
 
-    def pack(self) -> RecordDict:
-        """As Flower's records."""
-        facts = {
+    def facts(self) -> dict[str, Any]:
+        """All but the upload, as a JSON object."""
+        return {
             "client-id": self.client_id,
             "server-round": self.server_round,
             "num-examples": self.num_examples,
@@ -162,7 +183,10 @@ class Done:
             "seconds": self.seconds,
             "about": self.sizes.facts(),
         }
-        return pack(Envelope(facts, self.upload))
+
+    def pack(self) -> RecordDict:
+        """As Flower's records."""
+        return pack(Envelope(self.facts(), self.upload))
 
 
 @dataclass(frozen=True)
@@ -177,6 +201,10 @@ class Failed:
     reason: str
     clients: tuple[int, ...] = ()
 
+    def facts(self) -> dict[str, Any]:
+        """As a JSON object."""
+        return {"failure": self.reason, "clients": list(self.clients)}
+
     def pack(self) -> RecordDict:
         """As Flower's records."""
-        return pack(Envelope({"failure": self.reason, "clients": list(self.clients)}))
+        return pack(Envelope(self.facts()))

@@ -19,15 +19,14 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 
 from fedapp.core.payload import DTYPES, Payload
 from fedapp.core.types import Arrays
+from fedapp.wire.limits import DEFAULT, Limits, WireError, blob_of, copy_values, inflate, parse_json
 
 MAX_ARRAYS = 100_000
-DEFAULT_MAX_BYTES = 2**31
+MAX_LISTS = 64
 ALIGNMENT = 8
 _BLOB = "blob"
-
-
-class WireError(ValueError):
-    """A message does not follow the format; it is left out, and the text says why."""
+_NUMPY = "numpy.ndarray"
+_Entry = tuple[str, np.dtype, tuple[int, ...], int]
 
 
 @dataclass(frozen=True)
@@ -56,29 +55,44 @@ def pack(envelope: Envelope, prefix: str = "fedapp") -> RecordDict:
     return records
 
 
-def unpack(records: RecordDict, max_bytes: int = DEFAULT_MAX_BYTES, prefix: str = "fedapp") -> Envelope:
+def unpack(
+    records: RecordDict, limits: Limits = DEFAULT, prefix: str = "fedapp", finite: bool = False
+) -> Envelope:
     """Read an envelope and check all of it.
 
     Args:
         records: Content of a message, from a party that is not trusted.
-        max_bytes: Largest size accepted, for the blob and for the decompressed text each.
+        limits: Most that is accepted.
         prefix: As given to ``pack``.
+        finite: Whether to refuse arrays with numbers that are not finite or absurdly large.
 
     Raises:
         WireError: If anything is missing, malformed or too large.
     """
-    body = _read_body(records, max_bytes, prefix)
-    arrays = _unpack_arrays(body["manifest"], _read_blob(records, max_bytes, prefix))
-    return Envelope(body["facts"], Payload(arrays, _check_texts(body["texts"])))
+    body = _read_body(records, limits, prefix)
+    texts = _check_texts(body["texts"])
+    arrays = _unpack_arrays(body["manifest"], _read_blob(records, limits, prefix), finite)
+    return Envelope(body["facts"], Payload(arrays, texts))
 
 
-def unpack_facts(records: RecordDict, max_bytes: int = DEFAULT_MAX_BYTES) -> dict[str, Any]:
+def require_own(records: RecordDict, prefix: str = "fedapp") -> None:
+    """Refuse a message with records beside those that ``pack`` makes.
+
+    Raises:
+        WireError: If there is one.
+    """
+    odd = sorted(set(records) - {f"{prefix}-message", f"{prefix}-arrays"})
+    if odd:
+        raise WireError(f"the message has a record {show(odd[0])} that is not of the format")
+
+
+def unpack_facts(records: RecordDict, limits: Limits = DEFAULT) -> dict[str, Any]:
     """Only the plain facts of an envelope, without touching its arrays.
 
     Raises:
         WireError: As ``unpack``.
     """
-    return _read_body(records, max_bytes, "fedapp")["facts"]
+    return _read_body(records, limits, "fedapp")["facts"]
 
 
 def wire_bytes(records: RecordDict) -> int:
@@ -105,37 +119,47 @@ def _pack_arrays(arrays: Arrays) -> tuple[list[list[Any]], np.ndarray]:
     return manifest, blob
 
 
-def _unpack_arrays(manifest: Any, blob: np.ndarray) -> Arrays:
+def _unpack_arrays(manifest: Any, blob: np.ndarray, finite: bool) -> Arrays:
     if not isinstance(manifest, list) or len(manifest) > MAX_ARRAYS:
         raise WireError(f"the manifest must be a list of at most {MAX_ARRAYS} entries")
+    entries = [_check_entry(entry) for entry in manifest]
+    _check_places(entries, blob.size)
     arrays: Arrays = {}
-    expected = 0
-    for entry in manifest:
-        name, dtype, shape, offset = _check_entry(entry)
-        size = math.prod(shape) * dtype.itemsize
-        if name in arrays:
-            raise WireError(f"array {name!r} appears twice")
-        if offset != expected or offset + size > blob.size:
-            raise WireError(f"array {name!r} does not lie where it should in a blob of {blob.size} bytes")
-        arrays[name] = blob[offset : offset + size].view(dtype).reshape(shape)
-        expected = offset + -(-size // ALIGNMENT) * ALIGNMENT
-    if expected != blob.size:
-        raise WireError(f"the blob has {blob.size} bytes, its manifest {expected}")
+    for name, dtype, shape, offset in entries:  # nothing is copied before all is known to fit
+        raw = blob[offset : offset + math.prod(shape) * dtype.itemsize]
+        arrays[name] = copy_values(name, raw, dtype, finite).reshape(shape)
     return arrays
 
 
-def _check_entry(entry: Any) -> tuple[str, np.dtype, tuple[int, ...], int]:
+def _check_places(entries: list[_Entry], num_bytes: int) -> None:
+    expected = 0
+    seen: set[str] = set()
+    for name, dtype, shape, offset in entries:
+        size = math.prod(shape) * dtype.itemsize
+        if name in seen:
+            raise WireError(f"array {name!r} appears twice")
+        if offset != expected or offset + size > num_bytes:
+            raise WireError(f"array {name!r} does not lie where it should in a blob of {num_bytes} bytes")
+        seen.add(name)
+        expected = offset + -(-size // ALIGNMENT) * ALIGNMENT
+    if expected != num_bytes:
+        raise WireError(f"the blob has {num_bytes} bytes, its manifest {expected}")
+
+
+def _check_entry(entry: Any) -> _Entry:
     if not isinstance(entry, list) or len(entry) != 4:
         raise WireError("a manifest entry must be [name, dtype, shape, offset]")
     name, dtype, shape, offset = entry
     if not isinstance(name, str) or not 0 < len(name) <= 512:
         raise WireError("an array's name must be a text of 1 to 512 characters")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise WireError(f"array {name!r} has the unknown dtype {dtype!r}")
+        raise WireError(f"array {name!r} has the unknown dtype {show(dtype)}")
     if not isinstance(shape, list) or len(shape) > 8 or not all(_is_count(n) for n in shape):
-        raise WireError(f"array {name!r} has the malformed shape {shape!r}")
+        raise WireError(f"array {name!r} has the malformed shape {show(shape)}")
+    if math.prod(max(size, 1) for size in shape) >= 2**40:  # also of an array that is empty in one direction
+        raise WireError(f"array {name!r} has the absurd shape {show(shape)}")
     if not _is_count(offset):
-        raise WireError(f"array {name!r} has the malformed offset {offset!r}")
+        raise WireError(f"array {name!r} has the malformed offset {show(offset)}")
     return name, DTYPES[dtype], tuple(shape), offset
 
 
@@ -146,14 +170,20 @@ def _is_count(value: Any) -> bool:
 def _check_texts(texts: Any) -> dict[str, list[str]]:
     if not isinstance(texts, dict) or not all(isinstance(values, list) for values in texts.values()):
         raise WireError("texts must be named lists")
+    if len(texts) > MAX_LISTS or not all(0 < len(name) <= 128 for name in texts):
+        raise WireError(f"texts must be at most {MAX_LISTS} lists with names of 1 to 128 characters")
     for name, values in texts.items():
         if not all(isinstance(value, str) for value in values):
             raise WireError(f"texts {name!r} must hold texts only")
     return texts
 
 
-def _read_body(records: RecordDict, max_bytes: int, prefix: str) -> dict[str, Any]:
-    body = _read_json(records, max_bytes, f"{prefix}-message")
+def _read_body(records: RecordDict, limits: Limits, prefix: str) -> dict[str, Any]:
+    meta = records.config_records.get(f"{prefix}-message")
+    packed = meta.get("json") if meta is not None else None
+    if not isinstance(packed, bytes):
+        raise WireError(f"the message has no '{prefix}-message' record")
+    body = parse_json(inflate(packed, limits))
     if not isinstance(body, dict) or set(body) != {"facts", "manifest", "texts"}:
         raise WireError("the message must hold facts, manifest and texts")
     if not isinstance(body["facts"], dict):
@@ -161,37 +191,27 @@ def _read_body(records: RecordDict, max_bytes: int, prefix: str) -> dict[str, An
     return body
 
 
-def _read_json(records: RecordDict, max_bytes: int, name: str) -> Any:
-    meta = records.config_records.get(name)
-    packed = meta.get("json") if meta is not None else None
-    if not isinstance(packed, bytes):
-        raise WireError(f"the message has no {name!r} record")
-    inflater = zlib.decompressobj()
-    try:
-        text = inflater.decompress(packed, max_bytes)
-        if not inflater.eof:
-            raise WireError(f"the message's text is cut short or larger than max_payload_bytes={max_bytes}")
-        return json.loads(text)
-    except WireError:
-        raise
-    except (zlib.error, ValueError, RecursionError) as error:  # also integers of thousands of digits
-        raise WireError(f"the message's text cannot be read: {error}") from None
-
-
-def _read_blob(records: RecordDict, max_bytes: int, prefix: str) -> np.ndarray:
+def _read_blob(records: RecordDict, limits: Limits, prefix: str) -> np.ndarray:
     record = records.array_records.get(f"{prefix}-arrays")
     if record is None:
         return np.zeros(0, np.uint8)
     if list(record) != [_BLOB]:
         raise WireError("the array record must hold one blob")
     array = record[_BLOB]
-    if len(array.data) > max_bytes + 1024:
-        raise WireError(f"the blob has {len(array.data)} bytes, more than max_payload_bytes={max_bytes}")
-    try:
-        blob = array.numpy()
-    except (ValueError, TypeError, OSError, EOFError, MemoryError) as error:
-        raise WireError(f"the blob cannot be read: {error}") from None
+    if array.stype != _NUMPY:
+        raise WireError("the blob must be in NumPy's format")
     # The record's own dtype and shape are a claim; what the bytes hold is what counts.
-    if blob.dtype != np.uint8 or blob.ndim != 1:
-        raise WireError(f"the blob holds {blob.dtype} {list(blob.shape)} instead of flat uint8")
-    return blob
+    return blob_of(array.data, limits)
+
+
+def show(value: Any) -> str:
+    """A value of a message as an error quotes it: at most 60 characters of a text, the kind of a list."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:60] + "…")
+    if isinstance(value, int) and value.bit_length() > 100:
+        return "a number of more than 30 digits"
+    if value is None or isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, list) and len(value) <= 8 and all(type(one) in (int, float, bool) for one in value):
+        return f"[{', '.join(map(show, value))}]"
+    return "a list" if isinstance(value, list) else "an object"

@@ -1,4 +1,5 @@
 import copy
+import json
 
 import numpy as np
 import peft
@@ -7,7 +8,7 @@ import torch
 
 from fedapp.adapters.lora.adapter import Lora
 from fedapp.core.train_config import TrainConfig
-from fedapp.models.base import fingerprint_of
+from fedapp.models.base import fingerprint_of, make_base
 from tests import tiny_models
 
 TRAIN = TrainConfig(batch_size=4, max_length=48, max_new_tokens=4, learning_rate=1e-2, max_grad_norm=0.0)
@@ -109,6 +110,17 @@ def same_after_export(adapted, name, labels, folder):
         theirs = peft.PeftModel.from_pretrained(plain, str(folder)).eval()(**inputs).logits
     torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
     assert (ours - alone).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+def test_peft_opens_what_a_model_saved_without_pooler_exports(targets, tmp_path):
+    lacking = ("bert.pooler.dense.weight", "bert.pooler.dense.bias")
+    model, labels = tiny_models.model("Bert", labels=2), ("no", "yes")
+    base = make_base(model, tiny_models.tokenizer(), head="classification", labels=labels, missing=lacking)
+    assert set(lacking) < set(base.head_parameters)
+    same_after_export(attach(base, target_modules=targets), "Bert", 2, tmp_path)
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())["modules_to_save"]
+    assert sorted(saved) == ["bert.pooler", "classifier"]
 
 
 def test_with_a_frozen_only_b_is_trained_and_shared():

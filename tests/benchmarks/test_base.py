@@ -1,13 +1,16 @@
-"""Reading rows from a folder: what may lie there, and what is said about what may not."""
+"""Where rows come from: what a folder or an address may hold, and what is said about what may not."""
 
 import json
 
 import pytest
 from datasets import Dataset
 
+from fedapp.benchmarks import sources
 from fedapp.benchmarks.base import check_split
-from fedapp.benchmarks.sources import read_folder, read_remote, with_columns
+from fedapp.benchmarks.reading import Columns
+from fedapp.benchmarks.sources import find_rows, read_folder, read_remote, with_columns
 
+LABEL = Columns(["label"])
 ROWS = [{"sentence": "good\u2028film", "label": 1}, {"sentence": "bad", "label": 0}]
 
 
@@ -26,34 +29,37 @@ def as_lines(rows):
 def test_json_lines_and_a_json_list_read_alike(tmp_path, name, text):
     # U+2028 is a line end for str.splitlines, but not for JSON lines.
     write(tmp_path / "sst2", name, text)
-    assert read_folder(str(tmp_path), ["sst2"], "train", ["sentence", "label"]).to_list() == ROWS
+    table = read_folder(str(tmp_path), ["sst2"], "train", Columns(["sentence", "label"]))
+    assert table.texts("sentence") == ["good\u2028film", "bad"]
+    assert table.integers("label") == [1, 0]
 
 
 def test_parquet_is_read_and_only_the_columns_asked_for_are_kept(tmp_path):
     (tmp_path / "sst2").mkdir()
     Dataset.from_list(ROWS).to_parquet(str(tmp_path / "sst2" / "train.parquet"))
-    assert read_folder(str(tmp_path), ["sst2"], "train", ["label"]).to_list() == [{"label": 1}, {"label": 0}]
+    table = read_folder(str(tmp_path), ["sst2"], "train", Columns(["label"]))
+    assert table.columns == {"label": [1, 0]}
 
 
 def test_the_second_folder_name_is_taken_where_the_first_is_missing(tmp_path):
     write(tmp_path / "ARC-Easy", "test.jsonl", as_lines(ROWS))
-    assert len(read_folder(str(tmp_path), ["arc_easy", "ARC-Easy"], "test", ["label"])) == 2
+    assert len(read_folder(str(tmp_path), ["arc_easy", "ARC-Easy"], "test", Columns(["label"]))) == 2
 
 
 @pytest.mark.parametrize(
     ("files", "said"),
     [
         (None, r"benchmark.data_dir=\S+ is not a folder; it should hold sst2/train.jsonl"),
-        ({}, r"benchmark.data_dir=\S+ has no folder sst2; there should be \S+sst2/train.jsonl"),
+        ({}, r"benchmark.data_dir=\S+ has no folder sst2; there should be sst2/train.jsonl"),
         (
             {"test.jsonl": as_lines(ROWS)},
             r"benchmark.data_dir=\S+ has no train rows of sst2; .*sst2/train.jsonl",
         ),
         ({"train.jsonl": as_lines(ROWS) + "{"}, r"sst2/train.jsonl line 4 is no JSON"),
-        ({"train.jsonl": as_lines(ROWS) + "[1]"}, r"sst2/train.jsonl row 4 must be an object, not list"),
-        ({"train.json": "[1"}, r"sst2/train.json is no JSON list"),
+        ({"train.jsonl": as_lines(ROWS) + "[1]"}, r"sst2/train.jsonl line 4 must be an object"),
+        ({"train.json": "[1"}, r"sst2/train.json is no JSON \(column 3\)"),
         ({"train.jsonl": "\n"}, r"sst2/train.jsonl has no rows"),
-        ({"train.jsonl": '{"sentence": "a"}'}, r"lacks the column 'label'; it has sentence and should have"),
+        ({"train.jsonl": '{"sentence": "a"}'}, r"lacks the column 'label'; it should have sentence, label"),
     ],
 )
 def test_what_is_missing_is_named_in_one_line(tmp_path, files, said):
@@ -63,25 +69,55 @@ def test_what_is_missing_is_named_in_one_line(tmp_path, files, said):
     if files == {}:
         data_dir.mkdir()
     with pytest.raises(ValueError, match=said) as caught:
-        read_folder(str(data_dir), ["sst2"], "train", ["sentence", "label"])
+        read_folder(str(data_dir), ["sst2"], "train", Columns(["sentence", "label"]))
     assert "\n" not in str(caught.value)
 
 
 def test_a_file_address_is_filled_in_with_task_and_split(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    write(tmp_path / "boolq", "test.json", json.dumps(ROWS))
-    path = f"file://{tmp_path}/{{task}}/{{split}}.json"
-    assert read_remote(path, "boolq", "test", ["label"], "benchmark.path").to_list() == [
-        {"label": 1},
-        {"label": 0},
-    ]
+    write(tmp_path, "cached", json.dumps(ROWS))  # the cache's names have no ending
+    asked = []
+    monkeypatch.setattr(sources, "_download", lambda address: asked.append(address) or tmp_path / "cached")
+    path = "https://here.example/{task}/{split}.json"
+    table = read_remote(path, "boolq", "test", Columns(["label"]), "benchmark.path")
+    assert table.integers("label") == [1, 0]
+    assert asked == ["https://here.example/boolq/test.json"]
+    write(tmp_path, "cached", "label\n7\n")
+    table = read_remote(path.replace("json", "csv"), "boolq", "test", Columns(["label"]), "benchmark.path")
+    assert table.integers("label") == [7]
 
 
-def test_an_address_that_cannot_be_read_is_one_line_with_the_way_out(tmp_path):
-    path = f"file://{tmp_path}/{{task}}.json"
-    with pytest.raises(ValueError, match=r"benchmark.path=.*nowhere.json .*set benchmark.data_dir") as caught:
-        read_remote(path, "nowhere", "test", ["label"], "benchmark.path")
+def test_an_address_that_cannot_be_read_is_one_line_with_the_way_out(monkeypatch):
+    def fail(address):
+        raise ConnectionError("no\nnetwork")
+
+    monkeypatch.setattr(sources, "_download", fail)
+    said = r"benchmark.path=.*nowhere.json \(no network\); .*set benchmark.data_dir"
+    with pytest.raises(ValueError, match=said) as caught:
+        read_remote("https://here.example/{task}.json", "nowhere", "test", LABEL, "benchmark.path")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["file://{}", "{}", "~/rows", "./rows", "zip://a::file://{}", "https://a::{}"]
+)
+def test_an_address_leads_away_from_this_machine(path, tmp_path):
+    with pytest.raises(ValueError, match=r"^benchmark.path=\S+ must be.*set benchmark.data_dir"):
+        read_remote(path.format(tmp_path), "a", "test", LABEL, "benchmark.path")
+
+
+@pytest.mark.parametrize("folder", ["../etc", "/etc", "a/../../b", ""])
+def test_a_folders_name_leads_to_no_place_outside(folder, tmp_path):
+    with pytest.raises(ValueError, match="must be the name of a folder in benchmark.data_dir"):
+        find_rows(str(tmp_path), [folder], "train")
+
+
+def test_a_split_lies_there_once(tmp_path):
+    for name in ("train.jsonl", "train.csv"):
+        write(tmp_path / "a", name, "")
+    with pytest.raises(
+        ValueError, match=r"a has its train rows more than once, in train.jsonl and train.csv"
+    ):
+        find_rows(str(tmp_path), ["a"], "train")
 
 
 def test_columns_are_added_without_touching_the_others():
@@ -93,18 +129,3 @@ def test_an_unknown_split_is_refused():
     check_split("validation")
     with pytest.raises(ValueError, match="split='dev' does not exist; known: train, validation, test"):
         check_split("dev")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "said"),
-    [
-        ("train.jsonl", b"\xff\xfe", r"train\.jsonl is no UTF-8 text: .* at byte 0"),
-        ("train.parquet", b"no", r"train\.parquet is no parquet file"),
-        ("train.jsonl", b'{"a": "x"}\n{"a": 5}', r"train\.jsonl row 2 has a=5, a int where row 1 has a str"),
-    ],
-)
-def test_a_file_that_is_no_table_is_named(tmp_path, name, content, said):
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / name).write_bytes(content)
-    with pytest.raises(ValueError, match=said):
-        read_folder(str(tmp_path), ["mine"], "train", ["a"])

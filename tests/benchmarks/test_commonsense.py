@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fedapp.benchmarks.llm_adapters.commonsense import FOLDERS, Commonsense
+from fedapp.core.errors import RowError
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "commonsense"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the real data is not there: {DATA}")
@@ -102,8 +103,10 @@ def test_scores_are_the_evaluators_on_whole_completions_and_on_extracted_answers
 def test_score_needs_equal_lengths_and_targets_that_hold_an_answer():
     with pytest.raises(ValueError, match="1 answers cannot be scored against 2 targets"):
         ALL.score(["true"], ["true", "false"])
-    with pytest.raises(ValueError, match="the target 'maybe' holds no answer"):
+    with pytest.raises(RowError, match="the output of a row holds no answer like true") as caught:
         ALL.score(["true"], ["maybe"])
+    assert "maybe" not in str(caught.value)
+    assert "maybe" in caught.value.private
 
 
 def test_tasks_follow_one_another_and_keep_their_name(tmp_path):

@@ -8,6 +8,8 @@ from datasets import Dataset
 
 from fedapp.benchmarks import glue
 from fedapp.benchmarks.glue import Glue
+from fedapp.benchmarks.reading import table_of
+from fedapp.core.errors import RowError
 from fedapp.core.types import Example
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "glue"
@@ -84,11 +86,12 @@ def test_a_labelled_test_split_is_used_as_it_stands(folder):
 def test_without_test_labels_the_validation_split_is_cut_in_two(folder, hidden):
     data_dir = folder("test", [-1, -1]) if hidden else folder("train", [0, 1])
     task = Glue(**SST2, data_dir=data_dir, split_seed=3)
-    chosen, reported = task.load("validation")["idx"][:], task.load("test")["idx"][:]
+    chosen, reported = task.load("validation")["sentence"][:], task.load("test")["sentence"][:]
     assert (len(chosen), len(reported)) == (2, 3)
-    assert sorted(chosen + reported) == [0, 1, 2, 3, 4]
-    assert task.load("validation")["idx"][:] == chosen
-    others = {tuple(Glue(**SST2, data_dir=data_dir, split_seed=s).load("test")["idx"]) for s in range(9)}
+    assert sorted(chosen + reported) == [f"validation {i}" for i in range(5)]
+    assert task.load("validation")["sentence"][:] == chosen
+    seeds = [Glue(**SST2, data_dir=data_dir, split_seed=s) for s in range(9)]
+    others = {tuple(seeded.load("test")["sentence"]) for seeded in seeds}
     assert len(others) > 1
 
 
@@ -98,9 +101,8 @@ def test_the_hub_follows_the_same_protocol(monkeypatch):
     def hub(path, task, split, columns, setting):
         asked.append((path, task, split))
         labels = {"train": [0, 1], "validation": [0, 1, 1, 0], "test": [-1, -1]}[split]
-        return Dataset.from_dict(
-            {"sentence": list("abcd")[: len(labels)], "label": labels, "idx": range(len(labels))}
-        )
+        rows = Dataset.from_dict({"sentence": list("abcd")[: len(labels)], "label": labels})
+        return table_of(rows, columns, setting)
 
     monkeypatch.setattr(glue, "read_remote", hub)
     task = Glue(**SST2)
@@ -110,10 +112,10 @@ def test_the_hub_follows_the_same_protocol(monkeypatch):
 
 def test_a_label_out_of_range_is_named_with_its_row(folder):
     data_dir = folder("train", [0, 2])
-    with pytest.raises(
-        ValueError, match=r"sst2: row 1 of train has label 2; known: 0 \(negative\), 1 \(positive\)"
-    ):
+    said = r"sst2/train.jsonl line 2: label is the number of no label; known: 0 \(negative\), 1 \(positive\)$"
+    with pytest.raises(RowError, match=said) as caught:
         Glue(**SST2, data_dir=data_dir).load("train")
+    assert caught.value.private.endswith("it is 2")
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,16 @@ def test_the_template_depends_on_whether_there_is_an_input(folder):
     assert demo(folder).template(row | {"input": ""}).prompt == "Q: sort {input}\nA:"
 
 
+def test_headings_belong_to_an_answer_but_for_those_of_the_template(folder):
+    framed = {"prompt": "### Instruction:\n{instruction}\n\n### Response:\n"}
+    benchmark = demo(folder, metrics=["exact-match"], **framed)
+    answer = "# Plan\n\n### First step\ngo on"
+    assert benchmark.extract(f" {answer}\n\n### Instruction:\nanother") == answer
+    assert benchmark.extract(answer) == answer
+    assert benchmark.score(["one\n### two"], ["one"]) == {"exact-match": 0.0}
+    assert benchmark.score(["one\n### two"], ["one\n### two"]) == {"exact-match": 1.0}
+
+
 def test_alpaca_columns_without_a_task(tmp_path):
     (tmp_path / "alpaca").mkdir()
     rows = [{"instruction": f"i{n}", "input": "", "output": "o"} for n in range(9)]

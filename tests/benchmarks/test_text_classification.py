@@ -24,6 +24,7 @@ from fedapp.client.dealing import Partitioning
 from fedapp.client.rows import SplitConfig, client_data
 from fedapp.config.build import build
 from fedapp.config.compose import load_config
+from fedapp.core.errors import RowError
 
 REAL = Path(os.environ.get("FEDAPP_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 ROWS = [{"text": f"t{n}", "label": 0 if n < 12 else 1 if n < 17 else 2} for n in range(20)]
@@ -99,7 +100,9 @@ def test_a_wrong_setting_is_named(folder, settings, message):
 
 
 def test_a_label_that_the_task_does_not_have_is_named(folder):
-    with pytest.raises(ValueError, match="row 17 of train has label 2; known: 0 .a., 1 .b."):
+    with pytest.raises(
+        ValueError, match="demo/train.jsonl line 18: label is the number of no label; known: 0 .a., 1 .b.$"
+    ):
         demo(folder, labels=["a", "b"]).load("train")
 
 
@@ -108,8 +111,9 @@ def test_labels_in_another_order_than_the_datas_are_noticed_where_texts_tell(fol
     (folder / "demo" / "train.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     told = {"stand for": "mid"}
     assert len(demo(folder, telling=told).load("train")) == 4
-    with pytest.raises(ValueError, match=r"not in the order of these data: .* would be high, not mid"):
+    with pytest.raises(RowError, match=r"not in the order of these data .telling in \S+$") as caught:
         demo(folder, telling=told, labels=["low", "high", "mid"]).load("train")
+    assert "would be high, not mid" in caught.value.private
 
 
 @pytest.mark.parametrize("name", ["subj", "emo", "agnews", "sst2", "sst5", "trec"])

@@ -10,6 +10,7 @@ from datasets import Dataset
 from fedapp.client import rows as partition
 from fedapp.client.dealing import Partitioning, largest_remainder, subsample
 from fedapp.client.rows import SplitConfig, client_data
+from fedapp.core.errors import RowError
 from fedapp.core.types import Example
 
 PACKAGE = "flwr_datasets.partitioner"
@@ -149,6 +150,30 @@ def test_caps_keep_the_proportions_of_the_tasks():
     assert Counter(e.task for e in one.val) == {"a": 6, "b": 4, "c": 2}
     assert Counter(e.task for e in one.train) == {"a": 15, "b": 10, "c": 5}
     assert Counter(e.task for e in one.test) == {"a": 9, "b": 6, "c": 3, "d": 2}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"_target_": f"{PACKAGE}.NaturalIdPartitioner", "partition_by": "topic"},
+        {
+            "_target_": f"{PACKAGE}.PathologicalPartitioner",
+            "partition_by": "topic",
+            "num_classes_per_partition": 2,
+            "class_assignment_mode": "deterministic",
+        },
+    ],
+)
+def test_what_stands_in_a_column_is_not_told(settings):
+    class Topics(Numbers):
+        def load(self, split):
+            rows = super().load(split)
+            return Dataset.from_dict({**rows[:], "topic": [f"s3cr3t {n % 60}" for n in range(len(rows))]})
+
+    with pytest.raises(RowError, match=r"on the 120 training rows: ") as caught:
+        data(num_clients=100, node=settings, benchmark=Topics())
+    assert "s3cr3t" not in str(caught.value)
+    assert "s3cr3t" in caught.value.private
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,15 @@
 """The step size of every model with every adapter: the adapter's own unless the model has another."""
 
 import pytest
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
+from hydra.types import RunMode
+from omegaconf import open_dict
 
 from fedapp.config.choices import groups
 from fedapp.config.compose import load_config
+from fedapp.core.files import CONF
 
 FAMILIES = ("reft", "lora", "lora_sb", "lora_mixed", "context")
 USUAL = (9e-4, 3e-4, 1e-4, 3e-4, 1e-2)  # of an adapter, where the model says nothing
@@ -20,13 +26,32 @@ OTHERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def tree():
+    """The tree as Hydra composes it, with its interpolations: for all 370 pairs that takes minutes."""
+    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    return loader.load_configuration("config", [], run_mode=RunMode.RUN)
+
+
+def step_size(tree, model, adapter):
+    with open_dict(tree):
+        tree.model, tree.adapter = model, adapter
+    return tree.train.learning_rate
+
+
+def node(group, name):
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("model", groups()["model"])
-def test_every_adapter_has_a_step_size_on_every_model(model):
+def test_every_adapter_has_a_step_size_on_every_model(model, tree):
     expected = dict(zip(FAMILIES, OTHERS.get(model, USUAL), strict=True))
-    adapters = groups()["adapter"]
-    by_client = ",".join(f'"adapter={name}"' for name in adapters)
-    config = load_config([f"model={model}", "adapter=direft", f"by_client=[{by_client}]"])
-    for name in adapters:
-        own = {**config, **config["client_configs"][f"adapter={name}"]}
-        family = own["adapter"]["about"]["family"]
-        assert own["train"]["learning_rate"] == expected[family], name
+    for name in groups()["adapter"]:
+        adapter = node("adapter", name)
+        assert step_size(tree, node("model", model), adapter) == expected[adapter["about"]["family"]], name
+
+
+def test_a_composed_run_has_the_step_size_of_its_pair():
+    config = load_config(["model=minilm", 'by_client=["adapter=lora","adapter=lora_mixed model=toy"]'])
+    rates = [config.client(client)["train"]["learning_rate"] for client in range(2)]
+    assert rates == [1e-3, 0.5]

@@ -89,7 +89,7 @@ def test_a_base_is_frozen_and_loaded_once(llama_dir):
 
 def test_the_fingerprint_follows_weights_dtype_and_not_the_head(llama_dir, bert_dir):
     base = load_base(str(llama_dir), device="cpu")
-    assert fingerprint_of(base.model) == base.fingerprint
+    assert fingerprint_of(base.model, tokenizer=base.tokenizer) == base.fingerprint
     assert load_base(str(llama_dir), device="cpu", dtype="bfloat16").fingerprint != base.fingerprint
     heads = [
         load_base(str(bert_dir), head="classification", labels=("no", "yes"), seed=seed, device="cpu")
@@ -259,3 +259,19 @@ def test_mean_pooling_is_refused_where_the_head_reads_no_pooler(llama_dir):
         load_base(str(llama_dir), head="classification", labels=["no", "yes"], pooling="mean")
     with pytest.raises(ValueError, match="must be null, or 'mean' with head=classification"):
         load_base(str(llama_dir), pooling="mean")
+
+
+def test_where_there_is_no_room_for_a_copy_the_original_serves(tmp_path, monkeypatch):
+    (tmp_path / "no-folder").write_text("")
+    monkeypatch.setenv("FEDAPP_CACHE", str(tmp_path / "no-folder" / "cache"))
+    asset(tmp_path / "checkout", b"weights")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "checkout")])
+    assert model_files.asset_dir("small") == tmp_path / "checkout" / "fedapp" / "assets" / "small"
+    monkeypatch.setenv("FEDAPP_CACHE", str(tmp_path / "cache"))
+
+    def full(*arguments: object, **settings: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model_files.shutil, "copytree", full)
+    assert model_files.asset_dir("small").parent.parent.name == "fedapp"
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -24,6 +24,7 @@ from fedapp.models import outline
 from fedapp.models.outline import ARCHITECTURES
 from fedapp.planning.budget import ClientCost, budget_of, clear_cache
 from fedapp.planning.traffic import RunTraffic
+from tests import tiny_models
 from tests.contract import METHODS, contract
 from tests.federation import ToyRun, run_toy
 from tests.server_side import TRAIN
@@ -206,6 +207,24 @@ def test_a_path_that_the_architecture_does_not_describe_is_warned_of(capsys):
     assert "warning: model.path='someone/Llama-3.2-1B-copy' is counted as" in err
 
 
+def test_a_path_names_what_is_counted_whatever_the_choice_and_a_line_says_so(capsys, tmp_path):
+    tiny = tiny_models.model("Llama")
+    tiny.save_pretrained(tmp_path)
+    capsys.readouterr()
+    for model, usual in (
+        ("embedded", "asset:embedded"),
+        ("llama-7b", "huggyllama/llama-7b"),
+        ("local", None),
+    ):
+        ((row,), err) = rows_of(capsys, f"model={model}", f"model.path={tmp_path}", "method=fedit")
+        assert row["base-parameters"] == sum(value.numel() for value in tiny.parameters())
+        said = f"fedapp: warning: model.path='{tmp_path}' is what is counted, not {usual!r}, the model of "
+        assert err == (f"{said}model={model}\n" if usual else "")
+    ((row,), err) = rows_of(capsys, "model=embedded", "model.path=meta-llama/Llama-3.2-1B")
+    assert row["base-parameters"] == 1_235_814_400
+    assert "is what is counted, not 'asset:embedded'" in err
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -262,7 +281,7 @@ def test_the_toy_has_a_budget_too():
 
 def test_a_folder_with_a_broken_config_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "no-such-model"}')
-    with pytest.raises(ConfigError, match=r"config.json cannot be used as AutoModelForCausalLM"):
+    with pytest.raises(ConfigError, match=r"^model\.path=.* cannot be loaded: .*no-such-model"):
         budget_of(load_config([f"model.path={tmp_path}"]))
 
 

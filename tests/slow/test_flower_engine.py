@@ -162,15 +162,24 @@ def test_an_interrupted_run_is_stopped_and_keeps_its_folder(toy, number, status)
     assert (run_dir / "log.txt").read_text().endswith(f"fedapp: the run failed: {reason}\n")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's death")
-def test_if_the_command_is_killed_its_superlink_goes_too(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux hands orphans over")
+def test_if_the_command_is_killed_all_it_started_goes_and_the_run_has_died(tmp_path):
     toy = Toy(tmp_path)
     process = toy.start("fault=sleep")
     wait_for(lambda: any(tmp_path.glob("runs/*/events.jsonl")))
-    assert toy.processes()
+    wait_for(lambda: len(toy.processes()) > 7)  # guardian, SuperLink and its helpers, Ray
     process.kill()
     process.communicate(timeout=60)
-    wait_for(lambda: not toy.processes(), seconds=180)
+    wait_for(lambda: not toy.processes(), seconds=20)
+    (run_dir,) = toy.run_dirs()
+    about = json.loads((run_dir / "run.json").read_text())
+    assert (about["status"], about["reason"]) == ("died", f"fedapp run (process {process.pid}) was killed")
+    assert not any(home.exists() for home in toy.homes())
+    assert not list(run_dir.rglob("*.partial"))
+    done = subprocess.run(
+        [sys.executable, "-m", "fedapp", "compare", str(run_dir)], capture_output=True, text=True
+    )
+    assert f"{run_dir} is left out: the run died, {about['reason']}" in done.stderr
 
 
 def test_both_engines_end_with_the_same_adapters_to_the_last_bit(tmp_path):

@@ -139,7 +139,7 @@ def test_what_is_trained_may_choose_among_label_words_too(adapter):
 
 
 def test_label_words_are_drawn_as_often_as_their_shares_say():
-    adapted = ZeroShot().attach(base(), TRAIN, seed=0)
+    adapted = ZeroShot().attach(base(), replace(TRAIN, eval_batch_size=500), seed=0)
     prompt, words = "w5 w9", [tiny_models.tokenizer()(label)["input_ids"][0] for label in LABELS]
     logits = first_token_logits(adapted.base.model, prompt)[words]
 

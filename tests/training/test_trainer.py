@@ -6,6 +6,7 @@ import torch
 
 from fedapp.adapters.lora.adapter import Lora
 from fedapp.adapters.reft.adapter import Reft
+from fedapp.core.errors import RowError
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure, Example
 from fedapp.training.tokens import IGNORE, Encoder
@@ -34,15 +35,6 @@ def test_the_answer_starts_where_the_prompt_ends_and_closes_with_eos():
     assert row.prompt_length == 3
     batch = Encoder(base, 48, 4).batch([row])
     assert batch.targets.tolist() == [[IGNORE] * 3 + [*ids("w9 w8", base), EOS]]
-
-
-def test_a_prompt_that_is_too_long_loses_its_start_and_the_answer_stays():
-    base = tiny_models.base()
-    encoder = Encoder(base, 8, 4)
-    (row,) = encoder.examples([Example("w1 w2 w3 w4 w5 w6 w7 w8 w9", "w20 w21")])
-    assert row.ids == [*ids("w5 w6 w7 w8 w9 w20 w21", base), EOS]
-    (prompt,) = encoder.prompts(["w1 w2 w3 w4 w5 w6"])
-    assert prompt.ids == ids("w3 w4 w5 w6", base)  # 8 - 4 tokens of answer
 
 
 def test_a_leading_special_token_survives_the_cut():
@@ -238,10 +230,13 @@ def test_a_classifier_learns_its_head_and_answers_with_labels(kind, name):
     assert adapted.generate([e.prompt for e in examples]) == ["no", "yes"] * 4
 
 
-def test_an_example_without_a_label_is_refused_by_a_classifier():
+@pytest.mark.parametrize("label", [None, 2, -1])
+def test_an_example_without_a_label_is_refused_by_a_classifier_and_its_words_stay(label):
     adapted = attach(base=tiny_models.base("Bert", labels=("no", "yes")))
-    with pytest.raises(ValueError, match="label None: a classifier needs an index below 2"):
-        adapted.loss([Example("w1", "yes")])
+    with pytest.raises(RowError, match="^example 1: its label is no index below 2, which a cl") as caught:
+        adapted.loss([Example("w1", "yes", label=1), Example("w7", "w8", label=label)])
+    assert "w7" not in str(caught.value)
+    assert f"its label is {label!r}, its prompt 'w7'" in caught.value.private
 
 
 def test_an_empty_answer_still_has_its_end_and_an_empty_prompt_a_start():

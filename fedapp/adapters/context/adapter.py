@@ -132,7 +132,7 @@ class ContextAdapted(HookedModel):
         """Outputs at the last tokens, batch by batch, [batch, num_layers, 2, hidden_size]."""
         trainer = self.trainer
         with torch.no_grad():
-            for _, rows in batches_by_length(trainer.encoder.prompts(texts), trainer.config.eval_batch_size):
+            for _, rows in batches_by_length(trainer.prompts(texts), trainer.config.eval_batch_size):
                 batch = trainer.encoder.batch(rows)
                 last = torch.from_numpy(batch.prompt_lengths).to(batch.input_ids.device) - 1
                 with self._hooks.reading(last) as read:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fedapp.adapters.base import HookedModel
+from fedapp.adapters.lora.export import saved_modules
 from fedapp.adapters.lora.merge import LowRankLayers
 from fedapp.core.checks import require_bool, require_int, require_number, show_value
 from fedapp.core.errors import one_line
@@ -108,7 +109,7 @@ class LoraAdapted(HookedModel):
         """Merge updates, fp32 [out, in], into the base's weights.
 
         Raises:
-            ValueError: If a weight cannot hold an update.
+            ValueError: If a weight is another layer's, too.
         """
         self.low_rank.set_merged(given)
 
@@ -169,7 +170,7 @@ class LoraAdapted(HookedModel):
         state |= {f"base_model.model.{name}": value for name, value in head.items()}
         save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
         save_arrays(self.parameters(), folder / "adapter.safetensors")
-        config = self._config(sorted({name.split(".")[0] for name in head}) or None)
+        config = self._config(saved_modules(self.base, head))
         config.inference_mode = True
         if whole:
             ranks = {self._paths[name]: len(a) for name, (a, _) in whole.items()}
@@ -213,6 +214,9 @@ class LoraAdapted(HookedModel):
         targets = self.adapter.target_modules
         backbone = f"{self.base.model.base_model_prefix}."
         outside = [n for n, _ in self.base.model.named_modules() if n and not f"{n}.".startswith(backbone)]
+        outside += [
+            name.rpartition(".")[0] for name in self.base.head_parameters if name.startswith(backbone)
+        ]
         classifies = self.base.head == "classification"
         return LoraConfig(
             r=self.adapter.rank,

@@ -62,9 +62,25 @@ def write_peft(
     kind(
         target_modules=layers,
         fan_in_fan_out=not any(isinstance(base.model.get_submodule(path), nn.Linear) for path in layers),
-        modules_to_save=sorted({name.removeprefix("head.").split(".")[0] for name in head}) or None,
+        modules_to_save=saved_modules(base, head),
         task_type=TaskType.SEQ_CLS if base.head == "classification" else TaskType.CAUSAL_LM,
         base_model_name_or_path=base.path,
         inference_mode=True,
         **settings,
     ).save_pretrained(str(folder))
+
+
+def saved_modules(base: Base, head: Iterable[str]) -> list[str] | None:
+    """The modules that peft is to keep whole for a trained head: outside the backbone, and its new pooler.
+
+    Args:
+        base: The base model.
+        head: Parameter names, with ``head.`` in front or without.
+    """
+    names = {_module(name.removeprefix("head."), base.model.base_model_prefix) for name in head}
+    return sorted(names) or None
+
+
+def _module(name: str, backbone: str) -> str:
+    first, *rest = name.split(".")
+    return f"{first}.{rest[0]}" if first == backbone else first

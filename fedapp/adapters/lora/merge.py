@@ -1,19 +1,25 @@
 """LoRA's updates as products, and frozen updates merged into the weights that they belong to.
 
-The base model is shared by all clients of a process. A merged update is therefore kept beside the
-original weight: the weight that the model computes with is original + update, formed in fp32 and
-rounded once to the base's dtype, and the original's bits come back when the update is taken out.
+The base model is shared by all clients of a process, so a merged update U, fp32, is kept beside the
+original weight W, whose bits come back when U is taken out. W + U is exact to fp32's rounding:
+
+- Over an fp32 weight the model computes with W + U, summed in fp32.
+- bf16, fp16 and quantised weights cannot hold the sum: small updates would vanish in their rounding.
+  There W stays as it is and U acts beside it, ``W x + U x``, with ``U x`` in fp32 and the sum rounded to
+  the type of the activations, as LoRA's own part is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.hooks import RemovableHandle
 
 from fedapp.core.types import Arrays
 
@@ -32,8 +38,9 @@ class LowRankLayers:
 
     def __init__(self, model: nn.Module, layers: Mapping[str, Any], adapter: str) -> None:
         self._model, self._layers, self._adapter = model, dict(layers), adapter
-        self._originals: dict[str, Tensor] = {}
+        self._originals: dict[str, Tensor] = {}  # of fp32 weights alone
         self._updates: dict[str, Tensor] = {}
+        self._hooks: dict[str, RemovableHandle] = {}  # where an update acts beside its weight
 
     def factors(self) -> Arrays:
         """A ``[rank, in]`` and alpha / rank times B ``[out, rank]`` of every layer, in fp32."""
@@ -74,7 +81,7 @@ class LowRankLayers:
         """Add B A, of any rank, to the frozen weights.
 
         Raises:
-            ValueError: If a layer is unknown, a size differs, or a weight cannot hold an update.
+            ValueError: If a layer is unknown, a size differs, or a weight is another layer's, too.
         """
         for name, a, b in self._checked(factors):
             update = b @ a
@@ -108,8 +115,11 @@ class LowRankLayers:
         """Take all merged updates out: the weights have the bits they had."""
         with torch.no_grad():
             for name in self._updates:
-                self._weight(name).copy_(self._originals[name])
-        self._updates = {}
+                if name in self._originals:
+                    self._weight(name).copy_(self._originals[name])
+        for hook in self._hooks.values():
+            hook.remove()
+        self._updates, self._hooks = {}, {}
 
     @contextmanager
     def hidden(self) -> Iterator[None]:
@@ -150,22 +160,31 @@ class LowRankLayers:
 
     def _set(self, name: str, update: Tensor) -> None:
         weight = self._weight(name)
+        if name not in self._updates:
+            self._require_own(name, weight)
+        self._updates[name] = update = update.to(weight.device)
+        if weight.dtype != torch.float32:
+            if name not in self._hooks:
+                layer = self._layers[name].get_base_layer()
+                self._hooks[name] = layer.register_forward_hook(self._adding(name))
+            return
         if name not in self._originals:
-            self._require_mergeable(name, weight)
             self._originals[name] = weight.detach().clone()
-        update = update.to(weight.device)
         turned = update.T if self._layers[name].fan_in_fan_out else update
         with torch.no_grad():
-            weight.copy_(self._originals[name].float() + turned)
-        self._updates[name] = update
+            weight.copy_(self._originals[name] + turned)
 
-    def _require_mergeable(self, name: str, weight: Tensor) -> None:
-        """Refuse weights that hold no plain numbers, or that another layer computes with, too."""
-        if not weight.is_floating_point():
-            raise ValueError(
-                f"model.dtype: {name} has weights of type {weight.dtype}, updates are merged into "
-                "float32, bfloat16 or float16 only"
-            )
+    def _adding(self, name: str) -> Callable[..., Tensor]:
+        """A forward hook that adds the layer's update, as it is at that time, to what the base gives."""
+
+        def add(_layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            added = functional.linear(args[0].float(), self._updates[name])
+            return (output.float() + added).to(output.dtype)
+
+        return add
+
+    def _require_own(self, name: str, weight: Tensor) -> None:
+        """Refuse a weight that another layer computes with, too."""
         named = self._model.named_parameters(remove_duplicate=False)
         if sum(other is weight for _, other in named) > 1:
             raise ValueError(

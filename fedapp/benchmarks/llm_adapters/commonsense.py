@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedapp.benchmarks.llm_adapters.schema import Reasoning, prompt_templates
 from fedapp.benchmarks.metrics import accuracy
+from fedapp.core.errors import RowError
 from fedapp.core.types import Example
 
 if TYPE_CHECKING:
@@ -46,12 +47,14 @@ class Commonsense(Reasoning):
     name: str = field(default="commonsense", init=False)
     folders: ClassVar[Mapping[str, str]] = FOLDERS
     templates: ClassVar[tuple[str, str]] = prompt_templates(between="")
+    replies: ClassVar[tuple[str, ...]] = ("output",)
 
     def load(self, split: str) -> Dataset:
         """Rows of ``train`` or ``test``: the schema's columns and ``task``.
 
         Raises:
             ValueError: If the split or its data does not exist.
+            RowError: If a row cannot be used.
         """
         return self.read(split)
 
@@ -76,7 +79,8 @@ class Commonsense(Reasoning):
             targets: The examples' targets, whole replies.
 
         Raises:
-            ValueError: If a target holds no answer word, there is nothing to score or the lengths differ.
+            RowError: If a target holds no answer word.
+            ValueError: If there is nothing to score or the lengths differ.
         """
         if len(answers) != len(targets):
             raise ValueError(f"{len(answers)} answers cannot be scored against {len(targets)} targets")
@@ -90,4 +94,5 @@ def _read(answer: str, target: str) -> tuple[str, str]:
         if wanted:
             given = re.search(pattern, answer)
             return (given.group() if given else ""), wanted.group()
-    raise ValueError(f"the target {target!r} holds no answer like true, answer1, solution1 or option1")
+    text = "the output of a row holds no answer like true, answer1, solution1 or option1"
+    raise RowError(text, f"{text}: {target!r}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
+from fedapp.benchmarks.reading import Columns
 from fedapp.benchmarks.sources import read_folder, read_remote
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class Reasoning(BenchmarkDefaults):
         train_path: The same for training sets that are no task.
         folders: Task to the name of its folder in the original repository.
         templates: The evaluator's prompts, for rows without and with an ``input``.
+        replies: Columns of which one must hold the reply of a row.
     """
 
     tasks: tuple[str, ...]
@@ -85,11 +87,12 @@ class Reasoning(BenchmarkDefaults):
     data_dir: str | None = None
     path: str = TASK_FILES
     train_path: str = TRAINING_FILES
-    version: str = field(default="1", init=False)
+    version: str = field(default="2", init=False)
     source: str = field(default="https://github.com/AGI-Edgerunners/LLM-Adapters", init=False)
     labels: None = field(default=None, init=False)
     folders: ClassVar[Mapping[str, str]]
     templates: ClassVar[tuple[str, str]]
+    replies: ClassVar[tuple[str, ...]] = ("output", "answer")
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tasks", tuple(self.tasks))
@@ -119,21 +122,30 @@ class Reasoning(BenchmarkDefaults):
             The columns of the schema, all text, and ``task``, the name each row came from.
 
         Raises:
-            ValueError: If something cannot be read; the message names the setting and the path.
+            ValueError: If something is not there; the message names the setting and the path.
+            RowError: If it cannot be read, or a row has no instruction or no reply.
         """
         from datasets import Dataset
 
         check_split(split, SPLITS)
+        columns = Columns(COLUMNS)
         values: dict[str, list[str]] = {column: [] for column in (*COLUMNS, "task")}
         for name in (self.train or self.tasks) if split == "train" else self.tasks:
             original = self.folders.get(name, name)
             if self.data_dir is not None:
-                rows = read_folder(self.data_dir, list(dict.fromkeys([name, original])), split, COLUMNS)
+                table = read_folder(self.data_dir, list(dict.fromkeys([name, original])), split, columns)
             elif name in self.folders:
-                rows = read_remote(self.path, original, split, COLUMNS, "benchmark.path")
+                table = read_remote(self.path, original, split, columns, "benchmark.path")
             else:
-                rows = read_remote(self.train_path, name, split, COLUMNS, "benchmark.train_path")
-            for column in COLUMNS:  # null or a number in some copies
-                values[column] += ["" if value is None else str(value) for value in rows[column]]
-            values["task"] += [name] * len(rows)
+                table = read_remote(self.train_path, name, split, columns, "benchmark.train_path")
+            values["instruction"] += table.texts("instruction", empty=False)
+            rest = {column: table.texts(column, blank="") for column in COLUMNS[1:]}  # null in some copies
+            for index in range(len(table)):
+                if not any(rest[column][index].strip() for column in self.replies):
+                    raise table.error(
+                        index, f"{' and '.join(self.replies)} are empty; one must hold the reply"
+                    )
+            for column, texts in rest.items():
+                values[column] += texts
+            values["task"] += [name] * len(table)
         return Dataset.from_dict(values)

@@ -9,14 +9,22 @@ from __future__ import annotations
 
 import re
 import shutil
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from os import getpid
+from pathlib import Path
 
 from fedapp.core.errors import one_line, reason_of
-from fedapp.engines.closing import close_run, is_closed
-from fedapp.engines.events import POLL_SECONDS, EventTail
+from fedapp.core.files import writing
+from fedapp.core.status import FILE, holding
+from fedapp.engines.closing import (
+    close_run,
+    complete_run,
+    failure_of,
+    is_closed,
+    open_run,
+    uninterrupted,
+)
+from fedapp.engines.events import POLL_SECONDS, EventTail, report
 from fedapp.engines.flower.home import flower_home
 from fedapp.engines.flower.processes import ProcessTree
 from fedapp.engines.flower.superlink import SuperLink, environment
@@ -38,26 +46,42 @@ def run_flower(job: Job, on_event: OnEvent) -> None:
         RunFailed: If the run was refused, crashed or did not complete.
         KeyboardInterrupt: If interrupted; the run is stopped first.
     """
-    with job.log_file.open("ab", buffering=0) as log, flower_home() as home:
-        # Ray's workers import from the working folder first: the user's could hold another client_app.
-        tree = ProcessTree(environment(home, job.app_dir), home)
-        superlink = SuperLink(tree, home, log.fileno())
-        failure: BaseException | None = None
-        overrule = False
+    with holding(job.run_dir):
         try:
-            superlink.start()
-            for is_last in (False, True):
-                if _attempt(job, superlink, on_event, is_last):
-                    return
+            open_run(job.run_dir, getpid())
+            with writing(job.log_file):
+                log = job.log_file.open("ab", buffering=0)
+            with log, flower_home() as home:
+                _run_on_superlink(job, on_event, log.fileno(), home)
+            complete_run(job.run_dir)
         except BaseException as error:
-            failure, overrule = error, not is_closed(job)
+            with uninterrupted():
+                close_run(job.run_dir, reason_of(error))
+            if isinstance(error, OSError):
+                raise RunFailed(one_line(error)) from error
             raise
-        finally:
-            with _uninterrupted():
-                superlink.stop_run()
-                tree.end()
-                if failure is not None:
-                    close_run(job, reason_of(failure), overrule=overrule)
+
+
+def _run_on_superlink(job: Job, on_event: OnEvent, log: int, home: Path) -> None:
+    # Ray's workers import from the working folder first: the user's could hold another client_app.
+    tree = ProcessTree(environment(home, job.app_dir), home)
+    superlink = SuperLink(tree, job.run_dir, home, log)
+    failure: BaseException | None = None
+    overrule = False
+    try:
+        superlink.start()
+        for is_last in (False, True):
+            if _attempt(job, superlink, on_event, is_last):
+                return
+    except BaseException as error:
+        failure, overrule = error, not is_closed(job.run_dir)
+        raise
+    finally:
+        with uninterrupted():
+            superlink.stop_run()
+            tree.end()
+            if failure is not None:
+                close_run(job.run_dir, reason_of(failure), overrule=overrule)
 
 
 def _attempt(job: Job, superlink: SuperLink, on_event: OnEvent, is_last: bool) -> bool:
@@ -76,7 +100,8 @@ def _attempt(job: Job, superlink: SuperLink, on_event: OnEvent, is_last: bool) -
     elif tail.end is not None and tail.end.get("status") == "failed":
         check_outcome(tail.end, details)
     else:
-        raise RunFailed(_reason(status, details, log))
+        # On a full disk run.json is what the server can still write.
+        raise RunFailed(failure_of(job.run_dir) or _reason(status, details, log))
     return True
 
 
@@ -89,14 +114,12 @@ def _watch(job: Job, superlink: SuperLink, tail: EventTail, on_event: OnEvent) -
     begin = time.monotonic()
     next_look = begin + STATUS_SECONDS
     while True:
-        for event in tail.poll():
-            on_event(event)
+        report(tail, on_event)
         # Flower's log stream ends with the run; asking for the status takes two seconds of CPU.
         if superlink.log_ended() or time.monotonic() > next_look:
             status, details = superlink.status()
             if status.startswith("finished"):
-                for event in tail.poll():
-                    on_event(event)
+                report(tail, on_event)
                 return status, details
             next_look = time.monotonic() + STATUS_SECONDS
         if not superlink.is_alive():
@@ -107,27 +130,13 @@ def _watch(job: Job, superlink: SuperLink, tail: EventTail, on_event: OnEvent) -
 
 
 def _clear(job: Job) -> None:
-    """Empty the run folder for another attempt; the log stays."""
+    """Empty the run folder for another attempt; the log stays, and that the run is about to start."""
     for path in job.run_dir.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path != job.log_file:
+        elif path.name not in (job.log_file.name, FILE):
             path.unlink()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold off Ctrl-C and SIGTERM while cleaning up, so that nothing is left behind."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = [(number, signal.signal(number, signal.SIG_IGN)) for number in numbers]
-    except ValueError:  # Not the main thread: signals do not arrive here anyway.
-        before = []
-    try:
-        yield
-    finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+    open_run(job.run_dir, getpid())
 
 
 def _reason(status: str, details: str, log: str) -> str:

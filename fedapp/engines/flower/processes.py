@@ -41,12 +41,15 @@ class ProcessTree:
         self._seen: set[psutil.Process] = set()
         _adopt_orphans(True)
 
-    def start(self, command: Sequence[str], output: IO[bytes] | int) -> subprocess.Popen[bytes]:
-        """Start a program in its own session; it is asked to end if this process dies.
+    def start(
+        self, command: Sequence[str], output: IO[bytes] | int, *, die_with_us: bool = True
+    ) -> subprocess.Popen[bytes]:
+        """Start a program in its own session.
 
         Args:
             command: Program and arguments.
             output: Receives standard output and standard error.
+            die_with_us: Have the kernel ask it to end if this process dies (Linux).
         """
         process = subprocess.Popen(
             command,
@@ -56,7 +59,7 @@ class ProcessTree:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            preexec_fn=_die_with_parent if die_with_us and sys.platform == "linux" else None,
         )
         self._started.append(process)
         return process

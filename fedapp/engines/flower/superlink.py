@@ -17,8 +17,10 @@ from typing import Any
 import psutil
 
 from fedapp.core.errors import one_line
+from fedapp.core.files import OPEN, POLICY_VARIABLE
 from fedapp.engines.events import POLL_SECONDS
 from fedapp.engines.flower.processes import ProcessTree, find_program, listens
+from fedapp.engines.guardian import guarded
 from fedapp.engines.job import Job, RunFailed
 
 CONNECTION = "fedapp"
@@ -30,12 +32,14 @@ class SuperLink:
 
     Args:
         tree: Starts and ends the processes.
+        run_dir: The run folder, to be closed should this process be killed.
         home: Flower home of this run, a short path.
         log: File descriptor that takes everything printed.
     """
 
-    def __init__(self, tree: ProcessTree, home: Path, log: int) -> None:
+    def __init__(self, tree: ProcessTree, run_dir: Path, home: Path, log: int) -> None:
         self.tree = tree
+        self.run_dir = run_dir
         self.home = home
         self.log = log
         self.port = 0
@@ -51,14 +55,15 @@ class SuperLink:
         """
         for _ in range(attempts):
             self.port = _free_port()
+            command = [
+                find_program("flower-superlink"),
+                *("--insecure", "--simulation", "--isolation", "subprocess"),
+                *("--host", "127.0.0.1", "--port", str(self.port)),
+                "--disable-runtime-dependency-installation",
+            ]
+            # All that a run starts descends from its SuperLink, and that from the guardian.
             self._process = self.tree.start(
-                [
-                    find_program("flower-superlink"),
-                    *("--insecure", "--simulation", "--isolation", "subprocess"),
-                    *("--host", "127.0.0.1", "--port", str(self.port)),
-                    "--disable-runtime-dependency-installation",
-                ],
-                self.log,
+                guarded(self.run_dir, self.home, command), self.log, die_with_us=False
             )
             if self._wait_until_listening():
                 address = f'address = "127.0.0.1:{self.port}"\ninsecure = true\n'
@@ -116,7 +121,8 @@ class SuperLink:
             code, output = self.tree.call([find_program("flwr"), *arguments, "--format", "json"], timeout)
         except subprocess.TimeoutExpired:
             raise RunFailed(f"flwr {arguments[0]} did not answer within {timeout:g} s") from None
-        os.write(self.log, f"$ flwr {arguments[0]}\n{output}\n".encode())
+        with suppress(OSError):  # The log may have no room any more.
+            os.write(self.log, f"$ flwr {arguments[0]}\n{output}\n".encode())
         answer = _last_json(output)
         if code != 0 or not answer.get("success"):
             reason = answer.get("error-message") or output or f"exit code {code}"
@@ -128,7 +134,8 @@ class SuperLink:
         deadline = time.monotonic() + COMMAND_TIMEOUT
         while self.is_alive() and time.monotonic() < deadline:
             with suppress(psutil.Error):
-                if listens(psutil.Process(self._process.pid), self.port):
+                started = psutil.Process(self._process.pid)
+                if any(listens(one, self.port) for one in (started, *started.children())):
                     return True
             time.sleep(POLL_SECONDS)
         return False
@@ -152,6 +159,7 @@ def environment(home: Path, app_dir: Path) -> dict[str, str]:
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     return environment | {
         "FEDAPP_SOURCE": str(app_dir),
+        POLICY_VARIABLE: os.environ.get(POLICY_VARIABLE) or OPEN,
         "FLWR_HOME": str(home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

@@ -1,7 +1,10 @@
 """FLoRA, FedEx-LoRA and FlexLoRA: exact on a real model, with mixed ranks and missed rounds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 
 from fedapp.adapters.lora.adapter import Lora
 from fedapp.config.build import ConfigError
@@ -17,7 +20,7 @@ from fedapp.methods.products.server import ExactAverage, Redistribute, Stack
 from fedapp.methods.products.updates import spec_without_ranks
 from fedapp.planning import preflight
 from fedapp.toy.low_rank import ToyLora
-from tests import tiny_models
+from tests import lora_layers, tiny_models
 from tests.federation import run_toy
 from tests.server_side import TRAIN as MOMENT
 
@@ -30,13 +33,13 @@ FULL = 32  # of the tiny model's value projection [16, 32] and query projection 
 class Clients:
     """Three clients on one shared base; ranks may differ, so each has an adapter of its own."""
 
-    def __init__(self, strategy, ranks=(2, 2, 2)):
-        self.strategy, self.routine = strategy, LowRankSharing()
-        self.base, self.ranks, self.states = tiny_models.base(), ranks, {k: {} for k in COUNTS}
+    def __init__(self, strategy, ranks=(2, 2, 2), dtype=torch.float32, train=TRAIN):
+        self.strategy, self.routine, self.train = strategy, LowRankSharing(), train
+        self.base, self.ranks, self.states = tiny_models.base(dtype=dtype), ranks, {k: {} for k in COUNTS}
         self.downloads = {}
 
     def open(self, client, number):
-        model = Lora(rank=self.ranks[client], alpha=6.0).attach(self.base, TRAIN, seed=1)
+        model = Lora(rank=self.ranks[client], alpha=6.0).attach(self.base, self.train, seed=1)
         examples = tiny_models.examples(COUNTS[client], seed=client)
         rng = np.random.default_rng([client, number])
         return ClientSession(client, number, model, examples, [], [], self.states[client], rng)
@@ -68,15 +71,8 @@ class Clients:
 
 
 def weights(model):
-    """Frozen weight and alpha / r B A together, by layer, by hand from the modules."""
-    found = {}
-    for name, path in model._paths.items():
-        layer = model.base.model.get_submodule(path)
-        a, b = (
-            getattr(layer, part)["default"].weight.detach().double().numpy() for part in ("lora_A", "lora_B")
-        )
-        found[name] = layer.get_base_layer().weight.detach().double().numpy() + 6.0 / len(a) * b @ a
-    return found
+    """Frozen weight, merged updates and alpha / r B A together, by layer."""
+    return {name: lora_layers.effective(model, name) for name in model._paths}
 
 
 def assert_close(found, expected, atol=1e-5):
@@ -98,6 +94,20 @@ def test_after_every_round_all_have_the_weighted_mean_of_all_weights(strategy, r
     moved = expected["layer.0.self_attn.q_proj"] - start.double().numpy()
     assert np.abs(moved).max() > 1e-2
     assert (clients.base.model.model.layers[0].self_attn.q_proj.weight == start).all()
+
+
+@pytest.mark.parametrize(("strategy", "rank"), [(Stack, 2), (ExactAverage, 2), (Redistribute, FULL)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_small_steps_over_a_16_bit_base_are_exact_to_the_rounding_of_fp32(dtype, strategy, rank):
+    clients = Clients(strategy(), (rank,) * 3, dtype, replace(TRAIN, learning_rate=3e-4))
+    start = clients.after(0, 0)
+    for number in (1, 2, 3):
+        expected = clients.round(number)
+        moved = {name: value - start[name] for name, value in expected.items()}
+        for client in COUNTS:
+            found = clients.after(client, number)
+            missed = [np.square(found[name] - value).sum() for name, value in expected.items()]
+            assert (sum(missed) / sum(np.square(value).sum() for value in moved.values())) ** 0.5 < 1e-4
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

@@ -1,0 +1,141 @@
+"""Whether a party takes part in what a run asks, judged on the config before anything is built or read."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fedapp.config import slots
+from fedapp.config.composed import Composed
+from fedapp.config.policy import Policy
+from fedapp.core.types import ClientFailure
+
+# Nodes of which a client makes something; the method's other half is the server's.
+PARTS = ("method.routine", "adapter", "model", "benchmark", "partitioner", "train", "split", "score")
+_PATH_KEYS = re.compile(r"(^|_)(path|dir|file|folder)$")
+
+
+class Refusal(ClientFailure):
+    """The party's policy does not allow what a run asks; the text names the setting, no path of the party."""
+
+
+@lru_cache(maxsize=4)
+def admit(config_json: str, policy: Policy, clients: tuple[int, ...]) -> str:
+    """The config as this party runs it: refused, or with the party's own folders in it.
+
+    Args:
+        config_json: As it came with a message.
+        policy: The party's.
+        clients: Numbers of the clients that the party holds.
+
+    Raises:
+        Refusal: That names the setting and what the policy allows.
+        ConfigError: If the config as such cannot be used.
+    """
+    config = Composed.from_json(config_json)
+    if policy.open:
+        return config_json
+    for client_id in clients:
+        own = config.client(client_id)
+        _check_classes(own, policy)
+        for part in PARTS:
+            _check_part(_part(own, part), part, policy)
+    tree = config.to_dict()
+    tree["benchmark"] = _with_data(config["benchmark"], policy)
+    tree["run_dir"] = None  # the server's folder is no place on this machine
+    return Composed(tree).to_json()
+
+
+def _check_classes(config: Mapping[str, Any], policy: Policy) -> None:
+    for group in ("method", "adapter", "model", "benchmark", "partitioner"):
+        if not isinstance(config[group], Mapping):
+            raise Refusal(f"{group} must be a node with settings")
+        for where, target in slots.targets(config[group], group):
+            if where.startswith("method.strategy"):
+                continue  # the server's half; the list of all classes holds for it as well
+            if not policy.allows(group, slots.slot_of(where), str(target)):
+                raise Refusal(f"{where}._target_={target!r} is not among the {group}s of this party's policy")
+    hostile = config["hostile"]
+    if not policy.hostile and isinstance(hostile, Mapping) and "_target_" in hostile:
+        raise Refusal("hostile: this party's policy does not let a run falsify what it sends")
+
+
+def _check_part(node: Any, where: str, policy: Policy) -> None:
+    local = where == "benchmark" and isinstance(node, Mapping) and node.get("data_dir") is not None
+    for key, value in _texts(node, where):
+        if local and _PATH_KEYS.search(key.rpartition(".")[2]):
+            continue  # rows come from data_dir, and its place is judged below
+        if "://" in value and not policy.network:
+            raise Refusal(f"{key} names an address; this party's policy allows no network")
+        if not _is_path(key, value):
+            continue
+        if where == "benchmark":
+            if not policy.network and not _within(value, [policy.data]):
+                raise Refusal(f"{key} names something that this party's policy does not offer")
+        elif not (_comes_with_installation(value) or _listed(value, policy)):
+            raise Refusal(f"{key} names no model of this party's policy")
+
+
+def _with_data(node: Mapping[str, Any], policy: Policy) -> Mapping[str, Any]:
+    """The benchmark's node with the party's own folder as that of the data."""
+    if "data_dir" not in node:
+        return node
+    asked = node["data_dir"]
+    if asked is None and (policy.data is None or node.get("path")):
+        return node  # rows of the hub, or none: the benchmark says what it needs
+    if policy.data is None:
+        raise Refusal("benchmark.data_dir: this party's policy names no folder for data")
+    place = os.path.join(policy.data, str(asked)) if asked is not None else policy.data
+    if not _within(place, [policy.data]):
+        raise Refusal("benchmark.data_dir lies outside the folder of this party's policy")
+    return {**node, "data_dir": place}
+
+
+def _part(config: Mapping[str, Any], name: str) -> Any:
+    node: Any = config
+    for key in name.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    return node
+
+
+def _texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
+    """All texts of a node, but what is only said about it, with their places."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key not in ("about", "recipe", "_target_"):
+                yield from _texts(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value, where)
+    elif isinstance(node, str):
+        yield where, node
+
+
+def _is_path(key: str, value: str) -> bool:
+    """Whether a text names a place: by its key, or because it is written as one."""
+    written = value.startswith(("/", "~", "./", "../")) and not re.search(r"\s", value)
+    return bool(_PATH_KEYS.search(key.rpartition(".")[2])) or written
+
+
+def _comes_with_installation(value: str) -> bool:
+    """Whether it is a model that fedapp or an installed package brings, and no way out of its folder."""
+    return value.startswith(("asset:", "package:")) and ".." not in Path(value).parts
+
+
+def _listed(value: str, policy: Policy) -> bool:
+    folders = [one for one in policy.models if Path(one).expanduser().is_absolute()]
+    return value in policy.models or _within(value, folders)
+
+
+def _within(value: str, folders: Sequence[str | None]) -> bool:
+    """Whether a place lies in one of the folders, links followed."""
+    place = Path(value).expanduser()
+    if not place.is_absolute():
+        return False
+    real = place.resolve()
+    roots = [Path(folder).expanduser().resolve() for folder in folders if folder]
+    return any(real == root or root in real.parents for root in roots)

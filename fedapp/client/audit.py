@@ -1,0 +1,98 @@
+"""The party's audit log: a line for every message, what it asked and what left in answer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedapp.config.policy import Policy
+from fedapp.core.payload import Payload
+from fedapp.core.types import ClientFailure
+
+
+@dataclass(frozen=True)
+class AuditLog:
+    """A file of JSON lines that is only ever appended to; None: nothing is kept.
+
+    Attributes:
+        file: Where it lies.
+    """
+
+    file: Path | None
+
+    @classmethod
+    def of(cls, policy: Policy) -> AuditLog:
+        """The log that a policy asks for; there is none where nothing is guarded."""
+        if policy.open:
+            return cls(None)
+        if policy.log is not None:
+            return cls(Path(policy.log))
+        state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+        return cls(Path(state) / "fedapp" / "audit.jsonl")
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Write a line, whole, before the answer leaves.
+
+        Raises:
+            ClientFailure: If it cannot be written: what is not on record does not leave.
+        """
+        if self.file is None:
+            return
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}) + "\n"
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                _write(handle, line.encode())
+            finally:
+                os.close(handle)
+        except OSError:
+            raise ClientFailure(
+                "this party's audit log cannot be written, and nothing leaves without a record"
+            ) from None
+
+
+def asked(config: Mapping[str, Any], config_json: str) -> dict[str, Any]:
+    """What a run asks for, in names; the digest tells one config from another."""
+    routine = config["method"]["routine"]
+    return {
+        "method": str((config["method"].get("about") or {}).get("name")),
+        "routine": str(routine.get("_target_")),
+        "adapter": str(config["adapter"].get("_target_")),
+        "benchmark": str(config["benchmark"].get("_target_")),
+        "model": str(config["model"].get("path")),
+        "config-sha256": hashlib.sha256(config_json.encode()).hexdigest(),
+    }
+
+
+def left(facts: Mapping[str, Any], upload: Payload) -> dict[str, Any]:
+    """What left with a reply: names, shapes and bytes; one digest over all values."""
+    digest = hashlib.sha256()
+    arrays = []
+    for name, array in sorted(upload.arrays.items()):
+        digest.update(name.encode() + array.tobytes())
+        arrays.append([name, str(array.dtype), list(array.shape)])
+    for name, texts in sorted(upload.texts.items()):
+        digest.update(json.dumps([name, texts]).encode())
+    return {
+        "facts": dict(facts),
+        "arrays": arrays,
+        "texts": {name: len(texts) for name, texts in sorted(upload.texts.items())},
+        "payload-bytes": upload.num_bytes,
+        "payload-sha256": digest.hexdigest(),
+    }
+
+
+def _write(handle: int, data: bytes) -> None:
+    """All of it or nothing: half a line is taken back."""
+    end = os.fstat(handle).st_size
+    done = os.write(handle, data)
+    if done != len(data):
+        os.ftruncate(handle, end)
+        raise OSError("the line did not fit")

@@ -1,0 +1,217 @@
+"""A party's policy: a short file on its own machine that says what a run may ask of it.
+
+Without a file the strict defaults hold. In a simulation, where server and clients are one user's, the
+word ``open`` stands in the file's place and nothing is guarded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedapp.config import slots
+from fedapp.core.checks import require_bool, show_value
+from fedapp.core.files import OPEN, POLICY_KEY, POLICY_VARIABLE
+
+UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+GROUPS = {"methods": "method", "adapters": "adapter", "benchmarks": "benchmark"}
+"""Lists of the file, and the group of ``conf/`` whose choices they hold."""
+
+
+class PolicyError(ValueError):
+    """The party's own policy cannot be used; the text is for the party alone."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What may leave the party; each item can be switched off by itself.
+
+    Attributes:
+        arrays: What a method uploads: parameters, products of factors, context vectors.
+        texts: Answers to public prompts.
+        scores: Losses, metrics and what a method measured of itself.
+        row_counts: Numbers of rows.
+        task_names: Names of the tasks, which may be names of folders.
+        seconds: What the work took.
+        fingerprint: Which base model this is; without it the party still compares it with the run's.
+        reasons: Why something failed, in the project's own words.
+    """
+
+    arrays: bool = True
+    texts: bool = False
+    scores: bool = True
+    row_counts: bool = True
+    task_names: bool = False
+    seconds: bool = True
+    fingerprint: bool = True
+    reasons: bool = True
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            require_bool(f"share.{name}", value)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What a run may ask of a party.
+
+    Attributes:
+        data: Folder of the party's rows; None: it has none, only benchmarks that come with fedapp.
+        models: Folders, and ids of the hub, of base models; beside them only those that come with
+            fedapp or in an installed package.
+        output: Folder for final adapters; None: none is kept.
+        log: File of the audit log; None: ``audit.jsonl`` in ``$XDG_STATE_HOME/fedapp``, which is
+            ``~/.local/state/fedapp`` by default.
+        methods: Choices of ``conf/method`` whose classes may run; empty: all.
+        adapters: The same of ``conf/adapter``.
+        benchmarks: The same of ``conf/benchmark``.
+        network: Whether a run may make this party fetch data or models.
+        hostile: Whether a run may make this party send something else than it trained.
+        max_upload: Most bytes that leave with one message.
+        share: What may leave.
+        classes: Further classes that a config may name, by slot (``fedapp.config.slots``).
+        open: Nothing is guarded.
+    """
+
+    data: str | None = None
+    models: tuple[str, ...] = ()
+    output: str | None = None
+    log: str | None = None
+    methods: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    benchmarks: tuple[str, ...] = ()
+    network: bool = False
+    hostile: bool = False
+    max_upload: int = UNITS["GiB"]
+    share: Share = Share()
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    open: bool = False
+
+    @classmethod
+    def of(cls, node_config: Mapping[str, Any]) -> Policy:
+        """The policy of the node that this process works for; its classes are admitted.
+
+        Args:
+            node_config: What the node was started with; ``policy`` names the file, else the
+                environment variable ``FEDAPP_POLICY`` does.
+
+        Raises:
+            PolicyError: If the file cannot be read or says something that cannot be used.
+        """
+        named = node_config.get(POLICY_KEY) or os.environ.get(POLICY_VARIABLE)
+        if named == OPEN:
+            return _OPEN
+        policy = read_policy(str(named)) if named else STRICT
+        slots.admit({slot: list(names) for slot, names in policy.classes.items()})
+        return policy
+
+    def allows(self, group: str, slot: str, target: str) -> bool:
+        """Whether a class may stand in a slot of a group's node, as far as the lists say."""
+        names = {"method": self.methods, "adapter": self.adapters, "benchmark": self.benchmarks}.get(group)
+        if not names:
+            return True
+        listed = [slots.choice(group, name).get(slot, frozenset()) for name in names]
+        return any(target in classes for classes in [*listed, frozenset(self.classes.get(slot, ()))])
+
+
+STRICT = Policy()
+_OPEN = Policy(
+    network=True, hostile=True, max_upload=2**63, share=Share(texts=True, task_names=True), open=True
+)
+
+
+@lru_cache(maxsize=4)
+def _parse(path: str, changed: int) -> Policy:
+    """A file read once per change."""
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PolicyError(f"policy={path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise PolicyError(f"policy={path} must be a YAML table, as docs/security.md shows it")
+    try:
+        return _policy(tree)
+    except ValueError as error:
+        raise PolicyError(f"policy={path}: {error}") from None
+
+
+def read_policy(path: str) -> Policy:
+    """Read a policy file.
+
+    Raises:
+        PolicyError: If it cannot be read, or holds a key or value that means nothing here.
+    """
+    file = Path(path).expanduser()
+    try:
+        changed = file.stat().st_mtime_ns
+    except OSError as error:
+        raise PolicyError(f"policy={path} cannot be read: {error.strerror}") from None
+    return _parse(str(file), changed)
+
+
+def _policy(tree: Mapping[str, Any]) -> Policy:
+    known = [one.name for one in fields(Policy) if one.name != "open"]
+    _refuse_unknown(tree, known, "")
+    values = dict(tree)
+    for name in ("data", "output", "log"):
+        if values.get(name) is not None:
+            values[name] = _absolute(name, values[name])
+    for name in ("models", *GROUPS):
+        values[name] = _texts(name, values.get(name) or [])
+    for name, group in GROUPS.items():
+        for one in values[name]:
+            if not slots.choice(group, one):
+                raise ValueError(f"{name}={show_value(one)} is no choice of conf/{group} (fedapp list)")
+    for name in ("network", "hostile"):
+        require_bool(name, values.setdefault(name, False))
+    if "max_upload" in values:
+        values["max_upload"] = _bytes("max_upload", values["max_upload"])
+    share = values.get("share") or {}
+    if not isinstance(share, dict):
+        raise ValueError(f"share={show_value(share)} must be a table of true and false")
+    _refuse_unknown(share, [one.name for one in fields(Share)], "share.")
+    values["share"] = Share(**share)
+    classes = values.get("classes") or {}
+    if not isinstance(classes, dict):
+        raise ValueError(f"classes={show_value(classes)} must be a table of lists, one for each slot")
+    values["classes"] = {slot: _texts(f"classes.{slot}", names) for slot, names in classes.items()}
+    return Policy(**values)
+
+
+def _refuse_unknown(tree: Mapping[str, Any], known: list[str], prefix: str) -> None:
+    for key in tree:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"did you mean {prefix}{close[0]}?" if close else f"known: {', '.join(known)}"
+            raise ValueError(f"{prefix}{key} is not a setting; {hint}")
+
+
+def _absolute(name: str, value: Any) -> str:
+    path = Path(value).expanduser() if isinstance(value, str) and value.strip() else None
+    if path is None or not path.is_absolute():
+        raise ValueError(f"{name}={show_value(value)} must be an absolute path")
+    return str(path)
+
+
+def _texts(name: str, values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(one, str) and one.strip() for one in values):
+        raise ValueError(f"{name}={show_value(values)} must be a list of texts")
+    return tuple(values)
+
+
+def _bytes(name: str, value: Any) -> int:
+    """A size as people write it: ``64 MiB``; a bare number counts bytes."""
+    found = (
+        re.fullmatch(r"(\d+)\s*(B|KiB|MiB|GiB)?", str(value).strip()) if type(value) in (str, int) else None
+    )
+    if not found or not int(found[1]):
+        raise ValueError(f"{name}={show_value(value)} must be a size such as 64 MiB")
+    return int(found[1]) * UNITS[found[2] or "B"]

@@ -1,0 +1,141 @@
+"""How a run stands: what run.json says, and whether anybody is still at it.
+
+starting    ``fedapp run`` has made the folder, the server has not begun
+running     the server has
+completed   all rounds are done
+failed      it ended, and ``reason`` says by what
+died        what worked on it was killed, or the machine went down, before it could say so
+
+Whoever works on a run holds its folder (``flock``). The kernel lets go of that when the process ends,
+whatever ends it: an unfinished run that nobody holds has died.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from fedapp.core.errors import one_line
+from fedapp.core.files import WriteError, write_atomically, write_in_place
+
+STARTING, RUNNING, COMPLETED, FAILED, DIED = "starting", "running", "completed", "failed", "died"
+UNFINISHED = (STARTING, RUNNING)
+FILE = "run.json"
+
+# Room that every run.json has, for the last word on a full disk.
+LEAST_BYTES = 1024
+# What the last word keeps where there is no room for more.
+ESSENTIAL = ("status", "reason", "started", "seconds", "seed", "base-fingerprint", "pid")
+
+
+def write_status(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write run.json, on a full disk too if there was one before.
+
+    Where there is no room for a new file the old one is overwritten in place, which takes no new block
+    on ext4, XFS and tmpfs; then it holds as much as fits, ``status`` and ``reason`` first. On a file
+    system that copies on write (Btrfs, ZFS) or is read-only that may fail as well.
+
+    Args:
+        folder: The run folder.
+        facts: All that run.json is to hold; ``status`` and ``reason`` among it.
+
+    Raises:
+        WriteError: If neither can be done.
+    """
+    path = folder / FILE
+    text = json.dumps(facts, indent=1)
+    try:
+        write_atomically(path, f"{text:<{LEAST_BYTES - 1}}\n")
+    except WriteError as error:
+        try:
+            room = path.stat().st_size
+        except OSError:
+            raise error from None
+        write_in_place(path, _fitting(facts, room))
+
+
+def _fitting(facts: Mapping[str, Any], room: int) -> str:
+    """As many of the facts as fit, exactly as long as the room."""
+    text = json.dumps(facts, indent=1)
+    if len(text) >= room:
+        text = json.dumps({key: facts[key] for key in ESSENTIAL if key in facts})
+    reason = str(facts.get("reason", ""))
+    while len(text) >= room and reason:
+        reason = one_line(reason, len(reason) // 2) if len(reason) > 8 else ""
+        text = json.dumps({"status": facts.get("status"), "reason": reason})
+    return f"{text:<{max(room - 1, 0)}}\n"
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """What run.json says; nothing if there is none that can be read."""
+    with suppress(OSError, ValueError):
+        facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        if isinstance(facts, dict):
+            return facts
+    return {}
+
+
+def has_died(folder: Path) -> bool:
+    """Whether the run was ended by something that left it no last word."""
+    status = read_status(folder).get("status")
+    if status in UNFINISHED and is_held(folder) is False:
+        # It may have ended between the two looks.
+        status = read_status(folder).get("status")
+        return status in (*UNFINISHED, DIED)
+    return bool(status == DIED)
+
+
+def how_it_died(folder: Path) -> str:
+    """One line on a run that has died."""
+    facts = read_status(folder)
+    if facts.get("status") == DIED and facts.get("reason"):
+        return one_line(str(facts["reason"]))
+    return f"process {facts['pid']} has gone without a word" if "pid" in facts else "nobody works on it"
+
+
+@contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Show for as long as the body runs, and the process lives, that somebody works on this run."""
+    hold = _lock(folder, exclusive=False)
+    try:
+        yield
+    finally:
+        if hold is not None:
+            os.close(hold)
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether a process works on this run; None where that cannot be known (some network disks)."""
+    try:
+        lock = _lock(folder, exclusive=True)
+    except BlockingIOError:
+        return True
+    if lock is None:
+        return None
+    os.close(lock)
+    return False
+
+
+def _lock(folder: Path, exclusive: bool) -> int | None:
+    """Lock a folder, together with others or alone; None where there are no locks.
+
+    Raises:
+        BlockingIOError: If it is to be alone and there are others.
+    """
+    file = None
+    try:
+        import fcntl  # not on Windows
+
+        file = os.open(folder, os.O_RDONLY)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
+    except (OSError, ImportError) as error:
+        if file is not None:
+            os.close(file)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return file
