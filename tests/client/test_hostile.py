@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedapp.cli.compare import compare
-from fedapp.client.hostile import HostileRoutine, Hostility, Noise, SignFlip, Stale
+from fedapp.client.hostile import HostileRoutine, Hostility, Noise, Sent, SignFlip, Stale
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
 from fedapp.core.payload import Payload
@@ -48,6 +48,18 @@ def test_noise_has_the_size_of_the_array_times_its_scale():
         assert noisy[name].dtype == np.float32
         assert 0.2 < np.sqrt(np.mean(added**2)) < 3  # four standard normal numbers
     assert equal(honest, train(Noise(0.0)))
+
+
+def test_the_share_of_the_noise_is_exact_on_a_long_array():
+    rng = np.random.default_rng(0)
+    trained = {"small": 0.01 * rng.standard_normal(40_000), "large": 7 + rng.standard_normal(40_000)}
+    sent = Sent(trained, trained, trained)
+    for scale in (0.5, 100.0):
+        noisy = Noise(scale).corrupt(sent, {}, np.random.default_rng(1))
+        for name, values in trained.items():
+            size = scale * np.sqrt(np.mean(values**2))
+            assert np.std(noisy[name] - values) == pytest.approx(size, rel=0.02)
+            assert abs(np.mean(noisy[name] - values)) < 0.02 * size
 
 
 def test_noise_is_drawn_from_seed_client_and_round():

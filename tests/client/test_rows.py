@@ -312,3 +312,23 @@ def test_rows_that_nobody_has_in_one_place_cannot_be_pooled():
         data(node=private, split=SplitConfig(pool=True))
     with pytest.raises(ValueError, match=r"^pool='yes' must be true or false"):
         SplitConfig(pool="yes")
+
+
+class Apart(Numbers):
+    """The same, but a row's prompt says of which split it is."""
+
+    def load(self, split):
+        return super().load(split).map(lambda row: row | {"split": split})
+
+    def template(self, row):
+        return Example(f"{row['split']} {row['number']}", "", row["task"], row["label"])
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("test", ["own", "all"])
+def test_training_and_validation_rows_are_of_the_train_split_and_test_rows_of_the_test_split(test, pool):
+    one = data(1, split=SplitConfig(val_share=0.2, test=test, pool=pool), benchmark=Apart())
+    assert len(one.val) == 8
+    assert {example.prompt.split()[0] for example in one.train + one.val} == {"train"}
+    assert {example.prompt.split()[0] for example in one.test} == {"test"}
+    assert not set(one.train) & set(one.val)

@@ -54,6 +54,30 @@ def test_a_golden_section_compares_the_ends_which_it_never_touches(label, weight
     assert GoldenSectionMixing().mix(vectors(1.0), vectors(0.0), session(label=label))[1] == weight
 
 
+@pytest.mark.parametrize("rule", [AdaptiveMixing(criterion="score"), GoldenSectionMixing(criterion="score")])
+@pytest.mark.parametrize("best", [0.0, 1.0])
+def test_a_score_is_looked_for_among_the_largest_and_on_validation_rows_alone(rule, best):
+    opened = session(label=0.5)
+    looked_at = []
+
+    def metric(examples):
+        looked_at.append(examples)
+        return 1 - abs(float(opened.model.parameters()[NAME][0]) - best)
+
+    opened.metric = metric
+    assert rule.mix(vectors(1.0), vectors(0.0), opened)[1] == best
+    assert looked_at
+    assert all(examples is opened.val_set for examples in looked_at)
+    assert opened.tried == []  # no loss was asked for
+
+
+def test_the_rows_that_are_looked_at_are_not_those_that_are_trained_on():
+    opened = session(label=0.0)
+    opened.train_set = [Example("p", "x", "t", 1.0)]
+    for rule in (AdaptiveMixing(), GoldenSectionMixing(), SoftmaxMixing(temperature=1e-3)):
+        assert rule.mix(vectors(1.0), vectors(0.0), opened)[1] < 1e-6
+
+
 def test_where_all_weights_are_equal_the_own_part_is_kept():
     flat = session(cost=lambda value: 2.0)
     assert GoldenSectionMixing().mix(vectors(1.0), vectors(0.0), flat)[1] == 1.0

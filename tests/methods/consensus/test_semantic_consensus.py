@@ -8,7 +8,7 @@ from fedapp.core.payload import Payload, Upload
 from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
 from fedapp.core.types import ClientFailure, Example
-from fedapp.methods.consensus.client import BehaviourSharing, mix
+from fedapp.methods.consensus.client import BehaviourSharing, mix, pseudo_labelled
 from fedapp.methods.consensus.clustering import Clustering
 from fedapp.methods.consensus.differences import MEMORY
 from fedapp.methods.consensus.server import SemanticConsensus, statistics
@@ -96,6 +96,24 @@ def test_pseudo_labels_make_up_their_share_and_belong_to_their_prompts():
     assert len(pseudo) == 2  # 2 of 8 are a quarter
     given = {"public prompt 1": "one", "public prompt 3": "three"}
     assert {example.prompt: example.target for example in pseudo} == given
+
+
+@pytest.mark.parametrize("given", [{"p1": "one", "p3": "three"}, {"p3": "three", "p1": "one"}])
+def test_pseudo_labelled_rows_stand_behind_the_private_ones_in_an_order_that_the_seed_decides(given):
+    model, made = Model("a"), session(Model("a"))
+    made.model, made.rng = model, np.random.default_rng(3)
+    BehaviourSharing(pseudo_share=0.4).train(labels(**given), made)
+    rng = np.random.default_rng(3)
+    by_prompt = ["one", "three"]  # whatever the order in which they came
+    order = [*rng.permutation(2), *rng.permutation(2)]
+    assert [example.target for example in model.trained] == ["0"] * 6 + [by_prompt[i] for i in order]
+
+
+def test_pseudo_labels_are_put_in_the_order_of_their_prompts():
+    rows = pseudo_labelled(PUBLIC, {3: "three", 0: "zero", 2: "two"})
+    assert [(row.prompt, row.target) for row in rows] == [
+        (f"public prompt {number}", text) for number, text in ((0, "zero"), (2, "two"), (3, "three"))
+    ]
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.25, 2), (0.5, 6), (0.75, 18)])
@@ -223,6 +241,8 @@ def test_weights_are_votes_or_examples():
     even.aggregate(1, uploads, [])
     weighted.aggregate(1, uploads, [])
     assert (even.labels, weighted.labels) == ({0: "b"}, {0: "a"})
+    assert even.told.rows[0]["agreement"] == pytest.approx(2 / 3)
+    assert weighted.told.rows[0]["agreement"] == pytest.approx(9 / 11)  # of all votes, not of all voters
 
 
 def test_one_client_that_floods_is_outvoted():

@@ -99,6 +99,20 @@ def test_a_chain_is_one_component_but_not_one_agglomeration():
     assert len(same(Clustering("agglomerative", 0.7).labels(chain))) == 2
 
 
+@pytest.mark.parametrize(
+    ("threshold", "expected"),
+    [
+        (0.8, [{0, 1, 2}]),  # complete linkage (least cosine 0.766) would part them
+        (0.86, [{0, 1}, {2}]),  # single linkage (largest cosine 0.906) would join them
+    ],
+)
+def test_agglomeration_goes_by_the_mean_cosine_of_two_clusters(threshold, expected):
+    # 0 and 15 join first (0.966); their cosines with 40 are 0.766 and 0.906, 0.836 on average.
+    three = similarities(on_circle(0, 15, 40))
+    labels = Clustering(threshold=threshold).labels(three)
+    assert same(labels) == {frozenset(members) for members in expected}
+
+
 def test_a_voter_in_no_dense_region_stands_alone():
     labels = Clustering("dbscan", 0.9, min_samples=2).labels(similarities(on_circle(0, 2, 90, 180)))
     assert same(labels) == {frozenset({0, 1}), frozenset({2}), frozenset({3})}

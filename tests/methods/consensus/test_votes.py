@@ -78,6 +78,26 @@ def test_votes_may_be_weighted():
     assert decide(semantic(min_votes=1), ballot(*texts, weights=[1, 1, 7]))[0].text == "90 b"
 
 
+def test_the_medoid_counts_its_members_by_their_votes():
+    # Cosines of 0, 10 and 25 degrees: 0.985, 0.906 (ends), 0.966. Even votes: 10 is in the middle.
+    texts = ("0 a", "10 b", "25 c")
+    assert decide(semantic(), ballot(*texts))[0].text == "10 b"
+    # 0: 1 + 9 * 0.906 + 0.985 = 10.14; 10: 0.985 + 1 + 9 * 0.966 = 10.68; 25: 0.906 + 0.966 + 9 = 10.87
+    assert decide(semantic(), ballot(*texts, weights=[1, 1, 9]))[0].text == "25 c"
+    assert decide(semantic(), ballot(*texts, weights=[9, 1, 1]))[0].text == "0 a"
+
+
+def test_the_quorum_counts_votes_not_voters():
+    texts, weights = ("0 a", "1 b", "90 c"), [3, 3, 4]
+    verdict = decide(semantic(quorum=0.6), ballot(*texts, weights=weights))[0]
+    assert (verdict.text, verdict.agreement) == ("0 a", pytest.approx(0.6))
+    assert decide(semantic(quorum=0.61), ballot(*texts, weights=weights))[0].text is None
+    labelled = ballot("x", "x", "y", weights=weights)
+    assert decide(MajorityVote(quorum=0.6), labelled)[0].agreement == pytest.approx(0.6)
+    assert decide(MajorityVote(quorum=0.61), labelled)[0].text is None
+    assert decide(MajorityVote(), ballot("x", "x", "y", weights=[1, 1, 3]))[0].text == "y"
+
+
 def test_each_different_answer_to_a_contested_prompt_is_embedded_once():
     vote = semantic()
     decide(vote, ballot("0 a", "0 a", "5 b"), ballot("5 b", "0 a"), ballot("7 agreed", "7 agreed"))
