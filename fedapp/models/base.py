@@ -36,6 +36,7 @@ class Base:
         head_parameters: Names of the model's parameters that are trained with the adapter
             (the classification head); they are no part of the fingerprint.
         path: Folder or hub id that it was loaded from.
+        generation: As in ``load_base``.
     """
 
     model: Any
@@ -46,6 +47,7 @@ class Base:
     device: Any
     head_parameters: tuple[str, ...] = ()
     path: str = ""
+    generation: str = "plain"
 
     def set_num_threads(self, count: int) -> None:
         """Use this many CPU threads in this process; results depend on it in the last bits."""
@@ -191,6 +193,7 @@ def make_base(
         device=next(model.parameters()).device,
         head_parameters=names,
         path=path,
+        generation=generation,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -25,11 +26,12 @@ def complete(base: Base, batch: Batch, max_new_tokens: int, decoding: Decoding |
 
 
 def generation_config(base: Base, max_new_tokens: int, decoding: Decoding | None) -> Any:
-    """Settings for ``generate``: all of them, those that came with a checkpoint left aside.
+    """Settings for ``generate``: all of them, those that came with a checkpoint left aside unless asked for.
 
     Args:
-        base: The model and its tokenizer; what ends a sequence is all that is taken from the
-            checkpoint's own settings (some models have several such tokens).
+        base: The model and its tokenizer; what ends a sequence is taken from the checkpoint's own settings
+            (some models have several such tokens), and with ``generation="checkpoint"`` all of them but
+            how many tokens are drawn, and how: that is the run's to say.
         max_new_tokens: Longest answer in tokens.
         decoding: None: greedy.
     """
@@ -38,11 +40,15 @@ def generation_config(base: Base, max_new_tokens: int, decoding: Decoding | None
     tokenizer = base.tokenizer
     known = base.model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(known if isinstance(known, list) else [known])} - {None}
-    drawn: dict[str, Any] = {"do_sample": False}
+    drawn: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     if decoding is not None:
         # Without top_k=0 transformers would cut to the 50 likeliest tokens.
         drawn = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p, "top_k": 0}
-    return GenerationConfig(
+    settings = (
+        deepcopy(base.model.generation_config) if base.generation == "checkpoint" else GenerationConfig()
+    )
+    settings.update(
+        max_length=None,
         max_new_tokens=max_new_tokens,
         num_beams=1,
         use_cache=True,
@@ -50,6 +56,7 @@ def generation_config(base: Base, max_new_tokens: int, decoding: Decoding | None
         eos_token_id=sorted(ends) or None,
         **drawn,
     )
+    return settings
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from fedapp.benchmarks.own import Own
 from fedapp.config.build import build
 from fedapp.config.compose import load_config
 from fedapp.core.errors import RowError
+from fedapp.core.files import POLICY_VARIABLE
 from tests.federation import run_toy
 
 SECRET = "s3cr3t"
@@ -311,10 +312,14 @@ def test_a_folder_is_a_client(folder, tmp_path):
     assert [client["tasks"] for client in run.json("summary")["clients"]] == [["alpha"], ["beta"]]
 
 
-def test_what_a_client_says_of_its_rows_quotes_none(folder, tmp_path):
+def test_what_a_client_says_of_its_rows_quotes_none(folder, tmp_path, monkeypatch):
+    policy = tmp_path / "party.yaml"
+    policy.write_text(f"data: {folder}\nlog: {tmp_path / 'audit.jsonl'}\n")
+    monkeypatch.setenv(POLICY_VARIABLE, str(policy))  # without one all is this user's own, and is shown
     write(folder / "beta" / "test.jsonl", {"prompt": [SECRET], "target": SECRET})
     settings = ["benchmark=own", f"benchmark.data_dir={folder}", "num_clients=2", "num_rounds=1"]
     with pytest.raises(Exception, match="beta/test.jsonl line 1: prompt is a list") as caught:
         run_toy(tmp_path / "run", *settings, num_nodes=2)
     assert SECRET not in str(caught.value)
     assert SECRET not in (tmp_path / "run" / "run.json").read_text()
+    assert SECRET in (tmp_path / "audit.jsonl").read_text()

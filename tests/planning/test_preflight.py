@@ -108,8 +108,9 @@ def rows(tmp_path):
     """Own data: a task of questions with words for answers."""
     folder = tmp_path / "data" / "task"
     folder.mkdir(parents=True)
-    lines = [json.dumps({"prompt": f"w{n} " * (n + 1), "target": f"w{n % 3}"}) for n in range(12)]
-    for split in ("train", "test"):
+    for split, first in (("train", 0), ("test", 20)):
+        rows = [(f"w{first + n} " * (n + 1), f"w{n % 3}") for n in range(12)]
+        lines = [json.dumps({"prompt": prompt, "target": target}) for prompt, target in rows]
         (folder / f"{split}.jsonl").write_text("\n".join(lines))
     return [
         "benchmark=own",

@@ -75,9 +75,10 @@ def test_preflight_and_the_client_refuse_before_training(own_rows):
         ConfigError, match=r"client 0: this model's tokenizer cannot write one of its"
     ) as caught:
         preflight.check(config, with_model=True)
-    assert not any(chr(0x4E00 + i) in str(caught.value) for i in range(16))
+    assert any(chr(0x4E00 + i) in str(caught.value) for i in range(16))  # the rows are this user's own
     try:
-        with pytest.raises(RowError, match="client 1"):  # as it joins, so before any round
+        with pytest.raises(RowError, match="client 1") as caught:  # as it joins, so before any round
             serving.open_workplaces(Join(config.to_json()), (1,))
+        assert not any(chr(0x4E00 + i) in str(caught.value) for i in range(16))
     finally:
         workplaces.close()

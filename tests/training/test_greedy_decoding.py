@@ -14,6 +14,7 @@ def base(**checkpoint):
     """A base whose checkpoint came with generation settings of its own."""
     own = SimpleNamespace(**{"eos_token_id": [2, 7], "do_sample": True, "temperature": 0.6, **checkpoint})
     return SimpleNamespace(
+        generation="plain",
         tokenizer=SimpleNamespace(eos_token_id=2, pad_token_id=0),
         model=SimpleNamespace(generation_config=own),
         device=torch.device("cpu"),
