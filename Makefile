@@ -29,7 +29,7 @@ test: $(READY)  ## run the tests (about two minutes, no network, no GPU)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(READY)  ## run the slow tests: Flower's engine, real training
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 check: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -51,6 +51,7 @@ def _serve(message: Message, context: Context) -> Message:
         asked = read_work(message.content)
         exchange.about |= {"phase": asked.phase, "round": asked.server_round}
         exchange.clients = (asked.client_id,)
+        serving.require_own(asked, dict(context.node_config))
         asked = replace(asked, config=party.admit(asked.config, exchange))
         memory = f"client-{asked.client_id}"
         held = f"{memory}-message" in context.state

@@ -191,7 +191,7 @@ def test_a_client_refuses_to_train_another_base_than_the_runs():
 def test_two_nodes_that_claim_one_client_end_the_run_and_are_named(tmp_path):
     app = changed_join(lambda p: {"clients": [0]} if p == 1 else {})
     with pytest.raises(FederationError, match=r"^nodes \d+ and \d+ both claim client 0: give each node"):
-        run_toy(tmp_path / "run", "num_rounds=1", app=app)
+        run_toy(tmp_path / "run", "num_rounds=1", "join_timeout=3", app=app)
     assert not (tmp_path / "run" / "traffic.jsonl").exists()
 
 

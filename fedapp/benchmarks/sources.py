@@ -7,6 +7,7 @@ looked for, and never what else a folder holds.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -166,11 +167,14 @@ def _require_network(address: str, setting: str) -> None:
                 f"{setting} must begin with one of: {', '.join(f'{name}://' for name in NETWORK)}; "
                 "for files on this machine set benchmark.data_dir"
             )
-    elif address.startswith(("/", "~", ".")) or os.path.exists(address.partition(":")[0]):
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", name := address.partition(":")[0]) or os.path.exists(name):
+        # A bare word is a reader of local files to the library (csv, text, parquet), or a folder here.
         raise ValueError(
-            f"{setting} must be a name on the hub and not a path on this machine; "
+            f"{setting} must be a name on the hub (owner/name) and not a path on this machine; "
             "for a folder here set benchmark.data_dir"
         )
+    if os.environ.get("HF_HUB_OFFLINE") == "1":  # the libraries read it once, a party's policy may come later
+        raise ValueError(f"{setting} needs the network, which is switched off here; set benchmark.data_dir")
 
 
 def _download(address: str) -> Path:

@@ -15,7 +15,17 @@ from fedapp.config.policy import Policy
 from fedapp.core.types import ClientFailure
 
 # Nodes of which a client makes something; the method's other half is the server's.
-PARTS = ("method.routine", "adapter", "model", "benchmark", "partitioner", "train", "split", "score")
+PARTS = (
+    "method.routine",
+    "adapter",
+    "model",
+    "benchmark",
+    "partitioner",
+    "train",
+    "split",
+    "score",
+    "hostile",
+)
 _PATH_KEYS = re.compile(r"(^|_)(path|dir|file|folder)$")
 
 
@@ -39,7 +49,8 @@ def admit(config_json: str, policy: Policy, clients: tuple[int, ...]) -> str:
     config = Composed.from_json(config_json)
     if policy.open:
         return config_json
-    for client_id in clients:
+    alike = {config.variant(client_id): client_id for client_id in clients}
+    for client_id in alike.values():
         own = config.client(client_id)
         _check_classes(own, policy)
         for part in PARTS:
@@ -67,7 +78,7 @@ def _check_classes(config: Mapping[str, Any], policy: Policy) -> None:
 def _check_part(node: Any, where: str, policy: Policy) -> None:
     local = where == "benchmark" and isinstance(node, Mapping) and node.get("data_dir") is not None
     for key, value in _texts(node, where):
-        if local and _PATH_KEYS.search(key.rpartition(".")[2]):
+        if local and key.count(".") == 1 and _PATH_KEYS.search(key.rpartition(".")[2]):
             continue  # rows come from data_dir, and its place is judged below
         if "://" in value and not policy.network:
             raise Refusal(f"{key} names an address; this party's policy allows no network")
@@ -103,10 +114,11 @@ def _part(config: Mapping[str, Any], name: str) -> Any:
 
 
 def _texts(node: Any, where: str) -> Iterator[tuple[str, str]]:
-    """All texts of a node, but what is only said about it, with their places."""
+    """All texts of a node, but what is only said about a class, with their places."""
     if isinstance(node, Mapping):
+        unread = ("about", "recipe", "_target_") if "_target_" in node or "." not in where else ()
         for key, value in node.items():
-            if key not in ("about", "recipe", "_target_"):
+            if key not in unread:
                 yield from _texts(value, f"{where}.{key}")
     elif isinstance(node, list):
         for value in node:
@@ -123,7 +135,8 @@ def _is_path(key: str, value: str) -> bool:
 
 def _comes_with_installation(value: str) -> bool:
     """Whether it is a model that fedapp or an installed package brings, and no way out of its folder."""
-    return value.startswith(("asset:", "package:")) and ".." not in Path(value).parts
+    kind, _, rest = value.partition(":")  # fedapp.models.files keeps both within what was installed
+    return kind in ("asset", "package") and ".." not in Path(rest).parts
 
 
 def _listed(value: str, policy: Policy) -> bool:

@@ -15,6 +15,9 @@ from fedapp.config.policy import Policy
 from fedapp.core.payload import Payload
 from fedapp.core.types import ClientFailure
 
+LONGEST = 200
+"""Characters of what a server calls something, so that small messages make no large log."""
+
 
 @dataclass(frozen=True)
 class AuditLog:
@@ -49,6 +52,7 @@ class AuditLog:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
+                os.fchmod(handle, 0o600)
                 _write(handle, line.encode())
             finally:
                 os.close(handle)
@@ -60,13 +64,16 @@ class AuditLog:
 
 def asked(config: Mapping[str, Any], config_json: str) -> dict[str, Any]:
     """What a run asks for, in names; the digest tells one config from another."""
-    routine = config["method"]["routine"]
+    facts = {
+        "method": (config["method"].get("about") or {}).get("name"),
+        "routine": config["method"]["routine"].get("_target_"),
+        "adapter": config["adapter"].get("_target_"),
+        "benchmark": config["benchmark"].get("_target_"),
+        "data_dir": config["benchmark"].get("data_dir"),
+        "model": config["model"].get("path"),
+    }
     return {
-        "method": str((config["method"].get("about") or {}).get("name")),
-        "routine": str(routine.get("_target_")),
-        "adapter": str(config["adapter"].get("_target_")),
-        "benchmark": str(config["benchmark"].get("_target_")),
-        "model": str(config["model"].get("path")),
+        **{name: str(value)[:LONGEST] for name, value in facts.items()},
         "config-sha256": hashlib.sha256(config_json.encode()).hexdigest(),
     }
 

@@ -69,8 +69,12 @@ class Party:
 
     def admit(self, config_json: str, exchange: Exchange) -> str:
         """The config as this party runs it, noted for the log; errors as in ``admission.admit``."""
-        exchange.about |= asked(read_config(config_json), config_json)
-        return admit(config_json, self.policy, exchange.clients)
+        config = read_config(config_json)
+        first = exchange.clients[0] if exchange.clients else 0
+        exchange.about |= asked(config.client(first), config_json)
+        admitted = admit(config_json, self.policy, exchange.clients)
+        exchange.about["data_dir"] = str(read_config(admitted)["benchmark"].get("data_dir"))
+        return admitted
 
     def answer(self, exchange: Exchange, work: Callable[[], Done | Joined]) -> Done | Joined | Failed:
         """Do a message's work and let out what may leave; a failure becomes the answer.

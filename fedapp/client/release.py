@@ -6,7 +6,7 @@ anything that is not in it.
 
 from __future__ import annotations
 
-import traceback
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +15,7 @@ from types import MappingProxyType
 from fedapp.client.admission import Refusal
 from fedapp.config.build import ConfigError
 from fedapp.config.policy import Policy, Share
-from fedapp.core.errors import RowError, one_line
-from fedapp.core.files import PACKAGE
+from fedapp.core.errors import RowError, is_ours, one_line
 from fedapp.core.payload import Payload
 from fedapp.core.types import ClientFailure
 from fedapp.wire.messages import ClientSizes, Done, Joined
@@ -98,20 +97,39 @@ def reason_for_server(error: Exception, policy: Policy) -> str:
     if isinstance(error, OSError):  # its text holds a path
         return f"{type(error).__name__} on the party's machine ({error.strerror or 'no reason given'})"
     spoken = isinstance(error, (ClientFailure, ConfigError, RowError, WireError))
-    if spoken or (isinstance(error, ValueError) and _is_ours(error)):
-        return one_line(error)
+    if isinstance(error, ConfigError) and error.foreign:
+        spoken = False
+    if spoken or (isinstance(error, ValueError) and is_ours(error)):
+        return _masked(one_line(error), policy)
     return f"{type(error).__name__} on the party's machine; its own log says more"
+
+
+def _masked(text: str, policy: Policy) -> str:
+    """A failure's text without the party's places, and without what its policy keeps.
+
+    Names of tasks are those of the folders of the party's data.
+    """
+    places = [(folder, f"<{name}>") for name, folder in (("data", policy.data), ("output", policy.output))]
+    places += [(one, "<models>") for one in policy.models if Path(one).is_absolute()]
+    places += [(str(Path.cwd()), "<here>"), (str(Path.home()), "<home>")]
+    for folder, name in places:
+        if folder and len(folder) > 1:
+            text = text.replace(str(Path(folder).resolve()), name).replace(folder, name)
+    share = policy.share
+    if not share.task_names and policy.data:
+        names = [path.name for path in Path(policy.data).glob("**/") if path != Path(policy.data)]
+        for name in sorted(names, key=len, reverse=True):
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "<task>", text)
+    if not share.fingerprint:
+        text = re.sub(r"\b[0-9a-f]{16,64}\b", "<fingerprint>", text)
+    if not share.row_counts:
+        text = re.sub(r"\b\d+(?= (?:\w+ )?(?:rows?|values?|answers)\b)", "<some>", text)
+    return text
 
 
 def reason_for_party(error: Exception) -> str:
     """The whole text, for the party's own log."""
     return one_line(error.private if isinstance(error, RowError) else error, longest=10_000)
-
-
-def _is_ours(error: Exception) -> bool:
-    """Whether the project's own code raised it, not a library that may quote what it was given."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return bool(frames) and PACKAGE in Path(frames[-1].filename).resolve().parents
 
 
 def _check_upload(upload: Payload, share: Share, most: int) -> None:

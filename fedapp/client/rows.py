@@ -231,8 +231,7 @@ def _load_all(
             has = f"{benchmark.name} has {maker.num_partitions} values of {partitioner.key}"
             wanted = f"one for each client: set num_clients={maker.num_partitions}"
             shown = f"{has} ({values}), {wanted}"
-            # Names of tasks may be told; what stands in another column may not.
-            raise RowError(shown if partitioner.key == "task" else f"{has}, {wanted}", shown)
+            raise RowError(f"{has}, {wanted}", shown)
         return [np.array(maker.load_partition(i)[ROW][:], dtype=np.int64) for i in range(num_clients)]
     except ValueError as error:
         settings = ", ".join(f"partitioner.{name}={value}" for name, value in partitioner.settings.items())

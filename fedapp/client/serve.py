@@ -14,6 +14,7 @@ from fedapp.core.types import Arrays, ClientFailure, Metrics, count
 from fedapp.records.adapter_file import write_adapter
 from fedapp.records.predictions import write_predictions
 from fedapp.wire.messages import ClientSizes, Done, Join, Joined, Row, Work
+from fedapp.wire.reading import MAX_CLIENTS
 
 
 def join(message: Join, node_config: dict[str, object]) -> tuple[int, ...]:
@@ -31,11 +32,23 @@ def join(message: Join, node_config: dict[str, object]) -> tuple[int, ...]:
             "start the SuperNode with --node-config 'partition-id=<number of the client, from 0>'"
         )
     num_clients = read_config(message.config).run.num_clients
+    if num_clients > MAX_CLIENTS:
+        raise ClientFailure(f"num_clients={num_clients} must be at most {MAX_CLIENTS}")
     first, step = (
         int(str(node_config["partition-id"])),
         int(str(node_config.get("num-partitions", num_clients))),
     )
     return tuple(range(first, num_clients, max(step, 1)))
+
+
+def require_own(message: Work, node_config: dict[str, object]) -> None:
+    """Refuse work for a client that is another node's.
+
+    Raises:
+        ClientFailure: If it is.
+    """
+    if message.client_id not in join(Join(message.config), node_config):
+        raise ClientFailure(f"client {message.client_id} is not this node's")
 
 
 def open_workplaces(message: Join, clients: tuple[int, ...]) -> Joined:
@@ -126,10 +139,7 @@ def check_fingerprint(place: Workplace, expected: str | None, client_id: int) ->
         ClientFailure: If this node's base model is not the one that the server expects.
     """
     if expected is not None and expected != place.base.fingerprint:
-        raise ClientFailure(
-            f"client {client_id} has the base model {place.base.fingerprint[:16]}, "
-            f"this run's is {expected[:16]}"
-        )
+        raise ClientFailure(f"client {client_id} has another base model than this run's, {expected[:16]}")
 
 
 def _finish(place: Workplace, session: ClientSession, output_dir: str | None) -> list[Row]:

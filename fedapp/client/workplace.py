@@ -153,9 +153,9 @@ def require_model(routine: ClientRoutine, model: AdaptedModel) -> None:
 _current: tuple[str, str, Workplace] | None = None
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=4)
 def read_config(config_json: str) -> Composed:
-    """The config that came with a message; all messages of a run bring the same."""
+    """The config of a run's messages, or the party's own form of it."""
     return Composed.from_json(config_json)
 
 

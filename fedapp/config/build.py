@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 from fedapp.config import slots
 from fedapp.core.checks import is_number, require_kind, show_value
-from fedapp.core.errors import Explained, one_line
+from fedapp.core.errors import Explained, RowError, is_ours, one_line
 from fedapp.core.method import ClientRoutine
 
 T = TypeVar("T")
@@ -23,7 +23,13 @@ RESERVED = ("about", "recipe")
 
 
 class ConfigError(Explained, ValueError):
-    """The configuration cannot be used; the text is one line for the user."""
+    """The configuration cannot be used; the text is one line for the user.
+
+    Attributes:
+        foreign: Whether the text is a library's, which may quote what it read.
+    """
+
+    foreign = False
 
 
 def about(node: Mapping[str, Any], key: str) -> Any:
@@ -48,14 +54,14 @@ def build(node: Any, where: str, **extra: Any) -> Any:
     target = node.get("_target_")
     make = _locate(target, where)
     own = {key: value for key, value in node.items() if key not in ("_target_", *RESERVED)}
-    values = {key: _build_nested(value, f"{where}.{key}") for key, value in own.items()}
-    values |= extra
     parameters = {
         name: p for name, p in inspect.signature(make).parameters.items() if p.kind is not p.VAR_KEYWORD
     }
-    for key in values:
+    for key in (*own, *extra):  # before anything nested is made
         if key not in parameters:
             raise ConfigError(f"{where}.{key} is not a setting of {target}{nearest(key, list(parameters))}")
+    values = {key: _build_nested(value, f"{where}.{key}") for key, value in own.items()}
+    values |= extra
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and name not in values:
             raise ConfigError(f"{where}.{name} is missing; {target} needs it")
@@ -78,13 +84,19 @@ def place(where: str, names: Iterable[str]) -> Iterator[None]:
 
     Raises:
         ConfigError: With the setting as one types it, for any ValueError raised within.
+        RowError: The same where it is about a row.
     """
     try:
         yield
     except ConfigError:  # made within from a node of its own, and placed there
         raise
+    except RowError as error:
+        told, private = (_placed(one_line(text), where, names) for text in (error, error.private))
+        raise RowError(told, private) from None
     except ValueError as error:
-        raise ConfigError(_placed(one_line(error), where, names)) from None
+        refused = ConfigError(_placed(one_line(error), where, names))
+        refused.foreign = not is_ours(error)
+        raise refused from None
 
 
 def build_as(kind: type[T], node: Any, where: str, what: str) -> T:
@@ -185,7 +197,10 @@ def _build_nested(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         if "_target_" in value:
             return build(value, where)
-        return {key: _build_nested(item, f"{where}.{key}") for key, item in value.items()}
+        return {
+            key: item if key in RESERVED else _build_nested(item, f"{where}.{key}")
+            for key, item in value.items()
+        }
     if isinstance(value, list):
         return [_build_nested(item, f"{where}[{i}]") for i, item in enumerate(value)]
     return value

@@ -7,11 +7,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedapp.config.build import check_classes
+from fedapp.config.build import ConfigError, check_classes
 from fedapp.config.run import RunSettings, run_settings
 
 MAY_DIFFER = ("model", "adapter", "train")
 """In what clients may differ (``by_client``)."""
+
+
+def _check_client_configs(configs: Any) -> None:
+    """Refuse parts in which clients may not differ: a client takes over whatever stands there."""
+    known = isinstance(configs, Mapping) and all(
+        isinstance(own, Mapping) and set(own) <= set(MAY_DIFFER) for own in configs.values()
+    )
+    if not known:
+        raise ConfigError(f"client_configs may hold {', '.join(MAY_DIFFER)} of a client, and nothing else")
 
 
 class Composed(Mapping[str, Any]):
@@ -32,6 +41,7 @@ class Composed(Mapping[str, Any]):
             ConfigError: If one of the run settings cannot be used, or a class may not stand where it does.
         """
         check_classes(tree)
+        _check_client_configs(tree.get("client_configs") or {})
         self._tree = dict(tree)
         self.run = run or run_settings(tree)
 
@@ -40,9 +50,12 @@ class Composed(Mapping[str, Any]):
         """As ``to_json`` wrote it.
 
         Raises:
-            ConfigError: As the constructor.
+            ConfigError: As the constructor; also if the text is no table.
         """
-        return cls(json.loads(text))
+        tree = json.loads(text)
+        if not isinstance(tree, dict) or not isinstance(tree.get("by_client") or [], list):
+            raise ConfigError("the config must be a table, and by_client a list in it")
+        return cls(tree)
 
     def to_json(self) -> str:
         """The same text for the same tree; what travels with every message."""

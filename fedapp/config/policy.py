@@ -128,11 +128,26 @@ _OPEN = Policy(
 )
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML in which nothing is said twice: of two lines the last would count, and nobody would know."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for key, value in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in found:
+                raise yaml.YAMLError(
+                    f"{name} stands there twice, the second time in line {key.start_mark.line + 1}"
+                )
+            found[name] = self.construct_object(value, deep=True)
+        return found
+
+
 @lru_cache(maxsize=4)
-def _parse(path: str, changed: int) -> Policy:
+def _parse(path: str, changed: tuple[int, ...]) -> Policy:
     """A file read once per change."""
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+        tree = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise PolicyError(f"policy={path} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
@@ -151,39 +166,59 @@ def read_policy(path: str) -> Policy:
     """
     file = Path(path).expanduser()
     try:
-        changed = file.stat().st_mtime_ns
+        about = file.stat()
     except OSError as error:
         raise PolicyError(f"policy={path} cannot be read: {error.strerror}") from None
-    return _parse(str(file), changed)
+    return _parse(str(file), (about.st_mtime_ns, about.st_size, about.st_ino))
 
 
 def _policy(tree: Mapping[str, Any]) -> Policy:
     known = [one.name for one in fields(Policy) if one.name != "open"]
     _refuse_unknown(tree, known, "")
-    values = dict(tree)
+    values = {key: value for key, value in tree.items() if value is not None}  # null: the default
     for name in ("data", "output", "log"):
-        if values.get(name) is not None:
+        if name in values:
             values[name] = _absolute(name, values[name])
     for name in ("models", *GROUPS):
-        values[name] = _texts(name, values.get(name) or [])
+        values[name] = _texts(name, values.get(name, []))
+    for name, folder in [("data", values.get("data")), *(("models", one) for one in values["models"])]:
+        if folder is not None and _is_place(folder) and not Path(folder).is_dir():
+            raise ValueError(
+                f"{name}={show_value(folder)} must be a folder that is there, by its absolute path"
+            )
     for name, group in GROUPS.items():
         for one in values[name]:
-            if not slots.choice(group, one):
+            if not re.fullmatch(r"[\w.-]+", one) or not slots.choice(group, one):
                 raise ValueError(f"{name}={show_value(one)} is no choice of conf/{group} (fedapp list)")
     for name in ("network", "hostile"):
         require_bool(name, values.setdefault(name, False))
     if "max_upload" in values:
         values["max_upload"] = _bytes("max_upload", values["max_upload"])
-    share = values.get("share") or {}
+    share = values.get("share", {})
     if not isinstance(share, dict):
         raise ValueError(f"share={show_value(share)} must be a table of true and false")
     _refuse_unknown(share, [one.name for one in fields(Share)], "share.")
     values["share"] = Share(**share)
-    classes = values.get("classes") or {}
+    classes = values.get("classes", {})
     if not isinstance(classes, dict):
         raise ValueError(f"classes={show_value(classes)} must be a table of lists, one for each slot")
-    values["classes"] = {slot: _texts(f"classes.{slot}", names) for slot, names in classes.items()}
+    values["classes"] = {slot: _own_classes(slot, names) for slot, names in classes.items()}
     return Policy(**values)
+
+
+def _own_classes(slot: Any, names: Any) -> tuple[str, ...]:
+    if not slots.admitted(str(slot)):
+        raise ValueError(f"classes.{slot} is no slot; known: {', '.join(slots.known())}")
+    found = _texts(f"classes.{slot}", names)
+    for name in found:
+        if not re.fullmatch(r"\w+(\.\w+)+", name):
+            raise ValueError(f"classes.{slot}={show_value(name)} must be a class by its full name")
+    return found
+
+
+def _is_place(text: str) -> bool:
+    """Whether a model is named by a folder, not by an id of the hub."""
+    return text.startswith(("/", ".", "~")) or text.count("/") > 1
 
 
 def _refuse_unknown(tree: Mapping[str, Any], known: list[str], prefix: str) -> None:

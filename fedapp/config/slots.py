@@ -54,6 +54,11 @@ def admitted(slot: str) -> frozenset[str]:
     return frozenset(name for source in sources for one in slots for name in source.get(one, ()))
 
 
+def known() -> list[str]:
+    """The slots in which a class may stand."""
+    return sorted({*_shipped(), *WITHOUT_FILE, *LIKE})
+
+
 def admits(slot: str, target: Any) -> bool:
     """Whether a class may stand in a slot."""
     return isinstance(target, str) and any(_matches(target, one) for one in admitted(slot))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import re
 import signal
+import traceback
 from contextlib import suppress
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _RAISED = re.compile(r"<class '[\w.()]+'>:<'(.*?)'>", re.DOTALL)
@@ -47,6 +51,12 @@ def one_line(error: BaseException | str, longest: int = 600) -> str:
 
 class Explained(Exception):
     """An error whose text is one line that says all: a traceback would add nothing."""
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether the project's own code raised it, not a library that may quote what it was given."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and _PACKAGE in Path(frames[-1].filename).resolve().parents
 
 
 class RowError(ValueError):

@@ -172,10 +172,7 @@ def make_base(
         generation: What shapes answers.
     """
     model = model.to(device).eval().requires_grad_(False)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if model.config.get_text_config().pad_token_id is None:
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    _set_padding(model, tokenizer)
     names: tuple[str, ...] = ()
     if head == "classification":
         names = head_names(model, missing)
@@ -195,6 +192,14 @@ def make_base(
         path=path,
         generation=generation,
     )
+
+
+def _set_padding(model: Any, tokenizer: Any) -> None:
+    """See that both know a padding token."""
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if model.config.get_text_config().pad_token_id is None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
 def _generate_plainly(model: Any) -> None:

