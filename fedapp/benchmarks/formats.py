@@ -43,8 +43,13 @@ class Format(ABC):
 
     def columns(self, *, answered: bool = True) -> Columns:
         """The columns to read; without ``answered``, the target's may be missing."""
-        needed = [name for name in self.wanted if answered or name != self.answer]
-        optional = self.optional if answered else (*self.optional, self.answer)
+        asked = [
+            *self.wanted,
+            *(name for name in self.optional if name in self.names),
+        ]  # by name: not optional
+        needed = [name for name in asked if answered or name != self.answer]
+        optional = [name for name in self.optional if name not in self.names]
+        optional += [] if answered else [self.answer]
         return Columns([self.name(one) for one in needed], [self.name(one) for one in optional])
 
     @abstractmethod
@@ -190,8 +195,15 @@ def make_format(name: str, columns: Mapping[str, str | None], turn: str) -> Form
             )
         if not isinstance(given, str) or not given:
             raise ValueError(f"columns.{own}={given!r} must be the name of a column in your files")
+    files = [names.get(own, own) for own in (*kind.wanted, *kind.optional)]
+    for file in files:
+        if files.count(file) > 1:
+            own = next(own for own, given in names.items() if given == file)
+            raise ValueError(f"columns.{own}={file!r} must not be the file's column of another one, too")
     if turn.count("{content}") != 1 or "{role}" not in turn.partition("{content}")[0]:
         raise ValueError(f"turn={turn!r} must show {{role}} and, once and behind it, {{content}}")
+    if turn != Messages.turn and not issubclass(kind, Messages):
+        raise ValueError(f"turn={turn!r} has no effect with format={name}, which has no messages")
     return kind(names, turn) if issubclass(kind, Messages) else kind(names)
 
 

@@ -68,9 +68,11 @@ class Own(BenchmarkDefaults):
         if self.labels is not None:
             object.__setattr__(self, "labels", _names("labels", self.labels))
         for task in self.tasks:
-            require_inside(task)
+            require_inside(task, "tasks")
         require_choice("answer", self.answer, ("whole", "first_line"))
         self._format()
+        if not self.metrics:
+            raise ValueError("metrics=[] must name a metric, the main one first")
         for one in self.metrics:
             metric(one)
 
@@ -143,10 +145,12 @@ class Own(BenchmarkDefaults):
         except OSError as error:
             raise RowError(f"{here}: it, or a folder in it, cannot be read", f"{here}: {error}") from None
         if not names:
-            raise ValueError(f"{here} holds no folder, so no task")
+            wanted = f"rows stand in <task>/train.jsonl and <task>/test.jsonl ({FORMATS})"
+            raise ValueError(f"{here} holds no folder, so no task; {wanted}")
         if empty:
             text = f"{here}: a folder in it has no {split}.jsonl ({FORMATS})"
-            raise RowError(f"{text}; name the tasks in benchmark.tasks", f"{text}: {', '.join(empty)}")
+            advice = "; name the tasks in benchmark.tasks"
+            raise RowError(f"{text}{advice}", f"{text}: {', '.join(empty)}{advice}")
         return names
 
     def _numbers(self, table: Table, targets: Sequence[str]) -> list[int]:

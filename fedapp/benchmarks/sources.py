@@ -74,15 +74,15 @@ def _find_split(folder: Path, stem: str, where: str) -> Path | None:
     return there[0] if there else None
 
 
-def require_inside(folder: str) -> str:
-    """Refuse a name of a folder that would lead out of ``data_dir``.
+def require_inside(folder: str, setting: str = "task") -> str:
+    """Refuse a name of a folder that would lead out of ``data_dir``; ``setting`` is where it was named.
 
     Raises:
         ValueError: If it does.
     """
     path = PurePosixPath(folder)
     if not folder or path.is_absolute() or ".." in path.parts or "\\" in folder:
-        raise ValueError(f"benchmark: {folder!r} must be the name of a folder in benchmark.data_dir")
+        raise ValueError(f"{setting}: {folder!r} must be the name of a folder in benchmark.data_dir")
     return folder
 
 
@@ -167,7 +167,7 @@ def _require_network(address: str, setting: str) -> None:
                 f"{setting} must begin with one of: {', '.join(f'{name}://' for name in NETWORK)}; "
                 "for files on this machine set benchmark.data_dir"
             )
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", name := address.partition(":")[0]) or os.path.exists(name):
+    elif not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name := address.partition(":")[0]) or os.path.exists(name):
         # A bare word is a reader of local files to the library (csv, text, parquet), or a folder here.
         raise ValueError(
             f"{setting} must be a name on the hub (owner/name) and not a path on this machine; "

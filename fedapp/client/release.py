@@ -97,9 +97,8 @@ def reason_for_server(error: Exception, policy: Policy) -> str:
     if isinstance(error, OSError):  # its text holds a path
         return f"{type(error).__name__} on the party's machine ({error.strerror or 'no reason given'})"
     spoken = isinstance(error, (ClientFailure, ConfigError, RowError, WireError))
-    if isinstance(error, ConfigError) and error.foreign:
-        spoken = False
-    if spoken or (isinstance(error, ValueError) and is_ours(error)):
+    foreign = isinstance(error, ConfigError) and error.foreign
+    if not foreign and (spoken or (isinstance(error, ValueError) and is_ours(error))):
         return _masked(one_line(error), policy)
     return f"{type(error).__name__} on the party's machine; its own log says more"
 

@@ -40,6 +40,12 @@ def require_readable(source: str, path: str) -> None:
                 f"path={path!r}: {file.name} is a Git-LFS pointer, not the file itself: fetch it with "
                 "`git lfs pull`"
             )
+    settings = folder / "generation_config.json"
+    if settings.is_file():  # transformers passes over one that it cannot read
+        try:
+            json.loads(settings.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"path={path!r}: {settings.name} is no JSON: {one_line(error)}") from None
     for file in _weight_files(folder, path):
         _require_safetensors(file, path)
 

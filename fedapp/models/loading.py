@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fedapp.core.checks import require_choice, show_value
@@ -152,7 +153,8 @@ def _reason(error: Exception, path: str, kind: str, given: dict[str, Any]) -> st
             f"attn_implementation={attention!r} cannot be used with {path!r} here: "
             f"{text}; null lets transformers choose"
         )
-    return f"path={path!r} cannot be loaded as {kind}: {text}"
+    where = "" if Path(path).is_dir() or ":" in path else f" is no folder here ({Path(path).absolute()}) and"
+    return f"path={path!r}{where} cannot be loaded as {kind}: {text}"
 
 
 def _quantized(

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from fedapp.core.errors import one_line
-from fedapp.core.status import COMPLETED, has_died, how_it_died
+from fedapp.core.status import COMPLETED, FAILED, has_died, how_it_died
 from fedapp.records.rows import ScoreRow, TrafficRow
 from fedapp.records.summary import RunSummary, hostile_clients, summarise
 
@@ -88,6 +88,8 @@ def _read(path: Path, wanted: str | None) -> RunResult | None:
     about = _parsed(path, json.loads)
     if has_died(folder):
         raise ValueError(f"the run died, {how_it_died(folder)}")
+    if about.get("status") == FAILED:
+        raise ValueError(f"the run failed, {about.get('reason') or 'no reason given'}")
     if about.get("status") != COMPLETED:
         return None
     config = _parsed(folder / "config.yaml", yaml.safe_load)

@@ -70,7 +70,7 @@ class Expression:
         if next(iter(self._score(read, some).values())) > 0:  # the metric does not mind what is lost
             return
         told = (
-            f"{where}: this model's tokenizer cannot write one of its {len(targets)} training answers "
+            f"{where}: this model's tokenizer can write none of its {len(targets)} training answers "
             f"({len(some)} different ones tried), so no training reaches them: take another model"
         )
         raise RowError(told, f"{told}; {some[0]!r} comes back as {read[0]!r}")

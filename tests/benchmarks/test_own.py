@@ -236,11 +236,24 @@ def test_what_is_missing_is_named(folder):
         ({"tasks": ["../mine"]}, "must be the name of a folder"),
         ({"labels": "yes"}, "labels='yes' must be a list"),
         ({"metrics": ["speed"]}, "benchmark.metrics"),
+        ({"metrics": []}, r"^metrics=\[\] must name a metric"),
+        (
+            {"columns": {"prompt": "target"}},
+            "columns.prompt='target' must not be the file's column of another",
+        ),
+        ({"turn": "{role} {content}"}, "turn=.* has no effect with format=prompt"),
+        ({"tasks": ["../x"]}, "^tasks: '../x' must be the name of a folder"),
     ],
 )
 def test_a_wrong_setting_is_named(folder, settings, message):
     with pytest.raises(ValueError, match=message):
         Own(str(folder), **settings)
+
+
+def test_a_column_that_is_named_must_be_there_though_it_could_be_missing(folder):
+    write(folder / "beta" / "train.jsonl", {"instruction": "i", "context": "c", "output": "o"})
+    with pytest.raises(RowError, match="contxt"):
+        Own(str(folder), tasks=["beta"], format="alpaca", columns={"input": "contxt"}).load("train")
 
 
 def test_labels_that_lack_a_target_do_not_bring_it_to_light(folder):
@@ -318,7 +331,7 @@ def test_what_a_client_says_of_its_rows_quotes_none(folder, tmp_path, monkeypatc
     monkeypatch.setenv(POLICY_VARIABLE, str(policy))  # without one all is this user's own, and is shown
     write(folder / "beta" / "test.jsonl", {"prompt": [SECRET], "target": SECRET})
     settings = ["benchmark=own", f"benchmark.data_dir={folder}", "num_clients=2", "num_rounds=1"]
-    with pytest.raises(Exception, match="beta/test.jsonl line 1: prompt is a list") as caught:
+    with pytest.raises(Exception, match="<task>/test.jsonl line 1: prompt is a list") as caught:
         run_toy(tmp_path / "run", *settings, num_nodes=2)
     assert SECRET not in str(caught.value)
     assert SECRET not in (tmp_path / "run" / "run.json").read_text()

@@ -65,6 +65,7 @@ def test_a_run_without_a_summary_is_compared_by_its_rows(runs, capsys):
         ("run.json", "{", "run.json is damaged"),
         ("run.json", "[]", "its files are not those of a finished run"),
         ("run.json", '{"status": "completed"}', "its files are not those of a finished run"),
+        ("run.json", '{"status": "failed", "reason": "too few"}', "the run failed, too few"),
         ("config.yaml", "{", "config.yaml is damaged"),
         ("config.yaml", None, "config.yaml is missing"),
         ("metrics.jsonl", None, "metrics.jsonl is missing"),

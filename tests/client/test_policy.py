@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import re
+import sys
 from functools import cache
 
 import pytest
@@ -18,6 +19,7 @@ from fedapp.config.policy import STRICT, Policy, PolicyError, Share, read_policy
 from fedapp.core.errors import FederationError
 from fedapp.core.files import OPEN, POLICY_VARIABLE
 from fedapp.engines import grid
+from fedapp.models.files import resolve_path
 from tests.contract import METHODS, contract
 from tests.federation import TOY, run_toy
 
@@ -197,6 +199,21 @@ def test_no_other_folder_is_read(asked, tmp_path):
     said = refusal(own(asked), policy)
     assert said == "benchmark.data_dir lies outside the folder of this party's policy"
     assert refusal(own(asked)) == "benchmark.data_dir: this party's policy names no folder for data"
+
+
+@pytest.mark.parametrize(
+    "path", ["asset:/tmp", "asset:*", "asset:..", "package:json//etc", "package:os.path/x"]
+)
+def test_what_comes_with_an_installation_leads_to_no_other_place_and_runs_nothing(path):
+    with pytest.raises(ValueError, match="must name a model|no such folder|must begin with the name"):
+        resolve_path(path)
+
+
+def test_no_package_is_imported_to_find_a_model():
+    assert "antigravity" not in sys.modules
+    with pytest.raises(ValueError, match="must begin with the name of an installed package"):
+        resolve_path("package:antigravity.x")
+    assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize(

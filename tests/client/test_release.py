@@ -2,21 +2,26 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
+from flwr.app import Message
 
+import client_app
 from fedapp.client.release import ITEMS, reason_for_server
 from fedapp.config import slots
-from fedapp.config.build import ConfigError
+from fedapp.config.build import ConfigError, place
+from fedapp.config.compose import load_config
 from fedapp.config.policy import STRICT, Policy, Share
 from fedapp.core.errors import FederationError, RowError
 from fedapp.core.files import POLICY_VARIABLE, ROOT
 from fedapp.core.types import ClientFailure
-from fedapp.engines.grid import Network
+from fedapp.engines.grid import InProcessGrid, Network, server_identity
+from fedapp.wire.messages import Work
 from fedapp.wire.records import unpack
 from tests.contract import METHODS, contract
-from tests.federation import run_toy
+from tests.federation import TOY, run_toy
 
 ROUNDS = ["num_rounds=2", "evaluate_every=1"]
 
@@ -190,6 +195,40 @@ def test_where_nothing_is_guarded_the_reader_sees_his_own_rows():
     assert reason_for_server(error, Policy(open=True)) == "row 3: target=7 must be text"
 
 
+def test_a_failure_tells_neither_places_nor_what_is_kept(tmp_path):
+    (tmp_path / "ward_A").mkdir()
+    text = (
+        f"{tmp_path}/x: ward_A/train.jsonl has 24 training rows; the base model hashes to {'ab' * 32}, "
+        f"seed=24 and {Path.cwd()}"
+    )
+    error = ClientFailure(text)
+    told = reason_for_server(error, Policy(data=str(tmp_path)))
+    assert str(tmp_path) not in told
+    assert str(Path.cwd()) not in told
+    assert "ward_A" not in told
+    assert "24 training rows" in told
+    assert "ab" * 32 in told
+    share = Share(row_counts=False, fingerprint=False, task_names=True)
+    told = reason_for_server(error, Policy(data=str(tmp_path), share=share))
+    assert "<some> training rows; the base model hashes to <fingerprint>, seed=24" in told
+    assert "ward_A/train.jsonl" in told
+
+
+def test_a_librarys_words_stay_when_a_setting_is_placed():
+    class Reader:
+        def __init__(self, path):
+            json.loads(f'"{SECRET}')
+
+    with pytest.raises(ConfigError) as caught, place("model", ["path"]):
+        Reader("x")
+    assert caught.value.foreign
+    assert "own log" in reason_for_server(caught.value, STRICT)
+    with pytest.raises(RowError) as caught, place("model", ["path"]):
+        raise RowError("row 3", f"row 3: {SECRET}")
+    assert SECRET in caught.value.private
+    assert reason_for_server(caught.value, STRICT) == "model: row 3"
+
+
 # The audit log
 
 
@@ -220,6 +259,30 @@ def test_a_refusal_is_on_record_with_the_whole_reason(tmp_path, party):
     assert refused
     assert all(entry["reason"].startswith("hostile:") for entry in refused)
     assert all(set(entry["left"]["facts"]) == {"failure", "clients"} for entry in refused)
+
+
+def test_a_server_cannot_fill_the_log_with_a_name(tmp_path, party):
+    party()
+    run(tmp_path, f"method.about.name={'x' * 5000}")
+    assert max(len(entry["method"]) for entry in log(tmp_path)) == 200
+
+
+def test_a_log_that_others_could_read_is_closed_to_them(tmp_path, party):
+    (tmp_path / "audit.jsonl").touch(mode=0o644)
+    party()
+    run(tmp_path)
+    assert (tmp_path / "audit.jsonl").stat().st_mode & 0o77 == 0
+
+
+def test_work_for_another_nodes_client_is_refused():
+    config = load_config([*TOY, "num_clients=4"]).to_json()
+    with server_identity(1):
+        grid = InProcessGrid(client_app.app, 4, {})
+        node = grid.get_node_ids()[0]
+        work = Work(config, 77, 1, "train", None, False)
+        message = Message(work.pack(), dst_node_id=node, message_type="train")
+        (reply,) = grid.send_and_receive([message])
+    assert unpack(reply.content).facts["failure"] == "client 77 is not this node's"
 
 
 def test_nothing_leaves_without_a_record(tmp_path, party):

@@ -174,6 +174,12 @@ def test_a_damaged_weight_file_is_named_before_anything_is_read(content, said, c
         open_outline(str(folder))  # what is looked at before an engine starts
 
 
+def test_generation_settings_that_cannot_be_read_are_not_passed_over(copy):
+    folder = copy("Llama")
+    (folder / "generation_config.json").write_text("{bad")
+    refused(folder, "generation_config.json is no JSON")
+
+
 def test_a_pointer_in_place_of_a_tokenizer_is_told_apart(copy):
     folder = copy("Llama")
     (folder / "tokenizer.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")

@@ -25,7 +25,7 @@ def expression(labels=(), answers="text", score=accuracy, head=()):
 def test_targets_that_are_all_unknown_are_refused_without_quoting_one():
     with pytest.raises(RowError) as caught:
         expression().require_targets(["diagnosis", "w1 secret"], "client 3")
-    assert str(caught.value).startswith("client 3: this model's tokenizer cannot write one of its 2 training")
+    assert str(caught.value).startswith("client 3: this model's tokenizer can write none of its 2 training")
     assert "diagnosis" not in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "'diagnosis' comes back as ''" in caught.value.private
@@ -72,7 +72,7 @@ def own_rows(tmp_path):
 def test_preflight_and_the_client_refuse_before_training(own_rows):
     config = load_config(own_rows)
     with pytest.raises(
-        ConfigError, match=r"client 0: this model's tokenizer cannot write one of its"
+        ConfigError, match=r"client 0: this model's tokenizer can write none of its"
     ) as caught:
         preflight.check(config, with_model=True)
     assert any(chr(0x4E00 + i) in str(caught.value) for i in range(16))  # the rows are this user's own
