@@ -185,7 +185,7 @@ def test_a_client_refuses_to_train_another_base_than_the_runs():
         message = Message(content, dst_node_id=grid.get_node_ids()[0], message_type="train")
         (reply,) = grid.send_and_receive([message])
     workplaces.close()
-    assert "has the base model toy, this run's is another" in unpack(reply.content).facts["failure"]
+    assert "has another base model than this run's, another" in unpack(reply.content).facts["failure"]
 
 
 def test_two_nodes_that_claim_one_client_end_the_run_and_are_named(tmp_path):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fedapp.benchmarks.reading import SAVED, SUFFIXES, Columns, read_table, table_of
 from fedapp.benchmarks.table import Table
 from fedapp.core.errors import RowError
+from fedapp.core.files import OFFLINE_VARIABLE
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -173,7 +174,7 @@ def _require_network(address: str, setting: str) -> None:
             f"{setting} must be a name on the hub (owner/name) and not a path on this machine; "
             "for a folder here set benchmark.data_dir"
         )
-    if os.environ.get("HF_HUB_OFFLINE") == "1":  # the libraries read it once, a party's policy may come later
+    if os.environ.get(OFFLINE_VARIABLE):  # the libraries read it once, a party's policy may come later
         raise ValueError(f"{setting} needs the network, which is switched off here; set benchmark.data_dir")
 
 

@@ -13,12 +13,13 @@ from fedapp.client.audit import AuditLog, asked, left
 from fedapp.client.release import reason_for_party, reason_for_server, release, release_joined
 from fedapp.client.workplace import read_config
 from fedapp.config.policy import Policy, PolicyError
+from fedapp.core.files import OFFLINE_VARIABLE
 from fedapp.core.payload import Payload
 from fedapp.core.types import ClientFailure
 from fedapp.wire.messages import Done, Failed, Joined
 
 EXPECTED = (ClientFailure, ValueError, ImportError, OSError)
-OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", OFFLINE_VARIABLE)
 logger = logging.getLogger("fedapp.party")
 
 
@@ -61,7 +62,8 @@ class Party:
         except PolicyError as error:
             logger.error("%s", error)
             raise ClientFailure("this party's policy cannot be used; its own log says why") from None
-        if not policy.network:  # read when the libraries are loaded, which is later
+        os.environ.pop(OFFLINE_VARIABLE, None)
+        if not policy.network:  # the libraries read theirs once, when they are loaded, which is later
             for name in OFFLINE:
                 os.environ[name] = "1"
         named = policy.output or node_config.get("output-dir")

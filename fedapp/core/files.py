@@ -21,6 +21,8 @@ POLICY_VARIABLE = "FEDAPP_POLICY"
 """Environment variable that names a policy file, where the node's configuration names none."""
 POLICY_KEY = "policy"
 """The same in a node's configuration, which comes first."""
+OFFLINE_VARIABLE = "FEDAPP_OFFLINE"
+"""Environment variable that a party whose policy allows no network sets for its own process."""
 OPEN = "open"
 """In the place of a file: server and clients are one user's, as in a simulation; nothing is guarded."""
 

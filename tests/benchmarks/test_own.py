@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 
 from fedapp.benchmarks import own as own_module
 from fedapp.benchmarks.own import Own
+from fedapp.client.party import OFFLINE
 from fedapp.config.build import build
 from fedapp.config.compose import load_config
 from fedapp.core.errors import RowError
@@ -326,6 +327,8 @@ def test_a_folder_is_a_client(folder, tmp_path):
 
 
 def test_what_a_client_says_of_its_rows_quotes_none(folder, tmp_path, monkeypatch):
+    for name in OFFLINE:
+        monkeypatch.setenv(name, "")
     policy = tmp_path / "party.yaml"
     policy.write_text(f"data: {folder}\nlog: {tmp_path / 'audit.jsonl'}\n")
     monkeypatch.setenv(POLICY_VARIABLE, str(policy))  # without one all is this user's own, and is shown

@@ -1,6 +1,7 @@
 """What leaves a party: nothing but what the table names, and each item can be switched off."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -9,13 +10,16 @@ import yaml
 from flwr.app import Message
 
 import client_app
+from fedapp.benchmarks.reading import Columns
+from fedapp.benchmarks.sources import read_remote
+from fedapp.client.party import OFFLINE, Party
 from fedapp.client.release import ITEMS, reason_for_server
 from fedapp.config import slots
 from fedapp.config.build import ConfigError, place
 from fedapp.config.compose import load_config
 from fedapp.config.policy import STRICT, Policy, Share
 from fedapp.core.errors import FederationError, RowError
-from fedapp.core.files import POLICY_VARIABLE, ROOT
+from fedapp.core.files import OFFLINE_VARIABLE, POLICY_VARIABLE, ROOT
 from fedapp.core.types import ClientFailure
 from fedapp.engines.grid import InProcessGrid, Network, server_identity
 from fedapp.wire.messages import Work
@@ -57,6 +61,8 @@ def party(tmp_path, monkeypatch):
     """Make all clients follow a policy, with the log beside the run."""
 
     def follow(**tree):
+        for name in OFFLINE:
+            monkeypatch.setenv(name, "")  # what a party sets for its process ends with the test
         file = tmp_path / "party.yaml"
         file.write_text(yaml.safe_dump({"log": str(tmp_path / "audit.jsonl"), **tree}), encoding="utf-8")
         monkeypatch.setenv(POLICY_VARIABLE, str(file))
@@ -308,3 +314,13 @@ def test_a_policy_changes_no_result(tmp_path, party):
     assert len(kept) == 4
     for name, blob in kept.items():
         assert (tmp_path / "mine" / name / "adapter.safetensors").read_bytes() == blob
+
+
+def test_a_party_without_network_lets_no_benchmark_fetch_whatever_the_libraries_read_before(party, tmp_path):
+    party()
+    Party.of({})
+    with pytest.raises(ValueError, match="needs the network, which is switched off here"):
+        read_remote("owner/name", "x", "train", Columns(["a"], []), "benchmark.path")
+    party(network=True)
+    Party.of({})
+    assert not os.environ.get(OFFLINE_VARIABLE)
