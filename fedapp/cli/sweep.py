@@ -35,6 +35,7 @@ from fedapp.config.sweep import (
 )
 from fedapp.core.errors import one_line
 from fedapp.core.files import write_atomically
+from fedapp.planning.job import new_folder
 from fedapp.records.results import validation_score
 from fedapp.records.table import format_score
 
@@ -212,17 +213,7 @@ def _sweep_folder(overrides: Sequence[str]) -> Path:
     """Make a folder below runs_dir for this sweep."""
     config = load_config([override for override in overrides if override.startswith("runs_dir=")])
     runs_dir = folder_setting(config, "runs_dir")
-    stem = f"{datetime.now():%Y%m%d-%H%M%S}-sweep"
-    for number in range(1, 1000):
-        folder = runs_dir / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise ConfigError(f"the sweep's folder {folder} cannot be made: {error.strerror}") from None
-        return folder
-    raise ConfigError(f"runs_dir={str(runs_dir)!r} has no room for {stem}")
+    return new_folder(runs_dir, f"{datetime.now():%Y%m%d-%H%M%S}-sweep", "sweep's")
 
 
 def _discard(folder: Path) -> None:

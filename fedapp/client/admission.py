@@ -12,6 +12,7 @@ from typing import Any
 from fedapp.config import slots
 from fedapp.config.composed import Composed
 from fedapp.config.policy import Policy
+from fedapp.config.slots import node_at
 from fedapp.core.types import ClientFailure
 
 # Nodes of which a client makes something; the method's other half is the server's.
@@ -46,15 +47,15 @@ def admit(config_json: str, policy: Policy, clients: tuple[int, ...]) -> str:
         Refusal: That names the setting and what the policy allows.
         ConfigError: If the config as such cannot be used.
     """
-    config = Composed.from_json(config_json)
     if policy.open:
         return config_json
+    config = Composed.from_json(config_json)
     alike = {config.variant(client_id): client_id for client_id in clients}
     for client_id in alike.values():
         own = config.client(client_id)
         _check_classes(own, policy)
         for part in PARTS:
-            _check_part(_part(own, part), part, policy)
+            _check_part(node_at(own, part), part, policy)
     tree = config.to_dict()
     tree["benchmark"] = _with_data(config["benchmark"], policy)
     tree["run_dir"] = None  # the server's folder is no place on this machine
@@ -104,13 +105,6 @@ def _with_data(node: Mapping[str, Any], policy: Policy) -> Mapping[str, Any]:
     if not _within(place, [policy.data]):
         raise Refusal("benchmark.data_dir lies outside the folder of this party's policy")
     return {**node, "data_dir": place}
-
-
-def _part(config: Mapping[str, Any], name: str) -> Any:
-    node: Any = config
-    for key in name.split("."):
-        node = node.get(key) if isinstance(node, Mapping) else None
-    return node
 
 
 def _texts(node: Any, where: str) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fedapp.config.policy import Policy
+from fedapp.core.files import append_line
 from fedapp.core.payload import Payload
+from fedapp.core.status import TIME
 from fedapp.core.types import ClientFailure
 
 LONGEST = 200
@@ -21,19 +23,19 @@ LONGEST = 200
 
 @dataclass(frozen=True)
 class AuditLog:
-    """A file of JSON lines that is only ever appended to; None: nothing is kept.
+    """A file of JSON lines that is only ever appended to.
 
     Attributes:
         file: Where it lies.
     """
 
-    file: Path | None
+    file: Path
 
     @classmethod
-    def of(cls, policy: Policy) -> AuditLog:
+    def of(cls, policy: Policy) -> AuditLog | None:
         """The log that a policy asks for; there is none where nothing is guarded."""
         if policy.open:
-            return cls(None)
+            return None
         if policy.log is not None:
             return cls(Path(policy.log))
         state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
@@ -45,17 +47,11 @@ class AuditLog:
         Raises:
             ClientFailure: If it cannot be written: what is not on record does not leave.
         """
-        if self.file is None:
-            return
-        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}) + "\n"
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-            try:
-                os.fchmod(handle, 0o600)
-                _write(handle, line.encode())
-            finally:
-                os.close(handle)
+            self.file.touch(mode=0o600)
+            self.file.chmod(0o600)
+            append_line(self.file, json.dumps({"time": time.strftime(TIME), **entry}))
         except OSError:
             raise ClientFailure(
                 "this party's audit log cannot be written, and nothing leaves without a record"
@@ -94,12 +90,3 @@ def left(facts: Mapping[str, Any], upload: Payload) -> dict[str, Any]:
         "payload-bytes": upload.num_bytes,
         "payload-sha256": digest.hexdigest(),
     }
-
-
-def _write(handle: int, data: bytes) -> None:
-    """All of it or nothing: half a line is taken back."""
-    end = os.fstat(handle).st_size
-    done = os.write(handle, data)
-    if done != len(data):
-        os.ftruncate(handle, end)
-        raise OSError("the line did not fit")

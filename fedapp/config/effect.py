@@ -10,6 +10,7 @@ import yaml
 
 from fedapp.config.build import RESERVED, ConfigError, about, nearest
 from fedapp.config.choices import groups
+from fedapp.config.slots import node_at
 from fedapp.core import files
 
 BUILT = ("train", "split", "score")
@@ -57,11 +58,11 @@ def refuse_unread(
     before = unresolved()
     # As written, and with interpolations inside interpolations resolved.
     text = yaml.safe_dump(before)
-    text += re.sub(r"\$\{([\w.]+)\}", lambda found: str(_at(tree, found[1])), text)
+    text += re.sub(r"\$\{([\w.]+)\}", lambda found: str(node_at(tree, found[1])), text)
     for key in added:
         if not (_stands(before, key) or _is_built(tree, key) or _is_read(text, key)):
             place, _, name = key.rpartition(".")
-            siblings = _at(before, place)
+            siblings = node_at(before, place)
             hint = nearest(name, sorted(siblings)) if isinstance(siblings, Mapping) and siblings else ""
             raise ConfigError(f"{key} is not a setting, nothing reads it{hint}")
 
@@ -102,14 +103,8 @@ def no_validation_rows(config: Mapping[str, Any]) -> str | None:
 
 def _stands(tree: Mapping[str, Any], key: str) -> bool:
     place, _, name = key.rpartition(".")
-    node = _at(tree, place)
+    node = node_at(tree, place)
     return isinstance(node, Mapping) and name in node
-
-
-def _at(tree: Any, place: str) -> Any:
-    for part in place.split("."):
-        tree = tree.get(part) if isinstance(tree, Mapping) else None
-    return tree
 
 
 def _is_built(tree: Mapping[str, Any], key: str) -> bool:
@@ -118,7 +113,7 @@ def _is_built(tree: Mapping[str, Any], key: str) -> bool:
     if parts[0] in BUILT:
         return True
     for depth in range(1, len(parts)):
-        node = _at(tree, ".".join(parts[:depth]))
+        node = node_at(tree, ".".join(parts[:depth]))
         if isinstance(node, Mapping) and "_target_" in node:
             return parts[depth] not in RESERVED
     return False

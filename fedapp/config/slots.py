@@ -77,6 +77,13 @@ def targets(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
             yield from targets(value, f"{where}[{number}]")
 
 
+def node_at(tree: Any, where: str) -> Any:
+    """What stands at a place of a tree; None if there is no such place."""
+    for key in where.split("."):
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
+
+
 def slot_of(where: str) -> str:
     """The slot of a node at a place of the tree."""
     return where.rpartition(".")[2].partition("[")[0]

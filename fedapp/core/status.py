@@ -25,6 +25,8 @@ from fedapp.core.files import WriteError, write_atomically, write_in_place
 STARTING, RUNNING, COMPLETED, FAILED, DIED = "starting", "running", "completed", "failed", "died"
 UNFINISHED = (STARTING, RUNNING)
 FILE = "run.json"
+TIME = "%Y-%m-%dT%H:%M:%S%z"
+"""How a time of day is written, in run.json and beside it."""
 
 # Room that every run.json has, for the last word on a full disk.
 LEAST_BYTES = 1024

@@ -5,6 +5,7 @@ crashed, killed.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -12,12 +13,23 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
+from fedapp.core.errors import one_line, reason_of
 from fedapp.core.files import append_line, write_atomically
-from fedapp.core.status import COMPLETED, DIED, FAILED, STARTING, UNFINISHED, read_status, write_status
+from fedapp.core.status import (
+    COMPLETED,
+    DIED,
+    FAILED,
+    STARTING,
+    TIME,
+    UNFINISHED,
+    holding,
+    read_status,
+    write_status,
+)
+from fedapp.engines.job import RunFailed
 
 # Windows has no SIGHUP.
 ENDING = tuple(one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP"))
-TIME = "%Y-%m-%dT%H:%M:%S%z"
 
 
 def open_run(run_dir: Path, pid: int) -> None:
@@ -31,6 +43,26 @@ def open_run(run_dir: Path, pid: int) -> None:
         WriteError: If the folder cannot be written to.
     """
     write_status(run_dir, {"status": STARTING, "reason": "", "started": time.strftime(TIME), "pid": pid})
+
+
+@contextmanager
+def opened(run_dir: Path) -> Iterator[None]:
+    """Hold a run's folder while the body runs it, with the first and, whatever happens, a last word.
+
+    Raises:
+        RunFailed: In the place of an ``OSError``, which comes of a disk that takes no more.
+    """
+    with holding(run_dir):
+        try:
+            open_run(run_dir, os.getpid())
+            yield
+            complete_run(run_dir)
+        except BaseException as error:
+            with uninterrupted():
+                close_run(run_dir, reason_of(error))
+            if isinstance(error, OSError):
+                raise RunFailed(one_line(error)) from error
+            raise
 
 
 def is_closed(run_dir: Path) -> bool:

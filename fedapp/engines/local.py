@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import io
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -16,8 +15,7 @@ from typing import Any, TextIO
 
 from fedapp.core.errors import Explained, one_line, reason_of
 from fedapp.core.files import writing
-from fedapp.core.status import holding
-from fedapp.engines.closing import close_run, complete_run, open_run, uninterrupted
+from fedapp.engines.closing import opened
 from fedapp.engines.events import EventTail, FollowEvents
 from fedapp.engines.guardian import closed_if_killed
 from fedapp.engines.job import Job, OnEvent, RunFailed, check_outcome
@@ -35,17 +33,8 @@ def run_in_process(job: Job, on_event: OnEvent) -> None:
         KeyboardInterrupt: If interrupted.
     """
     tail = EventTail(job.run_dir / "events.jsonl")
-    with holding(job.run_dir), closed_if_killed(job.run_dir):
-        try:
-            open_run(job.run_dir, os.getpid())
-            _run_and_follow(job, tail, on_event)
-            complete_run(job.run_dir)
-        except BaseException as error:
-            with uninterrupted():
-                close_run(job.run_dir, reason_of(error))
-            if isinstance(error, OSError):
-                raise RunFailed(one_line(error)) from error
-            raise
+    with closed_if_killed(job.run_dir), opened(job.run_dir):
+        _run_and_follow(job, tail, on_event)
 
 
 def _run_and_follow(job: Job, tail: EventTail, on_event: OnEvent) -> None:

@@ -48,12 +48,13 @@ def look_at_files(config: Composed, labels: Sequence[str]) -> list[str]:
     return list(notes)
 
 
-def try_one_step(config: Composed, setup: ClientSetup) -> None:
-    """Load a client's base model, attach the adapter and train one step on its two longest rows.
+def try_one_step(config: Composed, setup: ClientSetup, clients: Sequence[int]) -> None:
+    """Load a base model, attach the adapter, train one step on two long rows, and check that it can answer.
 
     Args:
-        config: As it holds for the client.
+        config: As it holds for these clients.
         setup: Of any client of the run.
+        clients: Whose answers are to be tried.
 
     Raises:
         ConfigError: If a setting cannot be used, or the step fails.
@@ -73,6 +74,8 @@ def try_one_step(config: Composed, setup: ClientSetup) -> None:
         rows = _longest(setup.data(0).train)
         if rows:
             _step(trial.model, rows)
+        for client_id in clients:
+            trial.check_answers(client_id)
     except (ClientFailure, ValueError):
         raise
     except Exception as error:  # what a model's own code raises is of any kind

@@ -109,17 +109,32 @@ def _run_folder(config: Mapping[str, Any]) -> Path:
         if run_dir.is_dir() and any(run_dir.iterdir()):
             what = f"holds a run that died, {how_it_died(run_dir)}" if has_died(run_dir) else "is not empty"
             raise ConfigError(f"run_dir={str(run_dir)!r} {what}; name a new folder")
-        return _make_folder(run_dir, exist_ok=True)
+        return _make_folder(run_dir, "run", exist_ok=True)
     runs_dir = folder_setting(config, "runs_dir")
     names = [datetime.now().strftime("%Y%m%d-%H%M%S"), _name(config, "method"), _name(config, "benchmark")]
-    stem = "-".join([*names, f"s{config['seed']}"])
+    return new_folder(runs_dir, "-".join([*names, f"s{config['seed']}"]), "run")
+
+
+def new_folder(runs_dir: Path, stem: str, whose: str) -> Path:
+    """Make a folder of this name, or of the next that is free.
+
+    Args:
+        runs_dir: Where.
+        stem: What it is called; ``-2``, ``-3`` … follow where it is taken.
+        whose: What it is for, in messages (``run``).
+
+    Raises:
+        ConfigError: If it cannot be made.
+    """
     for number in range(1, 1000):
         with contextlib.suppress(FileExistsError):
-            return _make_folder(runs_dir / (stem if number == 1 else f"{stem}-{number}"), exist_ok=False)
+            return _make_folder(
+                runs_dir / (stem if number == 1 else f"{stem}-{number}"), whose, exist_ok=False
+            )
     raise ConfigError(f"runs_dir={str(runs_dir)!r} has no room for {stem}")
 
 
-def _make_folder(path: Path, exist_ok: bool) -> Path:
+def _make_folder(path: Path, whose: str, exist_ok: bool) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=exist_ok)
     except FileExistsError:
@@ -127,7 +142,7 @@ def _make_folder(path: Path, exist_ok: bool) -> Path:
             raise ConfigError(f"run_dir={str(path)!r} is a file; name a folder") from None
         raise
     except OSError as error:
-        raise ConfigError(f"the run folder {path} cannot be made: {error.strerror}") from None
+        raise ConfigError(f"the {whose} folder {path} cannot be made: {error.strerror}") from None
     return path
 
 

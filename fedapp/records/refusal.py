@@ -13,7 +13,7 @@ from pathlib import Path
 from fedapp.config.overrides import plain_value
 from fedapp.core.errors import reason_of
 from fedapp.core.files import WriteError, append_line, writing
-from fedapp.core.status import FAILED, write_status
+from fedapp.core.status import FAILED, TIME, write_status
 from fedapp.records.folder import holds_run
 from fedapp.records.machine import describe_machine
 
@@ -63,7 +63,7 @@ def keep_refusal(overrides: str, error: Exception) -> Path:
         path = _free(path.with_name(f"{path.name}-refused"))
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    reason, now = reason_of(error), time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    reason, now = reason_of(error), time.strftime(TIME)
     said = {"status": FAILED, "reason": reason, "started": now, "seconds": 0.0}
     write_status(path, {**said, "overrides": overrides[:LONGEST_OVERRIDES], **describe_machine()})
     end = {"event": "end", "time": 0.0, "status": FAILED, "message": reason}

@@ -12,6 +12,7 @@ from flwr.app import Message
 import client_app
 from fedapp.benchmarks.reading import Columns
 from fedapp.benchmarks.sources import read_remote
+from fedapp.client import party as party_module
 from fedapp.client.party import OFFLINE, Party
 from fedapp.client.release import ITEMS, reason_for_server
 from fedapp.config import slots
@@ -304,6 +305,12 @@ def test_an_adapter_is_kept_where_the_party_says(tmp_path, party):
     done, _ = run(tmp_path)
     assert {file.name for file in (tmp_path / "mine").iterdir()} == {f"client-{k}" for k in range(4)}
     assert set(done.adapters()) <= {"shared"}  # the server's own
+
+
+def test_nothing_is_worked_out_for_a_log_that_nobody_keeps(tmp_path, monkeypatch):
+    for name in ("left", "asked"):
+        monkeypatch.setattr(party_module, name, lambda *_: pytest.fail("worked out"))
+    run(tmp_path)
 
 
 def test_a_policy_changes_no_result(tmp_path, party):

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from fedapp.core.errors import one_line, reason_of
 from fedapp.core.files import writing
-from fedapp.core.status import FILE, holding
+from fedapp.core.status import FILE
 from fedapp.engines.closing import (
     close_run,
-    complete_run,
     failure_of,
     is_closed,
     open_run,
+    opened,
     uninterrupted,
 )
 from fedapp.engines.events import POLL_SECONDS, EventTail, report
@@ -46,20 +46,11 @@ def run_flower(job: Job, on_event: OnEvent) -> None:
         RunFailed: If the run was refused, crashed or did not complete.
         KeyboardInterrupt: If interrupted; the run is stopped first.
     """
-    with holding(job.run_dir):
-        try:
-            open_run(job.run_dir, getpid())
-            with writing(job.log_file):
-                log = job.log_file.open("ab", buffering=0)
-            with log, flower_home() as home:
-                _run_on_superlink(job, on_event, log.fileno(), home)
-            complete_run(job.run_dir)
-        except BaseException as error:
-            with uninterrupted():
-                close_run(job.run_dir, reason_of(error))
-            if isinstance(error, OSError):
-                raise RunFailed(one_line(error)) from error
-            raise
+    with opened(job.run_dir):
+        with writing(job.log_file):
+            log = job.log_file.open("ab", buffering=0)
+        with log, flower_home() as home:
+            _run_on_superlink(job, on_event, log.fileno(), home)
 
 
 def _run_on_superlink(job: Job, on_event: OnEvent, log: int, home: Path) -> None:
