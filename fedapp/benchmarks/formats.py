@@ -43,12 +43,9 @@ class Format(ABC):
 
     def columns(self, *, answered: bool = True) -> Columns:
         """The columns to read; without ``answered``, the target's may be missing."""
-        asked = [
-            *self.wanted,
-            *(name for name in self.optional if name in self.names),
-        ]  # by name: not optional
-        needed = [name for name in asked if answered or name != self.answer]
-        optional = [name for name in self.optional if name not in self.names]
+        named = [name for name in self.optional if name in self.names]  # whoever names it has it
+        needed = [name for name in (*self.wanted, *named) if answered or name != self.answer]
+        optional = [name for name in self.optional if name not in named]
         optional += [] if answered else [self.answer]
         return Columns([self.name(one) for one in needed], [self.name(one) for one in optional])
 
