@@ -40,7 +40,7 @@ def _compose_each_tree_once():
         places = [text for text in overrides if text.startswith("run_dir=")]
         place = PLAIN_PLACE.fullmatch(places[0]) if len(places) == 1 else None
         words = tuple(text for text in overrides if not place or text != places[0])
-        if files.CONF != conf or (places and not place):
+        if conf != files.CONF or (places and not place):
             return by_hydra(overrides)
         if words not in known:
             known[words] = by_hydra(words)

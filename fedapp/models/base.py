@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from fedapp.core.checks import require_choice
 from fedapp.models.fingerprint import fingerprint_of as fingerprint_of
 from fedapp.models.loading import QUANTIZATIONS, read_model, resolve_device
+from fedapp.models.processor import AUTO, choose
 from fedapp.models.structure import pool_by_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
 _HEADS = ("lm", "classification")
-_DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES = ("float32", "bfloat16", "float16", AUTO)
 GENERATION = ("plain", "checkpoint")
 _loaded: dict[tuple[Any, ...], Base] = {}
 _lock = threading.Lock()
@@ -86,10 +87,12 @@ def load_base(
         path: Local folder, hub id, ``asset:<name>`` or ``package:<module>[/subfolder]``.
         head: ``lm`` or ``classification``.
         labels: Label names, for classification.
-        dtype: Number format of the frozen weights: float32, bfloat16 or float16.
+        dtype: Number format of the frozen weights: float32, bfloat16, float16, or ``auto``: bfloat16 where
+            the device is fast at it, else float32.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
         seed: Draws the classification head, the same on every client.
-        attn_implementation: Passed to transformers (``sdpa``, ``eager`` …); None lets it choose.
+        attn_implementation: Passed to transformers (``sdpa``, ``eager`` …); None lets it choose; ``auto``:
+            what is faster on this machine (``fedapp.models.processor``).
         quantization: None, ``8bit`` or ``4bit`` (see ``fedapp.models.loading``).
         revision: Commit or tag of a hub model.
         fingerprint: What the loaded weights must hash to; None accepts any.
@@ -102,11 +105,12 @@ def load_base(
     """
     names = tuple(labels) if head == "classification" else ()
     check_settings(head, names, dtype, pooling, quantization, generation)
-    options = {"attn_implementation": attn_implementation, "revision": revision, "quantization": quantization}
+    place = resolve_device(device)
+    dtype, attention = choose(dtype, attn_implementation, place)
+    options = {"attn_implementation": attention, "revision": revision, "quantization": quantization}
     key = (path, head, names, dtype, device, seed, *options.values(), pooling, generation)
     with _lock:
         if key not in _loaded:
-            place = resolve_device(device)
             model, tokenizer, missing = read_model(path, head, names, dtype, place, seed, options)
             made: dict[str, Any] = {"head": head, "labels": names, "seed": seed, "device": place}
             made |= {"path": path, "missing": missing, "pooling": pooling, "generation": generation}

@@ -16,8 +16,8 @@ from fedapp.core.checks import show_value
 from fedapp.core.files import ASSETS
 from fedapp.models.base import Base, check_settings, head_names
 from fedapp.models.checkpoint import read_config, reason_in, require_supported
-from fedapp.models.files import resolve_path
-from fedapp.models.loading import open_checkpoint
+from fedapp.models.loading import find_checkpoint, open_checkpoint
+from fedapp.models.processor import AUTO
 
 ARCHITECTURES = ASSETS / "configs"
 
@@ -52,6 +52,7 @@ def outline_base(
     """
     names = tuple(labels) if head == "classification" else ()
     check_settings(head, names, dtype, None)
+    dtype = "float32" if dtype == AUTO else dtype  # shapes are the same in any
     config = read_config(str(folder), path or str(folder), {})
     require_supported(config, head, path or str(folder))
     if names:
@@ -133,10 +134,12 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     Raises:
         ValueError: If there is none.
     """
-    own = Path(resolve_path(path))
+    known = sorted(file.parent.name for file in ARCHITECTURES.glob("*/config.json"))
+    if architecture in known and ".gguf" in path:  # counted without the file, which need not be here
+        return ARCHITECTURES / str(architecture), None
+    own = Path(find_checkpoint(path))
     if (own / "config.json").is_file():
         return own, None
-    known = sorted(file.parent.name for file in ARCHITECTURES.glob("*/config.json"))
     if architecture is not None and architecture not in known:
         raise ValueError(_unknown(path, architecture, known))
     described = {name: _described(ARCHITECTURES / name) for name in known}
