@@ -75,6 +75,11 @@ class TrainConfig:
         require_choice("schedule", self.schedule, ("constant", "linear", "cosine"))
         require_choice("answers", self.answers, ("auto", "labels", "text"))
 
+    def rows_per_round(self, num_examples: int) -> int:
+        """Rows that a round's training passes, those that come again included."""
+        rows = self.num_epochs * num_examples
+        return min(rows, self.max_steps * self.batch_size) if self.max_steps else rows
+
     def step_size(self, step: int, total: int) -> float:
         """Share of the peak step size at a step: linear warm-up, then the schedule.
 
