@@ -119,7 +119,7 @@ class Prompted:
         self._chosen = []
 
     def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
-        """Choose demonstrations; return the loss of what remains with them, without any step.
+        """Choose demonstrations; nothing is trained, so no row is scored and there is no loss (NaN).
 
         Raises:
             ClientFailure: If there are no examples.
@@ -128,8 +128,7 @@ class Prompted:
             raise ClientFailure("the client has no training examples")
         chosen = _balanced(examples, self.adapter.shots, rng)
         self._chosen = [write_demonstration(self.adapter.demonstration, examples[i]) for i in chosen]
-        rest = [example for index, example in enumerate(examples) if index not in set(chosen)]
-        return self.loss(rest or examples)
+        return float("nan")
 
     def loss(self, examples: Sequence[Example]) -> float:
         """Mean loss of the answers' first tokens in nats per example."""

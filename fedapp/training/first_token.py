@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fedapp.core.types import Example
 from fedapp.models.base import Base
+from fedapp.training.output_head import token_losses
 from fedapp.training.tokens import Batch, Encoded, Encoder
 from fedapp.training.trainer import Trainer
 
@@ -38,13 +38,17 @@ class FirstTokenTrainer(Trainer):
         return FirstTokenEncoder(self.base, self.config.max_length, self.config.max_new_tokens)
 
     def losses(self, batch: Batch) -> tuple[Tensor, int]:
-        """Cross entropy at each prompt's last token against the answer's first, [batch]."""
+        """Cross entropy at each prompt's last token against the answer's first, [batch].
+
+        Over the whole vocabulary, as the paper has it; over the label words with ``loss="labels"``.
+        """
+        if batch.choices is not None:
+            return self.label_losses(batch)
         rows = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
         lengths = torch.from_numpy(batch.prompt_lengths).to(rows.device)
         # The last column holds nothing but answers; shorter rows' answers stand behind their prompts.
         logits = self.last_logits(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], lengths)
-        losses = functional.cross_entropy(logits.float(), batch.targets[rows, lengths], reduction="none")
-        return losses, len(rows)
+        return token_losses(logits, batch.targets[rows, lengths]), len(rows)
 
 
 def require_language_model(base: Base, what: str) -> None:

@@ -30,6 +30,7 @@ class Encoded:
         prompt_cut: Whether the prompt lost its start, or a classifier's text its end.
         answer_cut: Whether the answer lost its end, and with it the end-of-sequence token.
         answer_length: Tokens of the whole answer, its end-of-sequence token not counted.
+        choices: First tokens of the label words, where the loss is over these alone.
     """
 
     ids: list[int]
@@ -38,6 +39,7 @@ class Encoded:
     prompt_cut: bool = False
     answer_cut: bool = False
     answer_length: int = 0
+    choices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Batch:
             for a classifier the label indices, [batch].
         prompt_lengths: Tokens of each prompt.
         offsets: Padding tokens before each prompt.
+        choices: The rows' choices, [batch, num_labels]; None: the loss is over the vocabulary.
     """
 
     input_ids: Tensor
@@ -57,6 +60,7 @@ class Batch:
     targets: Tensor
     prompt_lengths: np.ndarray
     offsets: np.ndarray
+    choices: Tensor | None = None
 
     @property
     def num_predictions(self) -> int:
@@ -83,6 +87,7 @@ class Batch:
             targets,
             self.prompt_lengths[some],
             self.offsets[some],
+            None if self.choices is None else self.choices[some],
         )
 
 
@@ -261,6 +266,7 @@ class Encoder:
             targets=torch.from_numpy(targets).to(device),
             prompt_lengths=np.array([row.prompt_length for row in rows], dtype=np.int64),
             offsets=offsets,
+            choices=torch.tensor([row.choices for row in rows], device=device) if rows[0].choices else None,
         )
 
 
