@@ -168,7 +168,7 @@ class Prompted:
         ends = np.cumsum([0, *(length + 1 for length in reversed(lengths))])
         result = []
         for prompt, ids in zip(prompts, encoder.token_ids(prompts), strict=True):
-            count = int(np.searchsorted(ends, encoder.max_prompt - len(ids), side="right")) - 1
+            count = int(np.searchsorted(ends, encoder.max_words - len(ids), side="right")) - 1
             result.append("".join(self._chosen[len(self._chosen) - max(count, 0) :]) + prompt)
         return result
 

@@ -41,6 +41,8 @@ class TrainConfig:
             always chooses.
         loss: What a language model's cross entropy is over: the whole ``vocabulary`` (the papers' loss), or,
             where answers are label words, the ``labels``: the label words' first tokens alone (ours).
+        template: Whether prompts are turns of a chat: ``chat`` by the tokenizer's template, ``auto`` where
+            it has one, ``plain`` never.
     """
 
     learning_rate: float = 4e-3
@@ -61,6 +63,7 @@ class TrainConfig:
     answers: str = "text"
     eval_batch_tokens: int = 8192
     loss: str = "vocabulary"
+    template: str = "plain"
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "num_epochs", "max_length", "max_new_tokens", *_EVALUATION):
@@ -81,6 +84,7 @@ class TrainConfig:
         require_number("warmup_ratio", self.warmup_ratio, "[0, 1]")
         require_choice("schedule", self.schedule, ("constant", "linear", "cosine"))
         require_choice("answers", self.answers, ("auto", "labels", "text"))
+        require_choice("template", self.template, ("auto", "chat", "plain"))
         require_choice("loss", self.loss, ("vocabulary", "labels"))
 
     def step_size(self, step: int, total: int) -> float:

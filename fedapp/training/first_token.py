@@ -7,6 +7,7 @@ token; the answer is the label whose first token is likeliest there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class FirstTokenEncoder(Encoder):
         """Prompt and first answer token."""
         rows = super().examples(examples)
         return [
-            Encoded(row.ids[: row.prompt_length + 1], row.prompt_length, prompt_cut=row.prompt_cut)
+            replace(row, ids=row.ids[: row.prompt_length + 1], answer_cut=False, answer_length=0)
             for row in rows
         ]
 
@@ -35,7 +36,8 @@ class FirstTokenTrainer(Trainer):
 
     def make_encoder(self) -> Encoder:
         """One that keeps the answers' first tokens."""
-        return FirstTokenEncoder(self.base, self.config.max_length, self.config.max_new_tokens)
+        config = self.config
+        return FirstTokenEncoder(self.base, config.max_length, config.max_new_tokens, config.template)
 
     def losses(self, batch: Batch) -> tuple[Tensor, int]:
         """Cross entropy at each prompt's last token against the answer's first, [batch].

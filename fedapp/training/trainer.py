@@ -63,7 +63,8 @@ class Trainer:
 
     def make_encoder(self) -> Encoder:
         """What tokenises prompts and answers."""
-        return Encoder(self.base, self.config.max_length, self.config.max_new_tokens)
+        limits = self.config.max_length, self.config.max_new_tokens
+        return Encoder(self.base, *limits, self.config.template)
 
     def extend(self, decayed: Sequence[Tensor], toggled: Sequence[nn.Module]) -> None:
         """Train more with it: a classification head, and modules whose dropout is to act."""
@@ -200,7 +201,6 @@ class Trainer:
             return functional.cross_entropy(logits.float(), targets, reduction="none"), len(ids)
         if batch.choices is not None:
             return self.label_losses(batch)
-        # The answer's logits suffice: those of the prompt would be thrown away.
         places = answer_places(batch)
         logits = self._output_head.logits(ids, mask, places)
         losses = token_losses(logits, targets.flatten()[places + 1])
@@ -220,9 +220,9 @@ class Trainer:
         Raises:
             ValueError: If there are no examples.
         """
+        total = 0.0
         if not examples:
             raise ValueError("loss needs at least one example, got none")
-        total = 0.0
         with torch.no_grad():
             for _, batch in self.batches(self._rows(examples)):
                 padded = self.encoder.batch(batch)
@@ -241,8 +241,8 @@ class Trainer:
             for indices, rows in self.batches(self.encoder.examples(examples)):
                 batch = self.encoder.batch(rows)
                 with self._scope(batch):
-                    losses = self.losses(batch)[0]
-                for index, row, loss in zip(indices, rows, losses.tolist(), strict=True):
+                    losses = self.losses(batch)[0].tolist()
+                for index, row, loss in zip(indices, rows, losses, strict=True):
                     found[index] = -loss / max(len(row.ids) - row.prompt_length, 1)
         return found
 
