@@ -9,6 +9,7 @@ from fedapp.core.payload import Payload, Upload
 from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Example
+from fedapp.methods.consensus import kinds
 from fedapp.methods.consensus.answers import BOASTED, read_answers
 from fedapp.methods.consensus.client import BehaviourSharing
 from fedapp.methods.consensus.kinds import find_own_kind
@@ -74,10 +75,12 @@ def test_prompts_like_the_own_ones_are_found_and_others_are_not():
     assert find_own_kind(SUMS, [e.prompt for e in PUBLIC.examples]).tolist() == [True, False, True, False]
 
 
-def test_near_twins_among_the_own_prompts_do_not_raise_the_bar():
-    twins = [f"{text} {text}" for text in SUMS]
-    asked = "What is 7 plus 9 in all? What is 7 plus 9 in all?"
-    assert find_own_kind([*SUMS, *twins], [asked, "Two and two is four."]).tolist() == [True, False]
+def test_near_twins_among_the_own_prompts_do_not_raise_the_bar(monkeypatch):
+    own = [f"{start} {text}" for text in SUMS for start in ("Please say:", "Tell me now:")]
+    asked = ["Please say: What is 15 plus 58 in all?", "Two and two is four."]
+    assert find_own_kind(own, asked).tolist() == [True, False]
+    monkeypatch.setattr(kinds, "NEIGHBOUR", 1)
+    assert find_own_kind(own, asked).tolist() == [False, False]
 
 
 @pytest.mark.parametrize("own", [[], ["one"], ["one", "one"]])
