@@ -84,21 +84,18 @@ def load_base(
     """Load a base model; the same arguments give the same object within a process.
 
     Args:
-        path: Local folder, hub id, ``asset:<name>`` or ``package:<module>[/subfolder]``.
+        path: Local folder, hub id, ``asset:<name>``, ``package:<module>[/subfolder]``, or a GGUF file.
         head: ``lm`` or ``classification``.
         labels: Label names, for classification.
-        dtype: Number format of the frozen weights: float32, bfloat16, float16, or ``auto``: bfloat16 where
-            the device is fast at it, else float32.
+        dtype: Of the frozen weights: float32, bfloat16, float16; ``auto``: see ``models.processor``.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
         seed: Draws the classification head, the same on every client.
-        attn_implementation: Passed to transformers (``sdpa``, ``eager`` …); None lets it choose; ``auto``:
-            what is faster on this machine (``fedapp.models.processor``).
+        attn_implementation: ``sdpa``, ``eager`` …; None: transformers chooses; ``auto``: as for dtype.
         quantization: None, ``8bit`` or ``4bit`` (see ``fedapp.models.loading``).
         revision: Commit or tag of a hub model.
         fingerprint: What the loaded weights must hash to; None accepts any.
         pooling: What a classification head reads: None, as the architecture has it, or ``mean``.
-        generation: What shapes generated answers beside the run's settings: ``plain``, the checkpoint's
-            end-of-sequence ids alone; ``checkpoint``, all of its generation_config.json.
+        generation: Of generation_config.json: ``plain``: where a sequence ends; ``checkpoint``: all.
 
     Raises:
         ValueError: If a setting is unknown, the model cannot be loaded, or its fingerprint differs.
@@ -116,9 +113,9 @@ def load_base(
             made |= {"path": path, "missing": missing, "pooling": pooling, "generation": generation}
             _loaded[key] = make_base(model, tokenizer, **made)
         base = _loaded[key]
-    if fingerprint and fingerprint != base.fingerprint:
-        raise ValueError(f"fingerprint={fingerprint!r} is expected, {path!r} has {base.fingerprint!r}")
-    return base
+    if fingerprint in (None, "", base.fingerprint):
+        return base
+    raise ValueError(f"fingerprint={fingerprint!r} is expected, {path!r} has {base.fingerprint!r}")
 
 
 def check_settings(

@@ -144,13 +144,13 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
         raise ValueError(_unknown(path, architecture, known))
     described = {name: _described(ARCHITECTURES / name) for name in known}
     for name in sorted(known, key=lambda one: one != architecture):
-        if described[name] == path:
+        if path in described[name]:
             return ARCHITECTURES / name, None
     if architecture is None:
         raise ValueError(_unknown(path, architecture, known))
     return ARCHITECTURES / architecture, (
         f"model.path={path!r} is counted as model.about.architecture={architecture!r}, "
-        f"which has the shape of {described[architecture]}"
+        f"which has the shape of {described[architecture][0]}"
     )
 
 
@@ -161,9 +161,10 @@ def _unknown(path: str, architecture: str | None, known: Sequence[str]) -> str:
     )
 
 
-def _described(folder: Path) -> Any:
-    """The hub id that a folder of ``fedapp/assets/configs`` describes."""
-    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
+def _described(folder: Path) -> list[str]:
+    """The hub ids that a folder of ``fedapp/assets/configs`` describes: a base, and what was made of it."""
+    tree = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return [tree["_name_or_path"], *tree.get("_same_shape", [])]
 
 
 def settings_of(node: Mapping[str, Any]) -> dict[str, Any]:
