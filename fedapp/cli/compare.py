@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from fedapp.records.pooling import mean_of_intervals
 from fedapp.records.results import RunResult, read_finished
 from fedapp.records.rows import NOT_METRICS
 from fedapp.records.table import format_bytes, name_clients, print_notes, print_table
@@ -25,8 +26,11 @@ NOT_COMPARED = {
     "round_timeout",
     "seats",
 }
-COLUMNS = ("configuration", "seeds", "mean", "worst client", "base", "trained", "sent", "received", "time")
-BEST = "best on validation"
+SCORED = ("configuration", "seeds", "pooled", "mean", "worst client")
+COST = ("base", "trained", "sent", "received", "CPU", "time")
+BEST, F1, ANSWERS = "best on validation", "pooled macro-f1", "answers by"
+OWN, UNKNOWN = "†", "‡"
+"""Marks of a pooled score."""
 NAMED = ("benchmark", "partitioner", "method", "adapter", "model", "hostile")
 
 
@@ -55,8 +59,23 @@ def compare(
         raise ValueError(f"no finished run{scored} in {', '.join(map(str, roots))}")
     groups = _grouped(results)
     chosen = any(run.summary.best for run in results)
-    rows = [[label, *_cells(runs), *[_best(runs)] * chosen] for label, runs in groups]
-    print_table((*COLUMNS, BEST) if chosen else COLUMNS, rows, stream, left=("configuration",))
+    further: dict[str, Callable[[Sequence[RunResult]], str]] = {}
+    if any(run.pooled.macro_f1 is not None and run.summary.metric != "macro-f1" for run in results):
+        further[F1] = _macro_f1
+    if _mixed_answering(results):
+        further[ANSWERS] = _answering
+    columns = (*SCORED, *further, *COST, *[BEST] * chosen)
+    rows = [
+        [
+            label,
+            *_scores(runs),
+            *(show(runs) for show in further.values()),
+            *_cost(runs),
+            *[_best(runs)] * chosen,
+        ]
+        for label, runs in groups
+    ]
+    print_table(columns, rows, stream, left=("configuration", ANSWERS))
     print_notes(list(_notes(results, groups)), stream)
 
 
@@ -64,9 +83,15 @@ def _notes(results: Sequence[RunResult], groups: Sequence[tuple[str, Sequence[Ru
     """What the table's numbers are, and what is missing from them."""
     metrics = ", ".join(dict.fromkeys(str(run.summary.metric) for run in results))
     yield (
-        f"{metrics} of the final models on each client's own test split, in %: mean over seeds "
-        "± standard deviation over seeds"
+        f"{metrics} of the final models, in %, as mean over seeds ± standard deviation over seeds; "
+        "mean, worst client: of each client's score on its own test rows"
     )
+    yield from _pooled_notes(results)
+    for benchmark, rules in _mixed_answering(results).items():
+        yield (
+            f"NOT COMPARABLE on {benchmark}: models answer by different rules ({'; '.join(rules)}); "
+            f"compare rows with the same '{ANSWERS}' alone"
+        )
     if any(run.summary.best for run in results):
         yield f"{BEST}: the same at the round (after @, by seed) with the highest mean on validation data"
     yield from _hostile_notes(groups)
@@ -75,16 +100,71 @@ def _notes(results: Sequence[RunResult], groups: Sequence[tuple[str, Sequence[Ru
             yield f"* without {name_clients(missing)} of {run.folder}, not scored there on the base"
 
 
-def _cells(runs: Sequence[RunResult]) -> list[str]:
-    base = [statistics.fmean(run.base.values()) for run in runs if run.base]
+def _pooled_notes(results: Sequence[RunResult]) -> Iterator[str]:
+    """What a pooled score is, and of whose models."""
+    if any(run.pooled.score is not None for run in results):
+        yield (
+            "pooled: over the test rows of all clients together; in brackets 95 % of a bootstrap over these "
+            "rows within a seed, mean over seeds"
+        )
+    if any(run.pooled.one_model is False for run in results):
+        yield f"{OWN} each client's rows by its own model: the models differ between clients"
+    if any(run.pooled.score is not None and run.pooled.one_model is None for run in results):
+        yield f"{UNKNOWN} whether clients have one model is not known"
+
+
+def _mixed_answering(results: Sequence[RunResult]) -> dict[str, list[str]]:
+    """Benchmarks on which models answer by different rules, and these."""
+    found: dict[str, set[str]] = {}
+    for run in results:
+        name = str((run.config["benchmark"].get("about") or {}).get("name"))
+        found.setdefault(name, set()).add(run.answering)
+    return {name: sorted(rules) for name, rules in found.items() if len(rules) > 1}
+
+
+def _answering(runs: Sequence[RunResult]) -> str:
+    return " / ".join(sorted({run.answering for run in runs}))
+
+
+def _macro_f1(runs: Sequence[RunResult]) -> str:
+    return _if_all([run.pooled.macro_f1 for run in runs])
+
+
+def _if_all(values: Sequence[float | None]) -> str:
+    """Mean and spread over seeds, a dash where a seed has no value."""
+    known = [value for value in values if value is not None]
+    return _over_seeds(known) if len(known) == len(values) else "–"
+
+
+def _pooled(runs: Sequence[RunResult]) -> str:
+    """The pooled score with its interval, marked where it is not of one model."""
+    shown = _if_all([run.pooled.score for run in runs])
+    if shown == "–":
+        return shown
+    interval = mean_of_intervals([run.pooled.interval for run in runs])
+    between = f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
+    models = {run.pooled.one_model for run in runs}
+    return shown + between + OWN * (False in models) + UNKNOWN * (None in models)
+
+
+def _scores(runs: Sequence[RunResult]) -> list[str]:
     return [
         " ".join(str(run.seed) for run in runs),
+        _pooled(runs),
         _over_seeds([statistics.fmean(run.scores.values()) for run in runs]),
         _over_seeds([min(run.scores.values()) for run in runs]),
+    ]
+
+
+def _cost(runs: Sequence[RunResult]) -> list[str]:
+    times = [run.cpu_seconds for run in runs if run.cpu_seconds is not None]
+    base = [statistics.fmean(run.base.values()) for run in runs if run.base]
+    return [
         _over_seeds(base) + "*" * any(map(_without_base, runs)) if base else "–",
         _trained(runs),
         format_bytes(statistics.fmean(run.summary.sent_bytes for run in runs)),
         format_bytes(statistics.fmean(run.summary.received_bytes for run in runs)),
+        f"{statistics.fmean(times):.0f} s" if len(times) == len(runs) else "–",
         f"{statistics.fmean(run.seconds for run in runs):.0f} s",
     ]
 

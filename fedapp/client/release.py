@@ -32,7 +32,10 @@ ITEMS: Mapping[str, str] = MappingProxyType(
         "examples": "row_counts",
         "metrics": "scores",
         "rows": "scores",
+        "rows.label-counts": "label_counts",
+        "rows.model-digest": "fingerprint",
         "seconds": "seconds",
+        "cpu-seconds": "seconds",
         "about.train": "row_counts",
         "about.validation": "row_counts",
         "about.test": "row_counts",
@@ -64,8 +67,12 @@ def release(done: Done, policy: Policy) -> Done:
     if not share.task_names:
         sizes = replace(sizes, tasks=())
     rows = done.rows if share.scores else ()
+    if not (share.label_counts and share.row_counts):  # counts say how many rows there are
+        rows = tuple(replace(row, counts=()) for row in rows)
     if not share.row_counts:
-        rows = tuple(replace(row, num_examples=1) for row in rows)
+        rows = tuple(replace(row, num_examples=0) for row in rows)
+    if not share.fingerprint:
+        rows = tuple(replace(row, digest="") for row in rows)
     return replace(
         done,
         num_examples=done.num_examples if share.row_counts else 1,
@@ -73,6 +80,7 @@ def release(done: Done, policy: Policy) -> Done:
         rows=rows,
         sizes=sizes,
         seconds=done.seconds if share.seconds else 0.0,
+        cpu_seconds=done.cpu_seconds if share.seconds else 0.0,
     )
 
 

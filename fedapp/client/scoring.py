@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedapp.benchmarks.base import Benchmark
+from fedapp.benchmarks.counts import count_answers
 from fedapp.core.checks import show_value
 from fedapp.core.model import AdaptedModel
 from fedapp.core.session import ClientSession
@@ -103,12 +104,17 @@ class Scorer:
         ]
 
     def final_rows(self, session: ClientSession) -> tuple[list[Row], list[Prediction]]:
-        """The same of the final model, with ``JUDGED`` among the scores, and with what it said."""
+        """The same of the final model, with ``JUDGED`` among the scores, and with what it said.
+
+        Where answers are labels, rows hold them counted by target.
+        """
         rows, predictions = [], []
         for split, examples in self._sets(session):
             completions, answers = self._answer(examples)
             scores = {**self._scores(examples, answers), **self._judged(examples, answers)}
-            rows.append(Row(split, "final", "after", len(examples), scores))
+            targets = [example.target for example in examples]
+            counts = count_answers(answers, targets, self.benchmark.labels) or ()
+            rows.append(Row(split, "final", "after", len(examples), scores, counts))
             predictions += [
                 Prediction(split, number, example.prompt, completion, answer, example.target)
                 for number, (example, completion, answer) in enumerate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from fedapp.client.repeats import warn_of_repeats
@@ -11,7 +12,7 @@ from fedapp.core.method import ClientRoutine
 from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, count
-from fedapp.records.adapter_file import write_adapter
+from fedapp.records.adapter_file import digest_arrays, write_adapter
 from fedapp.records.predictions import write_predictions
 from fedapp.wire.messages import ClientSizes, Done, Join, Joined, Row, Work
 from fedapp.wire.reading import MAX_CLIENTS
@@ -79,7 +80,7 @@ def serve(work: Work, state: Arrays, output_dir: str | None = None) -> Done:
     Raises:
         ClientFailure, ValueError: If that cannot be done; the text is shown to the user by the server.
     """
-    started = time.monotonic()
+    started, processed = time.monotonic(), time.process_time()
     place = workplace(work.config, work.client_id)
     check_fingerprint(place, work.fingerprint, work.client_id)
     session = place.session(work.client_id, work.server_round, state, work.phase)
@@ -111,6 +112,7 @@ def serve(work: Work, state: Arrays, output_dir: str | None = None) -> Done:
             tasks=tuple(sorted({example.task for example in session.train_set})),
         ),
         seconds=time.monotonic() - started,
+        cpu_seconds=time.process_time() - processed,
         upload=upload,
     )
 
@@ -145,6 +147,8 @@ def check_fingerprint(place: Workplace, expected: str | None, client_id: int) ->
 def _finish(place: Workplace, session: ClientSession, output_dir: str | None) -> list[Row]:
     """Score the final model, and keep what the config says is kept of it."""
     rows, predictions = place.scorer.final_rows(session)
+    digest = digest_arrays(place.model.parameters(), place.base.fingerprint)
+    rows = [replace(row, digest=digest) for row in rows]
     if place.setup.config["save_adapters"]:
         save_adapter(place, session.client_id, output_dir)
     folder = own_folder(place, session.client_id, output_dir)

@@ -38,16 +38,20 @@ class Share:
         arrays: What a method uploads: parameters, products of factors, context vectors.
         texts: Answers to public prompts.
         scores: Losses, metrics and what a method measured of itself.
+        label_counts: How often the final model gave which label to rows of which label; with ``scores``
+            and ``row_counts`` alone.
         row_counts: Numbers of rows.
         task_names: Names of the tasks, which may be names of folders.
         seconds: What the work took.
-        fingerprint: Which base model this is; without it the party still compares it with the run's.
+        fingerprint: Which base model this is, and whether the final model is another party's too; without
+            it the party still compares the base with the run's.
         reasons: Why something failed, in the project's own words.
     """
 
     arrays: bool = True
     texts: bool = False
     scores: bool = True
+    label_counts: bool = False
     row_counts: bool = True
     task_names: bool = False
     seconds: bool = True
@@ -124,7 +128,11 @@ class Policy:
 
 STRICT = Policy()
 _OPEN = Policy(
-    network=True, hostile=True, max_upload=2**63, share=Share(texts=True, task_names=True), open=True
+    network=True,
+    hostile=True,
+    max_upload=2**63,
+    share=Share(texts=True, task_names=True, label_counts=True),
+    open=True,
 )
 
 

@@ -17,6 +17,12 @@ Shapes = dict[str, tuple[int, ...]]
 Metrics = dict[str, float]
 """Metric names in kebab-case, as Flower's (``train-loss``)."""
 
+LabelCounts = tuple[tuple[int, ...], ...]
+"""Answers by target: a row for each label as target, a column for each as answer and one for no label."""
+
+MAX_LABELS = 64
+"""Labels of which answers are counted; with more, counts would be larger than what they sum up."""
+
 SAME_SHARE, EMPTY_SHARE, LOST_SHARE = "same-answer-share", "empty-answer-share", "lost-target-share"
 CONSTANT_SCORE = "constant-score"
 JUDGED = (SAME_SHARE, EMPTY_SHARE, LOST_SHARE, CONSTANT_SCORE)

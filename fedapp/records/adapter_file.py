@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -18,6 +19,14 @@ from fedapp.core.types import Arrays
 
 # What adapter.json must hold for the adapter to be attached again.
 ADAPTER_FACTS = {"adapter": dict, "model": dict, "benchmark": dict, "seed": int, "base-fingerprint": str}
+
+
+def digest_arrays(arrays: Arrays, fingerprint: str) -> str:
+    """16 hex digits that are equal where a base and all that is trained on it are equal, bit by bit."""
+    digest = hashlib.sha256(fingerprint.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"\0{name}\0{array.dtype}\0{array.shape}\0".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def write_adapter(folder: Path, arrays: Arrays, config: Mapping[str, Any], fingerprint: str) -> None:

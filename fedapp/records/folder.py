@@ -45,7 +45,7 @@ from fedapp.core.status import (
 from fedapp.core.types import JUDGED, Arrays
 from fedapp.records.adapter_file import write_adapter
 from fedapp.records.machine import describe_machine
-from fedapp.records.rows import ScoreRow, TrafficRow
+from fedapp.records.rows import ScoreRow, Spent, TrafficRow
 from fedapp.records.summary import hostile_clients, summarise
 from fedapp.records.table import name_clients
 from fedapp.server.directory import ClientDirectory
@@ -68,6 +68,7 @@ class RunFolder:
         self._warnings: list[str] = []
         self._rows: list[ScoreRow] = []
         self._about: dict[int, dict[str, Any]] = {}
+        self._spent: dict[int, Spent] = {}
         self._traffic: list[TrafficRow] = []
 
     @classmethod
@@ -147,7 +148,8 @@ class RunFolder:
         """All rounds are done: keep the shared adapter and the summary."""
         if shared and self.config["save_adapters"]:
             write_adapter(self.path / "adapters" / "shared", shared, self.config, fingerprint)
-        summary = summarise(self._rows, self._about, self._traffic, hostile_clients(self.config))
+        hostile = hostile_clients(self.config)
+        summary = summarise(self._rows, self._about, self._traffic, hostile, spent=self._spent)
         for text in summary.warnings():
             self.warning(text)
         write_atomically(self.path / "summary.json", json.dumps(summary.to_json(), indent=1))
@@ -164,9 +166,12 @@ class RunFolder:
         self.event("warning", message=message)
 
     def reply(self, phase: str, done: Done) -> None:
-        """A client has answered; for progress displays."""
+        """A client has answered; for progress displays, and for what its work took."""
+        before = self._spent.get(done.client_id, Spent())
+        self._spent[done.client_id] = before.plus(done.seconds, done.cpu_seconds)
         names = {"server-round": done.server_round, "client-id": done.client_id}
-        self.event("reply", **names, phase=phase, loss=done.metrics.get("train-loss"), seconds=done.seconds)
+        took = {"seconds": done.seconds, "cpu-seconds": done.cpu_seconds}
+        self.event("reply", **names, phase=phase, loss=done.metrics.get("train-loss"), **took)
 
     def traffic(self, row: Mapping[str, Any]) -> None:
         """Append to traffic.jsonl."""
@@ -183,7 +188,15 @@ class RunFolder:
             client = reply.upload.client_id
             self._about.setdefault(client, reply.sizes.facts())
             for row in reply.rows:
-                about = (row.split, row.model, row.moment, row.num_examples, row.scores)
+                about = (
+                    row.split,
+                    row.model,
+                    row.moment,
+                    row.num_examples,
+                    row.scores,
+                    row.counts,
+                    row.digest,
+                )
                 self._rows.append(ScoreRow(server_round, client, *about))
                 self._append("metrics", self._rows[-1].to_json())
             model = "own" if phase == "train" else reply.rows[0].model if reply.rows else "final"

@@ -12,7 +12,9 @@ import yaml
 
 from fedapp.core.errors import one_line
 from fedapp.core.status import COMPLETED, FAILED, has_died, how_it_died
-from fedapp.records.rows import ScoreRow, TrafficRow
+from fedapp.records.answering import answering_of
+from fedapp.records.pooling import Pooled
+from fedapp.records.rows import NOT_METRICS, ScoreRow, TrafficRow
 from fedapp.records.summary import RunSummary, hostile_clients, summarise
 
 
@@ -29,6 +31,9 @@ class RunResult:
         base: The base model's, by client; empty where it was not scored.
         parameters: Numbers that each client trains; empty where the run does not say.
         seconds: Wall time.
+        answering: By which rule its models answer.
+        pooled: What the final models reach on the test rows of all clients together.
+        cpu_seconds: Processor time of all clients; None where the run does not say.
     """
 
     folder: Path
@@ -39,6 +44,9 @@ class RunResult:
     base: Mapping[int, float]
     parameters: Sequence[int]
     seconds: float
+    answering: str
+    pooled: Pooled
+    cpu_seconds: float | None
 
 
 def read_finished(root: Path, warn: Callable[[str], None], metric: str | None = None) -> Iterator[RunResult]:
@@ -99,20 +107,35 @@ def _read(path: Path, wanted: str | None) -> RunResult | None:
     if summary.metric is None:
         raise ValueError("metrics.jsonl holds no scores on the test split")
     tests = (row for row in rows if row.split == "test" and row.client_id not in summary.hostile)
-    if not any(summary.metric in row.metrics for row in tests):
-        raise ValueError(f"metrics.jsonl holds no {summary.metric} on the test split")
+    known = {name: None for row in tests for name in row.metrics if name not in NOT_METRICS}
+    if summary.metric not in known:
+        raise ValueError(
+            f"metrics.jsonl holds no {summary.metric} on the test split; it has: {', '.join(known)}"
+        )
     scores, base = (summary.scores(name) for name in ("final-score", "base-score"))
     if not scores:
         raise ValueError("metrics.jsonl holds no scores of the final models")
-    seed, seconds = int(config["seed"]), float(about["seconds"])
-    return RunResult(folder, config, seed, summary, scores, base, _parameters(folder), seconds)
-
-
-def _parameters(folder: Path) -> list[int]:
-    """How many numbers each client trains: no row of the other files says it."""
     path = folder / "summary.json"
-    clients = _parsed(path, json.loads).get("clients", []) if path.exists() else []
-    return [int(one["parameters"]) for one in clients if one["parameters"] is not None]
+    said = _parsed(path, json.loads) if path.exists() else {}
+    return RunResult(
+        folder,
+        config,
+        int(config["seed"]),
+        summary,
+        scores,
+        base,
+        # No row of the other files says how many numbers each client trains, or what its work took.
+        [int(one["parameters"]) for one in said.get("clients", []) if one["parameters"] is not None],
+        float(about["seconds"]),
+        answering_of(config, _is_labelled(config, summary)),
+        summary.pooled,
+        said.get("total", {}).get("cpu-seconds"),
+    )
+
+
+def _is_labelled(config: Mapping[str, Any], summary: RunSummary) -> bool:
+    """Whether the benchmark has labels: its config names them, or clients have counted answers by label."""
+    return bool(config["benchmark"].get("labels")) or any(row.counts for row in summary.final_rows)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

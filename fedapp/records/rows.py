@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedapp.core.types import JUDGED
+from fedapp.core.types import JUDGED, LabelCounts
+from fedapp.wire.messages import COUNTS, DIGEST
 
 EVALUATED = ("current", "final")
 """What metrics.jsonl calls the models that an evaluation scores, after a round and after the last."""
@@ -35,6 +36,8 @@ class ScoreRow:
         moment: ``before`` or ``after`` the round's work.
         num_examples: How many examples it is over; None where the row does not say.
         metrics: All other numbers, in the order reported: ``loss``, ``accuracy``, …
+        counts: A final model's answers by target (``benchmarks.counts``); empty where nobody said.
+        digest: Of a final model; rows with the same one are of the same model. Empty where nobody said.
     """
 
     server_round: int
@@ -44,6 +47,8 @@ class ScoreRow:
     moment: str
     num_examples: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    counts: LabelCounts = ()
+    digest: str = ""
 
     @classmethod
     def from_json(cls, row: Any) -> ScoreRow:
@@ -54,18 +59,22 @@ class ScoreRow:
         """
         _check("metrics.jsonl", row, HEAD)
         metrics = {name: value for name, value in row.items() if name not in HEAD}
+        counts, digest = metrics.pop(COUNTS, []), metrics.pop(DIGEST, "")
         for name, value in metrics.items():
             if type(value) not in (int, float):
                 raise ValueError(f"a row of metrics.jsonl has {name}={value!r}, which must be a number")
         num_examples = metrics.pop("num-examples", None)
         server_round, client_id, split, model, moment = (row[key] for key in HEAD)
-        return cls(server_round, client_id, split, model, moment, num_examples, metrics)
+        about = (server_round, client_id, split, model, moment, num_examples)
+        return cls(*about, metrics, _read_counts(counts, num_examples), str(digest))
 
     def to_json(self) -> dict[str, Any]:
         """The row as metrics.jsonl holds it."""
         values = (self.server_round, self.client_id, self.split, self.model, self.moment)
         counted = {} if self.num_examples is None else {"num-examples": self.num_examples}
-        return {**dict(zip(HEAD, values, strict=True)), **counted, **self.metrics}
+        more: dict[str, Any] = {COUNTS: [list(row) for row in self.counts]} if self.counts else {}
+        more |= {DIGEST: self.digest} if self.digest else {}
+        return {**dict(zip(HEAD, values, strict=True)), **counted, **self.metrics, **more}
 
 
 @dataclass(frozen=True)
@@ -111,9 +120,37 @@ class TrafficRow:
         return self.server_round, self.client_id, self.phase
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a client's work took, as it said itself.
+
+    Attributes:
+        seconds: Wall time of all messages.
+        cpu_seconds: Processor time of them, of all threads of its process.
+    """
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def plus(self, seconds: float, cpu_seconds: float) -> Spent:
+        """With another message."""
+        return Spent(self.seconds + seconds, self.cpu_seconds + cpu_seconds)
+
+
 def main_metric(rows: Iterable[ScoreRow]) -> str | None:
     """The benchmark's first metric: JSON keeps the order in which it reports them."""
     return next((name for row in rows for name in row.metrics if name not in NOT_METRICS), None)
+
+
+def _read_counts(counts: Any, num_examples: Any) -> LabelCounts:
+    """Counts as they were written: as many rows as labels, a column more, every scored row once."""
+    whole = isinstance(counts, list) and all(
+        isinstance(row, list) and len(row) == len(counts) + 1 and all(type(n) is int and n >= 0 for n in row)
+        for row in counts
+    )
+    if not whole or (counts and sum(map(sum, counts)) != num_examples):
+        raise ValueError(f"a row of metrics.jsonl has {COUNTS} that do not count its num-examples rows")
+    return tuple(map(tuple, counts))
 
 
 def _check(file: str, row: Any, kinds: Mapping[str, type]) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedapp.records.judgement import warnings_of
-from fedapp.records.rows import EVALUATED, ScoreRow, TrafficRow, main_metric
+from fedapp.records.pooling import Pooled, pool
+from fedapp.records.rows import EVALUATED, ScoreRow, Spent, TrafficRow, main_metric
 
 SCORES = {
     "base-score": ("base", "before"),
@@ -58,6 +59,7 @@ class ClientSummary:
         sent_bytes, received_bytes: Payload of all rounds.
         final_row: Of the final model on the test split, None where it was not scored.
         validation: The final model's score on validation data, None where it was not scored.
+        spent: What its work took; None where nobody said.
     """
 
     client_id: int
@@ -67,6 +69,7 @@ class ClientSummary:
     received_bytes: int
     final_row: ScoreRow | None = None
     validation: float | None = None
+    spent: Spent | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As summary.json holds it; null is what the client did not say or was not scored on."""
@@ -78,6 +81,8 @@ class ClientSummary:
             **self.scores,
             "sent-bytes": self.sent_bytes,
             "received-bytes": self.received_bytes,
+            "seconds": None if self.spent is None else round(self.spent.seconds, 3),
+            "cpu-seconds": None if self.spent is None else round(self.spent.cpu_seconds, 3),
         }
 
 
@@ -107,6 +112,22 @@ class RunSummary:
         found = {one.client_id: one.scores[name] for one in self._honest()}
         return {client: score for client, score in found.items() if score is not None}
 
+    @property
+    def final_rows(self) -> list[ScoreRow]:
+        """Of the honest clients' final models on their test splits."""
+        return [one.final_row for one in self._honest() if one.final_row]
+
+    @property
+    def pooled(self) -> Pooled:
+        """What the final models reach on the test rows of all clients together."""
+        return pool(self.final_rows, self.metric)
+
+    @property
+    def cpu_seconds(self) -> float | None:
+        """Processor time of all clients; None where one did not say it."""
+        times = [None if one.spent is None else one.spent.cpu_seconds for one in self.clients]
+        return math.fsum(time for time in times if time) if times and all(times) else None
+
     def to_json(self) -> dict[str, Any]:
         """The content of summary.json."""
         whole = self._scored_throughout()
@@ -128,10 +149,15 @@ class RunSummary:
                 "mean-score": mean(list(finals.values())),
                 "worst-client-id": worst,
                 "worst-score": None if worst is None else finals[worst],
+                **self.pooled.to_json(),
                 "mean-validation-score": mean([one.validation for one in self._honest()]),
             },
             "best-round": None if self.best is None else self.best.to_json(),
-            "total": {"sent-bytes": self.sent_bytes, "received-bytes": self.received_bytes},
+            "total": {
+                "sent-bytes": self.sent_bytes,
+                "received-bytes": self.received_bytes,
+                "cpu-seconds": self.cpu_seconds,
+            },
             "hostile-clients": list(self.hostile),
             "left-out": left_out,
             "warnings": self.warnings(),
@@ -158,6 +184,7 @@ def summarise(
     traffic: Sequence[TrafficRow],
     hostile: Sequence[int] = (),
     metric: str | None = None,
+    spent: Mapping[int, Spent] | None = None,
 ) -> RunSummary:
     """Put the test scores of the base, of the first local training and of the end side by side.
 
@@ -167,6 +194,7 @@ def summarise(
         traffic: Rows of traffic.jsonl.
         hostile: Clients that the run made hostile.
         metric: What to report; None for the benchmark's first metric.
+        spent: What each client's work took.
     """
     honest = [row for row in rows if row.client_id not in hostile]
     metric = metric or main_metric(row for row in honest if row.split == "test")
@@ -179,6 +207,7 @@ def summarise(
             sent.get(client, 0),
             received.get(client, 0),
             *_finals(rows, client, metric),
+            (spent or {}).get(client),
         )
         for client in sorted({row.client_id for row in rows} | set(about))
     ]

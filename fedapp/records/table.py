@@ -141,6 +141,8 @@ def summary_notes(summary: Mapping[str, Any]) -> list[str]:
     worst = f"; worst client {format_score(final['worst-score'])}" if final["num-clients"] else ""
     metric = summary["metric"] or "score"
     notes = [f"{metric} on each client's own test set, in %{worst}; bytes are payload of all rounds"]
+    if final["pooled-score"] is not None:
+        notes.append(_pooled_note(metric, final))
     if hostile:
         notes.append(f"made hostile, and in no mean: {name_clients(hostile)}")
     meant = {*hostile, *summary["mean"]["client-ids"]}
@@ -156,6 +158,21 @@ def summary_notes(summary: Mapping[str, Any]) -> list[str]:
         where = f"round {best['server-round']} of the {best['evaluated-rounds']} evaluated"
         notes.append(f"best on validation data: {where}, test mean {format_score(best['mean-test-score'])}")
     return notes
+
+
+def _pooled_note(metric: str, final: Mapping[str, Any]) -> str:
+    """The score over the test rows of all clients together, and of whose models it is."""
+    interval = final["pooled-interval"]
+    between = f" (95 % from {format_score(interval[0])} to {format_score(interval[1])})" if interval else ""
+    f1 = final["pooled-macro-f1"]
+    also = f", macro-f1 {format_score(f1)}" if f1 is not None and metric != "macro-f1" else ""
+    whose = {
+        True: "one model for all clients",
+        False: "each client's rows by its own model",
+        None: "whether clients have one model is not known",
+    }[final["one-model"]]
+    rows = f"all {final['test-rows']} test rows together"
+    return f"pooled over {rows}: {metric} {format_score(final['pooled-score'])}{between}{also}; {whose}"
 
 
 def _left_out(messages: Sequence[Mapping[str, Any]]) -> str:

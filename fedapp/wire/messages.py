@@ -12,7 +12,7 @@ from flwr.app import RecordDict
 
 from fedapp.core.method import Phase
 from fedapp.core.payload import Payload
-from fedapp.core.types import Metrics
+from fedapp.core.types import LabelCounts, Metrics
 from fedapp.wire.records import Envelope, pack
 
 SPLITS = ("validation", "test")
@@ -25,6 +25,8 @@ MODELS: dict[str, tuple[str, ...]] = {
 """What a scored model may be called, by what its client was asked for."""
 MOMENTS = ("before", "after")
 """When it was scored: before or after local training."""
+COUNTS, DIGEST = "label-counts", "model-digest"
+"""What a row of a final model may say beside its scores."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class Row:
         moment: One of ``MOMENTS``.
         num_examples: Rows scored.
         scores: Loss and metrics by name, the benchmark's main metric before its others.
+        counts: Answers counted by target, as in ``benchmarks.counts``; empty where they are not said.
+        digest: Of the final model that was scored; clients with the same digest have the same model.
     """
 
     split: str
@@ -121,11 +125,15 @@ class Row:
     moment: str
     num_examples: int
     scores: Metrics
+    counts: LabelCounts = ()
+    digest: str = ""
 
     def facts(self) -> dict[str, Any]:
         """As a JSON object, the scores beside the rest."""
         about = {"split": self.split, "model": self.model, "moment": self.moment}
-        return {**about, "num-examples": self.num_examples, **self.scores}
+        more: dict[str, Any] = {COUNTS: [list(row) for row in self.counts]} if self.counts else {}
+        more |= {DIGEST: self.digest} if self.digest else {}
+        return {**about, "num-examples": self.num_examples, **self.scores, **more}
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,7 @@ class Done:
         rows: Scores.
         sizes: What the client says of itself.
         seconds: What the work took.
+        cpu_seconds: Processor time of it, of all threads of the client's process.
         upload: What the client sends.
     """
 
@@ -170,6 +179,7 @@ class Done:
     rows: tuple[Row, ...]
     sizes: ClientSizes
     seconds: float
+    cpu_seconds: float = 0.0
     upload: Payload = field(default_factory=Payload)
 
     def facts(self) -> dict[str, Any]:
@@ -181,6 +191,7 @@ class Done:
             "metrics": self.metrics,
             "rows": [row.facts() for row in self.rows],
             "seconds": self.seconds,
+            "cpu-seconds": self.cpu_seconds,
             "about": self.sizes.facts(),
         }
 

@@ -6,6 +6,7 @@ message that is wrong in any way is refused as a whole, by a ``WireError``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -14,9 +15,11 @@ from flwr.app import RecordDict
 from fedapp.core.errors import one_line
 from fedapp.core.method import Phase
 from fedapp.core.payload import Payload
-from fedapp.core.types import Metrics
+from fedapp.core.types import MAX_LABELS, LabelCounts, Metrics
 from fedapp.wire.limits import DEFAULT, Limits, WireError, parse_json
 from fedapp.wire.messages import (
+    COUNTS,
+    DIGEST,
     MODELS,
     MOMENTS,
     SPLITS,
@@ -28,7 +31,7 @@ from fedapp.wire.messages import (
     Row,
     Work,
 )
-from fedapp.wire.ranges import is_name, metric_range, score_range, within
+from fedapp.wire.ranges import SLACK, is_name, metric_range, score_range, within
 from fedapp.wire.records import require_own, show, unpack, unpack_facts
 
 MAX_CLIENTS = 100_000
@@ -167,6 +170,7 @@ def _done(
         _rows(facts.get("rows"), phase, limits),
         _sizes(facts.get("about", {}), limits),
         _number("times", "seconds", facts.get("seconds", 0.0), (0.0, MAX_SECONDS)),
+        _number("times", "cpu-seconds", facts.get("cpu-seconds", 0.0), (0.0, MAX_SECONDS)),
         payload,
     )
 
@@ -234,9 +238,32 @@ def _row(row: dict[str, Any], phase: Phase, limits: Limits) -> Row:
     count = _count("num-examples", row.pop("num-examples", None), limits.examples)
     if whose := sorted({"client-id", "server-round"} & set(row)):  # that follows from the message answered
         raise WireError(f"it reports malformed scores: a row with its own {whose[0]}")
+    digest, counts = row.pop(DIGEST, ""), row.pop(COUNTS, [])
+    if not isinstance(digest, str) or not re.fullmatch(r"[0-9a-f]{16}|", digest):
+        raise WireError(f"it reports malformed scores: {DIGEST} {show(digest)}")
     _check_names("scores", row)
     scores = {name: _number("scores", name, value, score_range(name)) for name, value in row.items()}
-    return Row(split, model, moment, count, scores)
+    return Row(split, model, moment, count, scores, _label_counts(counts, count, scores), digest)
+
+
+def _label_counts(counts: Any, num_examples: int, scores: Metrics) -> LabelCounts:
+    """Answers by target: a row a label, a column more, all rows counted once, and right as often as said."""
+    if counts == []:
+        return ()
+    malformed = f"it reports malformed scores: {COUNTS}"
+    if not isinstance(counts, list) or not 2 <= len(counts) <= MAX_LABELS:
+        raise WireError(f"{malformed} must be a list for each of 2 to {MAX_LABELS} labels")
+    if not all(isinstance(row, list) and len(row) == len(counts) + 1 for row in counts):
+        raise WireError(f"{malformed} must be lists of {len(counts) + 1} numbers each")
+    if not all(type(value) is int and 0 <= value <= num_examples for row in counts for value in row):
+        raise WireError(f"{malformed} must be whole numbers from 0 to num-examples={num_examples}")
+    total, right = sum(map(sum, counts)), sum(row[label] for label, row in enumerate(counts))
+    if total != num_examples:
+        raise WireError(f"{malformed} count {total} rows, and num-examples={num_examples}")
+    said = scores.get("accuracy")
+    if said is not None and total and abs(said - right / total) > SLACK:
+        raise WireError(f"{malformed} have {right} of {total} right, and accuracy={said:.6g}")
+    return tuple(map(tuple, counts))
 
 
 def _count(name: str, value: Any, most: int) -> int:

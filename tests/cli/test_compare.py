@@ -132,3 +132,80 @@ def test_settings_that_differ_tell_runs_of_the_same_names_apart(tmp_path, capsys
         assert f"benchmark.task={task}" in output
         assert f"benchmark.size={number}" in output
     assert "split_seed" not in output
+
+
+def label_run(folder: Path, seed: int, digests: str, counts, config=None) -> Path:
+    """A finished run of clients with these counts of answers; the same letter is the same final model."""
+    make_run(folder, seed, (0.5,) * len(counts), (0.1,) * len(counts))
+    head = {"server-round": 1, "split": "test", "model": "final", "moment": "after"}
+    rows = []
+    for client, (own, digest) in enumerate(zip(counts, digests, strict=True)):
+        total, right = sum(map(sum, own)), sum(own[n][n] for n in range(len(own)))
+        about = {**head, "client-id": client, "num-examples": total, "accuracy": right / total}
+        rows.append({**about, "label-counts": own, "model-digest": digest * 16})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tree = yaml.safe_load((folder / "config.yaml").read_text())
+    (folder / "config.yaml").write_text(yaml.safe_dump(tree | (config or {})))
+    return folder
+
+
+SMALL, LARGE = [[2, 0, 0], [0, 2, 0]], [[20, 60, 0], [10, 50, 12]]
+
+
+def test_pooled_mean_and_worst_stand_side_by_side_under_their_names(tmp_path, capsys):
+    label_run(tmp_path / "runs" / "one", 1, "aa", (SMALL, LARGE))
+    assert main(["compare", str(tmp_path / "runs")]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"pooled +mean +worst client +pooled macro-f1", output)
+    # 4 of 4 and 70 of 152 rows: 74 of 156 pooled, 73.0 as the mean of 100.0 and 46.1.
+    assert re.search(r"47\.4 \[39\.\d, 55\.\d\] +73\.0 +46\.1 ", output)
+    assert "pooled: over the test rows of all clients together" in output
+    assert "†" not in output
+    assert "‡" not in output
+
+
+@pytest.mark.parametrize(("digests", "mark"), [("ab", "†"), ("a", "‡")])
+def test_a_pooled_score_of_several_models_is_marked(tmp_path, capsys, digests, mark):
+    folder = label_run(tmp_path / "runs" / "one", 1, digests, (SMALL, LARGE)[: len(digests)])
+    if mark == "‡":
+        text = (folder / "metrics.jsonl").read_text()
+        (folder / "metrics.jsonl").write_text(
+            text.replace('"model-digest"', '"epoch"').replace('"a' + "a" * 15 + '"', "1")
+        )
+    assert main(["compare", str(tmp_path / "runs")]) == 0
+    output = capsys.readouterr().out
+    assert f"]{mark}" in output
+    assert f"\n{mark} " in output
+
+
+WAYS = {
+    "label words": {"train": {"answers": "auto"}},
+    "free text": {"train": {"answers": "text"}},
+    "classification head": {"train": {"answers": "text"}, "model": {"head": "classification"}},
+    "label words, template chat": {"train": {"answers": "labels"}, "model": {"template": "chat"}},
+}
+
+
+def test_runs_of_one_benchmark_that_answer_by_different_rules_are_marked(tmp_path, capsys):
+    for number, config in enumerate(WAYS.values()):
+        label_run(tmp_path / "runs" / str(number), 1, "aa", (SMALL, LARGE), config)
+    assert main(["compare", str(tmp_path / "runs")]) == 0
+    output = capsys.readouterr().out
+    assert "answers by" in output
+    assert "NOT COMPARABLE on benchmark: models answer by different rules" in output
+    for rule in WAYS:
+        assert output.count(rule) >= 2  # in a row, and in the note
+
+
+def test_runs_that_answer_by_one_rule_are_not_marked(tmp_path, capsys):
+    for seed in (1, 2):
+        label_run(tmp_path / "runs" / str(seed), seed, "aa", (SMALL, LARGE), WAYS["label words"])
+    assert main(["compare", str(tmp_path / "runs")]) == 0
+    output = capsys.readouterr().out
+    assert "NOT COMPARABLE" not in output
+    assert "answers by" not in output
+
+
+def test_a_metric_that_is_not_there_is_answered_with_those_that_are(runs, capsys):
+    assert main(["compare", str(runs), "--metric", "acuracy"]) == 2
+    assert "metrics.jsonl holds no acuracy on the test split; it has: accuracy" in capsys.readouterr().err

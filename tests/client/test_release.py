@@ -23,12 +23,12 @@ from fedapp.core.errors import FederationError, RowError
 from fedapp.core.files import OFFLINE_VARIABLE, POLICY_VARIABLE, ROOT
 from fedapp.core.types import ClientFailure
 from fedapp.engines.grid import InProcessGrid, Network, server_identity
-from fedapp.wire.messages import Work
+from fedapp.wire.messages import COUNTS, DIGEST, Work
 from fedapp.wire.records import unpack
 from tests.contract import METHODS, contract
 from tests.federation import TOY, run_toy
 
-ROUNDS = ["num_rounds=2", "evaluate_every=1"]
+ROUNDS = ["num_rounds=2", "evaluate_every=1", "+benchmark.labels=['0','1','2','3']"]
 
 
 class Spy:
@@ -52,6 +52,8 @@ class Spy:
         for facts, payload in self.replies:
             found |= {name for name in facts if name != "about"}
             found |= {f"about.{name}" for name in facts.get("about", {})}
+            said = {name for row in facts.get("rows", []) for name in row}
+            found |= {f"rows.{name}" for name in said & {COUNTS, DIGEST}}
             found |= {"arrays"} if payload.arrays else set()
             found |= {"texts"} if payload.texts else set()
         return found
@@ -108,11 +110,14 @@ OFF = {
     "row_counts": lambda facts: (
         facts.get("num-examples", 1) == 1
         and not any(facts.get("about", {}).get(name) for name in ("train", "validation", "test"))
-        and all(row["num-examples"] == 1 for row in facts.get("rows", []))
+        and all(row["num-examples"] == 0 for row in facts.get("rows", []))
     ),
+    "label_counts": lambda facts: not any(COUNTS in row for row in facts.get("rows", [])),
     "task_names": lambda facts: not facts.get("about", {}).get("tasks"),
-    "seconds": lambda facts: not facts.get("seconds"),
-    "fingerprint": lambda facts: not any(facts.get("fingerprints", [])),
+    "seconds": lambda facts: not facts.get("seconds") and not facts.get("cpu-seconds"),
+    "fingerprint": lambda facts: (
+        not any(facts.get("fingerprints", [])) and not any(DIGEST in row for row in facts.get("rows", []))
+    ),
 }
 
 

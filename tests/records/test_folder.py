@@ -119,6 +119,8 @@ def test_the_table_puts_base_first_and_final_side_by_side():
         "final-score": 0.75,
         "sent-bytes": 1500,
         "received-bytes": 0,
+        "seconds": None,
+        "cpu-seconds": None,
     }
 
 
@@ -146,7 +148,8 @@ def test_means_are_over_the_same_clients_and_who_was_left_out_is_said():
     assert table_rows(summary)[-1][4:7] == ["15.0", "35.0", "55.0"]
     assert summary["mean"]["client-ids"] == [0, 1]
     assert summary["final"]["worst-client-id"] == 0
-    _, means, left_out = summary_notes(summary)
+    _, pooled, means, left_out = summary_notes(summary)
+    assert pooled.startswith("pooled over all 6 test rows together: accuracy 70.0")
     assert means.startswith("means without client 2, not scored in every column")
     assert means.endswith("mean of all 3 final scores 70.0")
     assert left_out == "left out: client 0 in round 10 (evaluation); client 2 in round 1, 10"
@@ -156,7 +159,7 @@ def test_a_column_that_nobody_has_keeps_nobody_out_of_the_means():
     rows = _tests_of(0, own=0.3, final=0.5) + _tests_of(1, own=0.4, final=0.6)
     summary = summarise(rows, {}, _asked(0, 1) + _asked(1, 1)).to_json()
     assert table_rows(summary)[-1][4:7] == ["–", "35.0", "55.0"]
-    assert len(summary_notes(summary)) == 1
+    assert len(summary_notes(summary)) == 2
 
 
 def test_what_ends_a_run_is_in_run_json_by_name(run, tmp_path):

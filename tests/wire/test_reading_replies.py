@@ -30,6 +30,43 @@ def without(name):
     return {key: value for key, value in ROW.items() if key != name}
 
 
+LABELLED = {**ROW, "model": "final", "accuracy": 0.5, "label-counts": [[6, 2, 2], [3, 4, 3]]}
+
+
+def test_counts_and_the_digest_of_a_final_model_are_read_as_they_were_written():
+    row = {**LABELLED, "model-digest": "0123456789abcdef"}
+    (found,) = read(done_facts(rows=[row]), phase="evaluate").rows
+    assert found.counts == ((6, 2, 2), (3, 4, 3))
+    assert found.digest == "0123456789abcdef"
+    assert found.facts() == row
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([[6, 2, 2]], "must be a list for each of 2 to 64 labels"),
+        ([[1, 0]] * 65, "must be a list for each of 2 to 64 labels"),
+        ({"a": 1}, "must be a list for each of 2 to 64 labels"),
+        ([[6, 2, 2], [3, 7]], "must be lists of 3 numbers each"),
+        ([[6, 2, 2], "3 4 3"], "must be lists of 3 numbers each"),
+        ([[6, 2, 2], [3, 4.0, 3]], "must be whole numbers from 0 to num-examples=20"),
+        ([[6, 2, 2], [3, 4, True]], "must be whole numbers from 0 to num-examples=20"),
+        ([[26, 2, 2], [3, 4, -17]], "must be whole numbers from 0 to num-examples=20"),
+        ([[6, 2, 2], [3, 4, 2]], "count 19 rows, and num-examples=20"),
+        ([[7, 1, 2], [3, 4, 3]], "have 11 of 20 right, and accuracy=0.5"),
+    ],
+)
+def test_counts_that_cannot_be_are_refused(counts, said):
+    with pytest.raises(WireError, match=f"malformed scores: label-counts {said}"):
+        read(done_facts(rows=[{**LABELLED, "label-counts": counts}]), phase="evaluate")
+
+
+@pytest.mark.parametrize("digest", ["0123", "0123456789ABCDEF", "\x1b[2J", 7, None, ["0123456789abcdef"]])
+def test_a_digest_that_is_none_is_refused(digest):
+    with pytest.raises(WireError, match="malformed scores: model-digest"):
+        read(done_facts(rows=[{**LABELLED, "model-digest": digest}]), phase="evaluate")
+
+
 def test_an_honest_reply_is_read_as_it_was_written():
     done = read(done_facts())
     assert isinstance(done, Done)
@@ -45,6 +82,7 @@ WRONG = {
     "unknown model": done_facts(rows=[row(model="\x1b[2J")]),
     "final while training": done_facts(rows=[row(model="final")]),
     "unknown moment": done_facts(rows=[row(moment="later")]),
+    "cpu seconds negative": done_facts(**{"cpu-seconds": -1.0}),
     "score as text": done_facts(rows=[row(accuracy="high")]),
     "score as flag": done_facts(rows=[row(accuracy=True)]),
     "score as list": done_facts(rows=[row(accuracy=[0.5])]),
