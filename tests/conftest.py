@@ -5,13 +5,16 @@ import os
 import re
 
 import pytest
+import yaml
 
 # Read when NumPy and torch are loaded: with two threads each, two processes wait for one another (an SVD
 # of 416 columns took 20 s instead of .3 s).
 for library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
-PLAIN_PLACE = re.compile(r"run_dir=(/[\w/.-]+)")
+# Settings at the top of the tree that nothing else in it refers to (as some do to seed), in plain digits.
+NUMBERS = "num_clients|num_rounds|clients_per_round|round_timeout|join_timeout"
+PLAIN = re.compile(rf"(run_dir)=(/[\w/.-]+)|({NUMBERS})=(\d+(?:\.\d+)?)")
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +31,7 @@ def _one_thread():
 def _compose_each_tree_once():
     """Let Hydra compose each tree of conf/ once in a test process: it took half of every toy run.
 
-    A run folder is the test's own and stands in the tree as it was given, so it is put in afterwards.
+    A run folder and a few numbers stand in the tree as they were given, so they are put in afterwards.
     Trees that cannot be composed, and those of another conf/, are left to Hydra each time.
     """
     from fedapp.config import compose
@@ -37,15 +40,16 @@ def _compose_each_tree_once():
     by_hydra, conf, known = compose._compose, files.CONF, {}
 
     def remembered(overrides):
-        places = [text for text in overrides if text.startswith("run_dir=")]
-        place = PLAIN_PLACE.fullmatch(places[0]) if len(places) == 1 else None
-        words = tuple(text for text in overrides if not place or text != places[0])
-        if conf != files.CONF or (places and not place):
+        if conf != files.CONF:
             return by_hydra(overrides)
+        plain = [PLAIN.fullmatch(text) for text in overrides]
+        read = {text.partition("=")[0] for text, found in zip(overrides, plain, strict=True) if not found}
+        later = {found[1] or found[3]: found[2] or yaml.safe_load(found[4]) for found in plain if found}
+        later = {key: value for key, value in later.items() if key not in read}
+        words = tuple(text for text in overrides if text.partition("=")[0] not in later)
         if words not in known:
             known[words] = by_hydra(words)
-        tree = copy.deepcopy(known[words])
-        return {**tree, "run_dir": place[1]} if place else tree
+        return {**copy.deepcopy(known[words]), **later}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compose, "_compose", remembered)
