@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from fedapp.core.errors import one_line
 from fedapp.models.checkpoint import quiet_transformers, reason_in
@@ -43,7 +44,7 @@ def dequantised(parts: Sequence[Path], cache: Path, path: str) -> Path:
             cannot read, or there is no room for the folder.
     """
     _require_gguf(parts[0], path)
-    digest = hashlib.sha256(f"{_FORM} {version('transformers')}".encode())
+    digest = hashlib.sha256(f"{_FORM} {version('transformers')} {version('gguf')}".encode())
     for part in parts:
         with part.open("rb") as opened:
             digest.update(hashlib.file_digest(opened, "sha256").digest())
@@ -55,8 +56,10 @@ def dequantised(parts: Sequence[Path], cache: Path, path: str) -> Path:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / f".{target.name}.lock"):
             if not target.is_dir():
+                for left in cache.glob(f".{target.name}-*"):  # by a process that was killed at it
+                    shutil.rmtree(left, ignore_errors=True)
                 _make(parts, target, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter is what a full disk is to safetensors
         raise ValueError(_no_room(parts, cache, path, error)) from None
     return target
 
@@ -129,11 +132,12 @@ def _unreadable(error: Exception, file: Path, path: str) -> str:
     )
 
 
-def _no_room(parts: Sequence[Path], cache: Path, path: str, error: OSError) -> str:
+def _no_room(parts: Sequence[Path], cache: Path, path: str, error: Exception) -> str:
     place = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
     free, size = shutil.disk_usage(place).free / 1e6, sum(part.stat().st_size for part in parts) / 1e6
+    reason = (error.strerror if isinstance(error, OSError) else None) or one_line(error)
     return (
-        f"path={path!r} cannot be dequantised into {cache}: {error.strerror or error} ({free:,.0f} MB are "
+        f"path={path!r} cannot be dequantised into {cache}: {reason} ({free:,.0f} MB are "
         f"free there, {size:,.0f} MB of GGUF take about {6 * size:,.0f} MB): set FEDAPP_CACHE to a folder "
         "with more room"
     )

@@ -122,7 +122,7 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     """Where the config.json of a model lies on this machine.
 
     The files of the path itself come first, then the shape in the repository that bears its name; of
-    any other hub id the shape is told by ``architecture``.
+    any other hub id the shape is told by ``architecture``. A GGUF file that has such a shape is not read.
 
     Args:
         path: As ``model.path``: a folder, ``asset:…``, ``package:…`` or a hub id.
@@ -135,17 +135,17 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
         ValueError: If there is none.
     """
     known = sorted(file.parent.name for file in ARCHITECTURES.glob("*/config.json"))
-    if architecture in known and ".gguf" in path:  # counted without the file, which need not be here
-        return ARCHITECTURES / str(architecture), None
+    described = {name: _described(ARCHITECTURES / name) for name in known}
+    same = sorted((name for name in known if path in described[name]), key=lambda one: one != architecture)
+    if same and ".gguf" in path:  # counted without the file, which need not be here
+        return ARCHITECTURES / same[0], None
     own = Path(find_checkpoint(path))
     if (own / "config.json").is_file():
         return own, None
     if architecture is not None and architecture not in known:
         raise ValueError(_unknown(path, architecture, known))
-    described = {name: _described(ARCHITECTURES / name) for name in known}
-    for name in sorted(known, key=lambda one: one != architecture):
-        if path in described[name]:
-            return ARCHITECTURES / name, None
+    if same:
+        return ARCHITECTURES / same[0], None
     if architecture is None:
         raise ValueError(_unknown(path, architecture, known))
     return ARCHITECTURES / architecture, (
@@ -162,7 +162,7 @@ def _unknown(path: str, architecture: str | None, known: Sequence[str]) -> str:
 
 
 def _described(folder: Path) -> list[str]:
-    """The hub ids that a folder of ``fedapp/assets/configs`` describes: a base, and what was made of it."""
+    """The paths that a folder of ``fedapp/assets/configs`` describes: a base, and what was made of it."""
     tree = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return [tree["_name_or_path"], *tree.get("_same_shape", [])]
 

