@@ -26,8 +26,9 @@ COLUMNS = (
     "step size",
 )
 OWN, UNKNOWN, UNTUNED = "†", "‡", "*"
-BLOCK = re.compile(r"(<!-- table: ([^\n]*?) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-_OPENING = re.compile(r"<!-- table:")
+BLOCK = re.compile(r"^(<!-- table: ([^\n]*?) -->\n)(.*?)^(<!-- end -->)", re.DOTALL | re.MULTILINE)
+"""A table's place: marks at the start of a line; one that is set in is an example."""
+_OPENING = re.compile(r"^<!-- table:", re.MULTILINE)
 Group = list[ResultRecord]
 
 
@@ -235,6 +236,6 @@ def updated(text: str, make: Callable[[str], str]) -> str:
         ValueError: If a mark is not closed.
     """
     found = BLOCK.findall(text)
-    if len(found) != len(_OPENING.findall(text)) or any("<!-- table:" in body for _, _, body, _ in found):
+    if len(found) != len(_OPENING.findall(text)) or any(_OPENING.search(body) for _, _, body, _ in found):
         raise ValueError("a <!-- table: … --> has no <!-- end --> of its own")
     return BLOCK.sub(lambda block: f"{block[1]}{make(block[2])}{block[4]}", text)
