@@ -32,9 +32,10 @@ def main(grid: Grid, context: Context) -> None:
     show_explained_in_one_line()
     overrides = str(context.run_config.get("overrides", ""))
     with refusals_kept(overrides):
-        config = load_config(split_words(overrides))
+        words = split_words(overrides)
+        config = load_config(words)
         strategy, routine = build_strategy(config), build_routine(config)
-        folder = RunFolder.create(config)
+        folder = RunFolder.create(config, words)
     with folder:
         run = _server_run(folder)
         if routine.needs.public_prompts:

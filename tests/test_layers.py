@@ -16,7 +16,7 @@ LAYERS = (
     ("methods",),
     ("adapters", "records"),
     ("client",),
-    ("planning",),
+    ("planning", "reporting"),
     ("cli",),
 )
 # Modules, as paths below fedapp/ or at the project's root, that may import a library.

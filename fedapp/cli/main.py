@@ -229,11 +229,65 @@ def _tasks(arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _add_results(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "keep finished runs in small result files, and make the docs' tables of these"
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about.capitalize()} (docs/scores.md).",
+        epilog="examples: fedapp results add runs/icl --to results/icl.jsonl; fedapp results tables",
+        allow_abbrev=False,
+    )
+    parser.add_argument("action", metavar="ACTION", help="add, show, tables or check")
+    parser.add_argument("words", nargs="*", metavar="WORD", help="folders of runs; NAME of a file; pages")
+    parser.add_argument("--to", type=Path, metavar="FILE", help="the result file, for add")
+    parser.set_defaults(command=_results)
+
+
+def _results(arguments: argparse.Namespace) -> int:
+    from fedapp.cli.results import manage
+
+    try:
+        return manage(arguments.action, arguments.words, arguments.to, sys.stdout, warn)
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
+        complain(str(error))
+        return USAGE
+
+
+def _add_tune(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "try the same step sizes for every method, choose by validation scores, keep the choice"
+    parser = commands.add_parser(
+        name,
+        help=about,
+        description=f"{about.capitalize()}; KEY=A,B tunes each, seed=A,B averages.",
+        epilog="example: fedapp tune method=fedit,ffa_lora engine=local --to results/tuning/embedded.json",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY=VALUE",
+        help="settings that differ from conf/experiment/tune.yaml",
+    )
+    parser.add_argument("--to", type=Path, metavar="FILE", required=True, help="results/tuning/NAME.json")
+    parser.set_defaults(command=_tune)
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    from fedapp.cli.tune import tune
+
+    return tune(arguments.overrides, arguments.to)
+
+
 COMMANDS = {
     "run": _add_run,
     "budget": _add_budget,
     "list": _add_list,
     "compare": _add_compare,
+    "results": _add_results,
+    "tune": _add_tune,
     "export": _add_export,
     "tasks": _add_tasks,
 }

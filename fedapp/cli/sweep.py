@@ -81,6 +81,11 @@ def read_jobs(folder: Path) -> list[JobRecord]:
 
 
 def sweep(overrides: Sequence[str]) -> int:
+    """Run every combination, as ``run_sweep``; the exit code alone."""
+    return run_sweep(overrides)[0]
+
+
+def run_sweep(overrides: Sequence[str]) -> tuple[int, list[JobRecord]]:
     """Run every combination, or what an optimiser asks for; a failed job does not stop the next.
 
     All combinations are composed and checked before the first one starts. What the chosen experiment
@@ -90,7 +95,8 @@ def sweep(overrides: Sequence[str]) -> int:
         overrides: Hydra overrides; ``KEY=A,B`` sweeps.
 
     Returns:
-        0 if all jobs are complete, 1 if one failed or did not start, 2 if the sweep cannot be configured.
+        0 if all jobs are complete, 1 if one failed or did not start, 2 if the sweep cannot be configured; and
+        the jobs that have begun.
 
     Raises:
         KeyboardInterrupt: If interrupted.
@@ -103,7 +109,7 @@ def sweep(overrides: Sequence[str]) -> int:
         folder = _sweep_folder(overrides)
     except ConfigError as error:
         complain(str(error))
-        return USAGE
+        return USAGE, []
     own.append(f"hydra.sweep.dir={quote(str(folder))}")
     common = frozenset(
         one.get_key_element() for one in parse_overrides(overrides) if not one.is_sweep_override()
@@ -117,8 +123,9 @@ def sweep(overrides: Sequence[str]) -> int:
         if not read_jobs(folder):
             _discard(folder)
             complain(stopped)
-            return USAGE if isinstance(error, ConfigError) else FAILED
-    return _tell(read_jobs(folder), planned, stopped, common if optimises else None)
+            return USAGE if isinstance(error, ConfigError) else FAILED, []
+    jobs = read_jobs(folder)
+    return _tell(jobs, planned, stopped, common if optimises else None), jobs
 
 
 def run_job(

@@ -57,9 +57,10 @@ from fedapp.wire.messages import Done
 class RunFolder:
     """Writes a run's folder; the observer of a strategy, and a context manager around the run."""
 
-    def __init__(self, path: Path, config: Composed) -> None:
+    def __init__(self, path: Path, config: Composed, overrides: Sequence[str] = ()) -> None:
         """Open the files of an existing, empty folder; use ``create``."""
         self.path = path
+        self.overrides = list(overrides)
         self.config = config
         self.fingerprint: str | None = None
         self._files: dict[str, LineFile] = {}
@@ -74,8 +75,12 @@ class RunFolder:
         self._traffic: list[TrafficRow] = []
 
     @classmethod
-    def create(cls, config: Composed) -> RunFolder:
+    def create(cls, config: Composed, overrides: Sequence[str] = ()) -> RunFolder:
         """Make the folder that ``config["run_dir"]`` names, or a new one below ``runs_dir``.
+
+        Args:
+            config: Of the run.
+            overrides: What it was composed with.
 
         Raises:
             ConfigError: If the folder already holds a run, or the setting names none.
@@ -89,7 +94,7 @@ class RunFolder:
             raise ConfigError(f"run_dir={path} already holds a run; name another folder")
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, config.in_folder(path))
+        folder = cls(path, config.in_folder(path), overrides)
         with ExitStack() as hold:
             hold.enter_context(holding(path))
             # First of all: what is said last on a full disk takes this file's place.
@@ -230,6 +235,7 @@ class RunFolder:
             "seconds": round(time.time() - self._started, 3),
             "pid": os.getpid(),
             "warnings": self._warnings,
+            "overrides": self.overrides,
             **self._machine,
         }
         write_status(self.path, facts)

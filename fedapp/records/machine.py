@@ -10,6 +10,7 @@ from typing import Any
 
 from fedapp import __version__
 from fedapp.core.files import ROOT
+from fedapp.models.processor import processor_name
 
 PACKAGES = ("flwr", "torch", "transformers", "peft", "pyreft", "pyvene", "datasets", "flwr-datasets", "numpy")
 
@@ -19,6 +20,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "git-sha": _git_sha(),
         "python": platform.python_version(),
+        "processor": processor_name(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "versions": {"fedapp": __version__} | {name: _version(name) for name in PACKAGES},
     }

@@ -104,10 +104,10 @@ def _read(path: Path, wanted: str | None) -> RunResult | None:
     rows = [ScoreRow.from_json(row) for row in _lines(folder / "metrics.jsonl")]
     traffic = [TrafficRow.from_json(row) for row in _lines(folder / "traffic.jsonl")]
     summary = summarise(rows, {}, traffic, hostile_clients(config), wanted)
-    if summary.metric is None:
-        raise ValueError("metrics.jsonl holds no scores on the test split")
     tests = (row for row in rows if row.split == "test" and row.client_id not in summary.hostile)
     known = {name: None for row in tests for name in row.metrics if name not in NOT_METRICS}
+    if not known:
+        raise ValueError("metrics.jsonl holds no scores on the test split")
     if summary.metric not in known:
         raise ValueError(
             f"metrics.jsonl holds no {summary.metric} on the test split; it has: {', '.join(known)}"

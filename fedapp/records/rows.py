@@ -142,6 +142,15 @@ def main_metric(rows: Iterable[ScoreRow]) -> str | None:
     return next((name for row in rows for name in row.metrics if name not in NOT_METRICS), None)
 
 
+def payload_by_client(traffic: Iterable[TrafficRow], way: str) -> dict[int, int]:
+    """Bytes of payload to or from each client in all rounds."""
+    total: dict[int, int] = {}
+    for row in traffic:
+        if row.direction == way:
+            total[row.client_id] = total.get(row.client_id, 0) + row.payload_bytes
+    return total
+
+
 def _read_counts(counts: Any, num_examples: Any) -> LabelCounts:
     """Counts as they were written: as many rows as labels, a column more, every scored row once."""
     whole = isinstance(counts, list) and all(

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedapp.records.judgement import warnings_of
 from fedapp.records.pooling import Pooled, pool
-from fedapp.records.rows import EVALUATED, ScoreRow, Spent, TrafficRow, main_metric
+from fedapp.records.rows import EVALUATED, ScoreRow, Spent, TrafficRow, main_metric, payload_by_client
 
 SCORES = {
     "base-score": ("base", "before"),
@@ -125,8 +125,8 @@ class RunSummary:
     @property
     def cpu_seconds(self) -> float | None:
         """Processor time of all clients; None where one did not say it."""
-        times = [None if one.spent is None else one.spent.cpu_seconds for one in self.clients]
-        return math.fsum(time for time in times if time) if times and all(times) else None
+        times = [one.spent.cpu_seconds for one in self.clients if one.spent]
+        return math.fsum(times) if times and all(times) and len(times) == len(self.clients) else None
 
     def to_json(self) -> dict[str, Any]:
         """The content of summary.json."""
@@ -197,8 +197,11 @@ def summarise(
         spent: What each client's work took.
     """
     honest = [row for row in rows if row.client_id not in hostile]
-    metric = metric or main_metric(row for row in honest if row.split == "test")
-    sent, received = (_bytes_by_client(traffic, way) for way in ("up", "down"))
+    measured = sorted(
+        (row for row in honest if row.split != "train"), key=lambda row: row.split
+    )  # test first
+    metric = metric or main_metric(measured)
+    sent, received = (payload_by_client(traffic, way) for way in ("up", "down"))
     clients = [
         ClientSummary(
             client,
@@ -290,11 +293,3 @@ def _left_out(traffic: Sequence[TrafficRow]) -> list[tuple[int, int, str]]:
     """Messages to clients of which no reply was used."""
     used = {row.message for row in traffic if row.direction == "up"}
     return [row.message for row in traffic if row.direction == "down" and row.message not in used]
-
-
-def _bytes_by_client(traffic: Sequence[TrafficRow], way: str) -> dict[int, int]:
-    total: dict[int, int] = {}
-    for row in traffic:
-        if row.direction == way:
-            total[row.client_id] = total.get(row.client_id, 0) + row.payload_bytes
-    return total
