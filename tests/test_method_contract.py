@@ -10,18 +10,25 @@ from tests.contract import METHODS, contract
 from tests.federation import run_toy
 
 
-@pytest.fixture(params=METHODS)
-def method(request, monkeypatch):
-    monkeypatch.setattr(federation, "TOY", [*federation.TOY, *contract(request.param).toy])
-    return f"method={request.param}"
+@pytest.fixture(scope="module", params=METHODS)
+def method(request):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(federation, "TOY", [*federation.TOY, *contract(request.param).toy])
+        yield f"method={request.param}"
+
+
+@pytest.fixture(scope="module")
+def plain(method, tmp_path_factory):
+    """Two rounds of four clients in which nothing happens, which the other runs are held against."""
+    return run_toy(tmp_path_factory.mktemp("plain") / "run", method, "num_rounds=2")
 
 
 def scores(run):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in run.rows("metrics")]
 
 
-def test_every_client_trains_in_every_round_and_ends_with_an_adapter(method, tmp_path):
-    run = run_toy(tmp_path / "run", method, "num_rounds=2")
+def test_every_client_trains_in_every_round_and_ends_with_an_adapter(plain):
+    run = plain
     trained = {
         (row["server-round"], row["client-id"]) for row in run.rows("metrics") if row["split"] == "train"
     }
@@ -32,20 +39,18 @@ def test_every_client_trains_in_every_round_and_ends_with_an_adapter(method, tmp
     assert run.json("run")["status"] == "completed"
 
 
-def test_the_same_seed_gives_the_same_bits_whatever_the_order_of_replies(method, tmp_path):
-    first = run_toy(tmp_path / "a", method, "num_rounds=2")
+def test_the_same_seed_gives_the_same_bits_whatever_the_order_of_replies(method, plain, tmp_path):
     second = run_toy(tmp_path / "b", method, "num_rounds=2", network=Network(reverse=True))
     other = run_toy(tmp_path / "c", method, "num_rounds=2", "seed=2")
-    assert first.adapters() == second.adapters()
-    assert scores(first) == scores(second)
-    assert first.adapters() != other.adapters()
+    assert plain.adapters() == second.adapters()
+    assert scores(plain) == scores(second)
+    assert plain.adapters() != other.adapters()
 
 
-def test_nodes_that_stand_in_for_several_clients_change_nothing(method, tmp_path):
-    alone = run_toy(tmp_path / "a", method, "num_rounds=2")
+def test_nodes_that_stand_in_for_several_clients_change_nothing(method, plain, tmp_path):
     shared = run_toy(tmp_path / "b", method, "num_rounds=2", num_nodes=2)
     spare = run_toy(tmp_path / "c", method, "num_rounds=2", num_nodes=7)
-    assert alone.adapters() == shared.adapters() == spare.adapters()
+    assert plain.adapters() == shared.adapters() == spare.adapters()
 
 
 def test_a_client_whose_replies_are_lost_or_doubled_does_not_stop_the_others(method, tmp_path):
@@ -73,10 +78,9 @@ def test_only_some_clients_are_asked_where_the_run_says_so(method, tmp_path):
     ]
 
 
-def test_traffic_is_the_same_up_and_down_counts_exactly(method, tmp_path):
+def test_traffic_is_the_same_up_and_down_counts_exactly(method, plain):
     said = contract(method.removeprefix("method="))
-    run = run_toy(tmp_path / "run", method, "num_rounds=2")
-    rows = [row for row in run.rows("traffic") if row["server-round"]]
+    rows = [row for row in plain.rows("traffic") if row["server-round"]]
     uploads = [row["payload-bytes"] for row in rows if row["direction"] == "up" and row["phase"] == "train"]
     assert uploads == [said.uploaded] * 8
     first = [r["payload-bytes"] for r in rows if r["direction"] == "down" and r["server-round"] == 1][:4]

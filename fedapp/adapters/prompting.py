@@ -119,7 +119,7 @@ class Prompted:
         self._chosen = []
 
     def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
-        """Choose demonstrations; return the loss of what remains with them, without any step.
+        """Choose demonstrations; nothing is trained, so no row is scored and there is no loss (NaN).
 
         Raises:
             ClientFailure: If there are no examples.
@@ -128,8 +128,7 @@ class Prompted:
             raise ClientFailure("the client has no training examples")
         chosen = _balanced(examples, self.adapter.shots, rng)
         self._chosen = [write_demonstration(self.adapter.demonstration, examples[i]) for i in chosen]
-        rest = [example for index, example in enumerate(examples) if index not in set(chosen)]
-        return self.loss(rest or examples)
+        return float("nan")
 
     def loss(self, examples: Sequence[Example]) -> float:
         """Mean loss of the answers' first tokens in nats per example."""
@@ -169,7 +168,7 @@ class Prompted:
         ends = np.cumsum([0, *(length + 1 for length in reversed(lengths))])
         result = []
         for prompt, ids in zip(prompts, encoder.token_ids(prompts), strict=True):
-            count = int(np.searchsorted(ends, encoder.max_prompt - len(ids), side="right")) - 1
+            count = int(np.searchsorted(ends, encoder.max_words - len(ids), side="right")) - 1
             result.append("".join(self._chosen[len(self._chosen) - max(count, 0) :]) + prompt)
         return result
 

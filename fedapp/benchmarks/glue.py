@@ -1,12 +1,19 @@
-"""Single-sentence classification tasks of GLUE (SST-2, CoLA).
+"""The classification tasks of GLUE, of one sentence and of two, and STS-B by its rounded scores.
 
 Protocol. A test split whose rows are labelled is used as it stands. The test labels of GLUE are
 hidden (-1 on the hub), and a folder may have no test split: then the labelled validation split is
 cut in two by ``split_seed``; ``load("validation")`` gives the first half, to choose on, and
-``load("test")`` the second, to report on.
+``load("test")`` the second, to report on. Of a validation split of more than 5,000 rows the first part
+has 1,000.
 
-Source: GLUE, https://arxiv.org/abs/1804.07461; the two halves: ReFT, https://arxiv.org/abs/2404.03592
-(its rule for validation splits of at most 5,000 rows, which both tasks have).
+Two sentences become one prompt, joined by what ``prompt`` says: for an encoder its separator, which its
+tokenizer knows in a text, too. Token types are not told apart then (RoBERTa has none).
+
+STS-B asks for a score from 0 to 5. It is rounded to the nearest of ``labels``, as T5 does; a language model
+writes one of them and a classification head has a class for each: no regression.
+
+Source: GLUE, https://arxiv.org/abs/1804.07461; the two parts: ReFT, https://arxiv.org/abs/2404.03592;
+rounded scores: T5, https://arxiv.org/abs/1910.10683 (for a classification head, too: ours).
 """
 
 from __future__ import annotations
@@ -20,11 +27,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedapp.benchmarks.base import BenchmarkDefaults, check_split
-from fedapp.benchmarks.metrics import metric
+from fedapp.benchmarks.metrics import is_finite_number, metric
 from fedapp.benchmarks.reading import Columns
 from fedapp.benchmarks.sources import find_rows, read_folder, read_path, read_remote, with_columns
 from fedapp.benchmarks.table import Table
-from fedapp.core.checks import require_int
+from fedapp.core.checks import require_bool, require_int
 from fedapp.core.types import Example
 
 if TYPE_CHECKING:
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
 
 HIDDEN = -1
 """The label of a row whose label is kept secret, on the hub."""
+LARGE, CHOSEN_ON = 5000, 1000
+"""A validation split of more rows than the first gives as many as the second to choose on."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ class Glue(BenchmarkDefaults):
         split_seed: Seed of the two halves of the validation split.
         num_public: Training rows set apart as public prompts, for methods whose clients exchange answers;
             rows of the same text are no training rows either. Which ones does not depend on any seed.
+        graded: Whether the column ``label`` holds scores, taken to the nearest of the labels.
+        matched: Ending of the names of the splits to choose and report on (``_matched``, for MNLI).
     """
 
     subset: str
@@ -59,6 +70,8 @@ class Glue(BenchmarkDefaults):
     path: str = "nyu-mll/glue"
     split_seed: int = 1
     num_public: int = 0
+    graded: bool = False
+    matched: str = ""
     version: str = field(default="1", init=False)
     source: str = field(default="https://arxiv.org/abs/1804.07461", init=False)
 
@@ -72,6 +85,9 @@ class Glue(BenchmarkDefaults):
         for name in self.metrics:
             metric(name)
         require_int("num_public", self.num_public, at_least=0)
+        require_bool("graded", self.graded)
+        if self.graded and not all(is_finite_number(name) for name in self.labels):
+            raise ValueError(f"labels={list(self.labels)} must be numbers, as graded=true takes them")
         if not self._fields():
             raise ValueError(f"prompt={self.prompt!r} must show a column, like {{sentence}}")
 
@@ -94,7 +110,7 @@ class Glue(BenchmarkDefaults):
         if rows is None:
             validation = self._labelled("validation")
             order = np.random.default_rng(self.split_seed).permutation(len(validation))
-            half = len(order) // 2
+            half = CHOSEN_ON if len(order) > LARGE else len(order) // 2
             rows = validation.select(np.sort(order[:half] if split == "validation" else order[half:]))
         elif split == "validation":
             rows = self._labelled("validation")
@@ -159,22 +175,44 @@ class Glue(BenchmarkDefaults):
     def _read(self, split: str) -> Table:
         columns = Columns([*self._fields(), "label"])
         if self.data_dir is not None:
-            return read_folder(self.data_dir, [self.subset], split, columns)
-        return read_remote(f"{self.path}:{{task}}", self.subset, split, columns, "benchmark.path")
+            return read_folder(self.data_dir, [self.subset], self._file(split), columns)
+        return read_remote(f"{self.path}:{{task}}", self.subset, self._file(split), columns, "benchmark.path")
+
+    def _file(self, split: str) -> str:
+        return split if split == "train" else split + self.matched
 
     def _labelled(self, split: str) -> Dataset:
         from datasets import Dataset
 
         table = self._read(split)
         texts = {name: table.texts(name) for name in self._fields()}
-        return Dataset.from_dict({**texts, "label": table.labels("label", self.labels)})
+        labels = self._nearest(table) if self.graded else table.labels("label", self.labels)
+        return Dataset.from_dict({**texts, "label": labels})
+
+    def _nearest(self, table: Table) -> list[int]:
+        """Indices of the labels that are closest to the scores of a table; of two the lower."""
+        known = [float(name) for name in self.labels]
+        found = []
+        for index, text in enumerate(table.texts("label")):
+            if not is_finite_number(text) or not min(known) <= float(text) <= max(known):
+                where = f"from {min(known):g} to {max(known):g}"
+                raise table.error(index, f"label is no score; it must be a number {where}", text)
+            distances = [abs(score - float(text)) for score in known]
+            found.append(distances.index(min(distances)))
+        return found
+
+    def _hides(self, table: Table) -> bool:
+        """Whether the labels of a table are kept secret."""
+        if self.graded:
+            return any(is_finite_number(text) and float(text) == HIDDEN for text in table.texts("label"))
+        return HIDDEN in table.integers("label")
 
     def _test(self) -> Dataset | None:
         """The test split where it exists and is labelled."""
         if self.data_dir is not None:
-            path = find_rows(self.data_dir, [self.subset], "test")
-            if path is None or HIDDEN in read_path(path, Columns(["label"])).integers("label"):
+            path = find_rows(self.data_dir, [self.subset], self._file("test"))
+            if path is None or self._hides(read_path(path, Columns(["label"]))):
                 return None
-        elif HIDDEN in self._read("test").integers("label"):
+        elif self._hides(self._read("test")):
             return None
         return self._labelled("test")

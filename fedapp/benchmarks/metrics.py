@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 NUMBER_TOLERANCE = 1e-3
 """How far two numbers may lie apart and still count as equal.
@@ -115,6 +118,48 @@ def same_number(answer: str, target: str, tolerance: float = NUMBER_TOLERANCE) -
     return distance <= tolerance  # nan, the distance of two infinities, is not
 
 
+def is_finite_number(text: str) -> bool:
+    """Whether a text is a finite number."""
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def pearson(answers: Sequence[str], targets: Sequence[str]) -> float:
+    """Pearson's correlation of two columns of numbers, in [-1, 1]; 0 where one of them is constant.
+
+    An answer that is no number counts as 0.
+
+    Raises:
+        ValueError: If there is nothing to score or the lengths differ.
+
+    Source: GLUE's metric for STS-B, https://arxiv.org/abs/1804.07461 (answers that are no number: ours).
+    """
+    _check(answers, targets)
+    given, wanted = _numbers(answers), _numbers(targets)
+    if np.ptp(given) == 0 or np.ptp(wanted) == 0:
+        return 0.0
+    return float(np.clip(np.corrcoef(given, wanted)[0, 1], -1, 1))
+
+
+def spearman(answers: Sequence[str], targets: Sequence[str]) -> float:
+    """Pearson's correlation of the ranks, equal numbers sharing their mean rank; otherwise as ``pearson``."""
+    _check(answers, targets)
+    ranks = [[str(rank) for rank in _ranks(_numbers(texts))] for texts in (answers, targets)]
+    return pearson(*ranks)
+
+
+def _numbers(texts: Sequence[str]) -> np.ndarray:
+    return np.array([float(text) if is_finite_number(text) else 0.0 for text in texts])
+
+
+def _ranks(numbers: np.ndarray) -> np.ndarray:
+    _, places, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    return ranks
+
+
 Metric = Callable[[Sequence[str], Sequence[str]], float]
 
 METRICS: dict[str, Metric] = {
@@ -123,6 +168,8 @@ METRICS: dict[str, Metric] = {
     "macro-f1": macro_f1,
     "rouge-l": rouge_l,
     "exact-match": exact_match,
+    "pearson": pearson,
+    "spearman": spearman,
 }
 """Metrics that a benchmark's YAML may name."""
 

@@ -135,6 +135,7 @@ class Workplace:
         )
         session.metric = self.scorer.main_metric
         session.public = self.setup.public
+        session.rows_per_round = self.setup.train.rows_per_round(len(data.train))
         return session
 
 

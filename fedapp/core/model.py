@@ -40,7 +40,7 @@ class AdaptedModel(Protocol):
         """Go back to the values that every client starts from (drawn from the run's seed)."""
 
     def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
-        """Train for one round; return the mean loss in nats per example.
+        """Train for one round; return the mean loss in nats per example, NaN where nothing is trained.
 
         Raises:
             ClientFailure: If the loss is not finite.

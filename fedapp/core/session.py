@@ -34,6 +34,7 @@ class ClientSession:
         scorer: Scores the model as it stands: ``scorer(model_name, moment)``.
         metric: The benchmark's main metric of the model as it stands on some examples.
         public: The public prompts, where the routine asks for them (``needs_public_prompts``).
+        rows_per_round: Rows that a round's training passes, repeats included; None: each training row once.
     """
 
     client_id: int
@@ -48,6 +49,12 @@ class ClientSession:
     scorer: Callable[[str, str], None] | None = None
     metric: Callable[[Sequence[Example]], float] | None = None
     public: PublicSet | None = None
+    rows_per_round: int | None = None
+
+    @property
+    def trained_rows(self) -> int:
+        """Rows that this round's training passes."""
+        return len(self.train_set) if self.rows_per_round is None else self.rows_per_round
 
     def score(self, model: str, moment: str) -> None:
         """Put the model, as it stands, into the run's metrics (if the run asks for it).

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from fedapp.core.checks import require_bool, require_choice, require_int, require_number
 
+_EVALUATION = ("eval_batch_size", "eval_batch_tokens")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -32,10 +34,15 @@ class TrainConfig:
         max_length: Longest tokenised example, prompt and answer together.
         max_new_tokens: Longest generated answer in tokens; a prompt has at most ``max_length`` less these,
             in training, too.
-        eval_batch_size: Examples per forward pass when scoring or generating.
+        eval_batch_size: Most examples of a forward pass when scoring or generating.
+        eval_batch_tokens: Most tokens of such a pass, padding included; one example may have more.
         answers: How a language model answers: ``text`` generates, ``labels`` chooses the benchmark's
             likeliest label word, ``auto`` chooses where there are label words. A classification head
             always chooses.
+        loss: What a language model's cross entropy is over: the whole ``vocabulary`` (the papers' loss), or,
+            where answers are label words, the ``labels``: the label words' first tokens alone (ours).
+        template: Whether prompts are turns of a chat: ``chat`` by the tokenizer's template, ``auto`` where
+            it has one, ``plain`` never.
     """
 
     learning_rate: float = 4e-3
@@ -54,9 +61,12 @@ class TrainConfig:
     max_new_tokens: int = 16
     eval_batch_size: int = 64
     answers: str = "text"
+    eval_batch_tokens: int = 8192
+    loss: str = "vocabulary"
+    template: str = "plain"
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "num_epochs", "max_length", "max_new_tokens", "eval_batch_size"):
+        for name in ("batch_size", "num_epochs", "max_length", "max_new_tokens", *_EVALUATION):
             require_int(f"{name}", getattr(self, name), at_least=1)
         require_int("max_steps", self.max_steps, at_least=0)
         require_int("accumulation_steps", self.accumulation_steps, at_least=1)
@@ -74,6 +84,13 @@ class TrainConfig:
         require_number("warmup_ratio", self.warmup_ratio, "[0, 1]")
         require_choice("schedule", self.schedule, ("constant", "linear", "cosine"))
         require_choice("answers", self.answers, ("auto", "labels", "text"))
+        require_choice("template", self.template, ("auto", "chat", "plain"))
+        require_choice("loss", self.loss, ("vocabulary", "labels"))
+
+    def rows_per_round(self, num_examples: int) -> int:
+        """Rows that a round's training passes, those that come again included."""
+        rows = self.num_epochs * num_examples
+        return min(rows, self.max_steps * self.batch_size) if self.max_steps else rows
 
     def step_size(self, step: int, total: int) -> float:
         """Share of the peak step size at a step: linear warm-up, then the schedule.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -68,7 +69,8 @@ class ParameterSharing(ClientRoutine):
         """Start from the mix of own and received, train, remember the result."""
         metrics = self._start(download, session)
         session.score(_name(metrics), "before")
-        metrics["train-loss"] = session.model.train(session.train_set, session.rng)
+        loss = session.model.train(session.train_set, session.rng)
+        metrics |= {} if math.isnan(loss) else {"train-loss": loss}  # none where nothing is trained
         trained = session.model.parameters()
         session.score("own", "after")
         session.state.clear()

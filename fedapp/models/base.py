@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from fedapp.core.checks import require_choice
 from fedapp.models.fingerprint import fingerprint_of as fingerprint_of
 from fedapp.models.loading import QUANTIZATIONS, read_model, resolve_device
+from fedapp.models.processor import AUTO, choose
 from fedapp.models.structure import pool_by_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
 _HEADS = ("lm", "classification")
-_DTYPES = ("float32", "bfloat16", "float16")
+_DTYPES = ("float32", "bfloat16", "float16", AUTO)
 GENERATION = ("plain", "checkpoint")
 _loaded: dict[tuple[Any, ...], Base] = {}
 _lock = threading.Lock()
@@ -83,38 +84,38 @@ def load_base(
     """Load a base model; the same arguments give the same object within a process.
 
     Args:
-        path: Local folder, hub id, ``asset:<name>`` or ``package:<module>[/subfolder]``.
+        path: Local folder, hub id, ``asset:<name>``, ``package:<module>[/subfolder]``, or a GGUF file.
         head: ``lm`` or ``classification``.
         labels: Label names, for classification.
-        dtype: Number format of the frozen weights: float32, bfloat16 or float16.
+        dtype: Of the frozen weights: float32, bfloat16, float16; ``auto``: see ``models.processor``.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
         seed: Draws the classification head, the same on every client.
-        attn_implementation: Passed to transformers (``sdpa``, ``eager`` …); None lets it choose.
+        attn_implementation: ``sdpa``, ``eager`` …; None: transformers chooses; ``auto``: as for dtype.
         quantization: None, ``8bit`` or ``4bit`` (see ``fedapp.models.loading``).
         revision: Commit or tag of a hub model.
         fingerprint: What the loaded weights must hash to; None accepts any.
         pooling: What a classification head reads: None, as the architecture has it, or ``mean``.
-        generation: What shapes generated answers beside the run's settings: ``plain``, the checkpoint's
-            end-of-sequence ids alone; ``checkpoint``, all of its generation_config.json.
+        generation: Of generation_config.json: ``plain``: where a sequence ends; ``checkpoint``: all.
 
     Raises:
         ValueError: If a setting is unknown, the model cannot be loaded, or its fingerprint differs.
     """
     names = tuple(labels) if head == "classification" else ()
     check_settings(head, names, dtype, pooling, quantization, generation)
-    options = {"attn_implementation": attn_implementation, "revision": revision, "quantization": quantization}
+    place = resolve_device(device)
+    dtype, attention = choose(dtype, attn_implementation, place)
+    options = {"attn_implementation": attention, "revision": revision, "quantization": quantization}
     key = (path, head, names, dtype, device, seed, *options.values(), pooling, generation)
     with _lock:
         if key not in _loaded:
-            place = resolve_device(device)
             model, tokenizer, missing = read_model(path, head, names, dtype, place, seed, options)
             made: dict[str, Any] = {"head": head, "labels": names, "seed": seed, "device": place}
             made |= {"path": path, "missing": missing, "pooling": pooling, "generation": generation}
             _loaded[key] = make_base(model, tokenizer, **made)
         base = _loaded[key]
-    if fingerprint and fingerprint != base.fingerprint:
-        raise ValueError(f"fingerprint={fingerprint!r} is expected, {path!r} has {base.fingerprint!r}")
-    return base
+    if fingerprint in (None, "", base.fingerprint):
+        return base
+    raise ValueError(f"fingerprint={fingerprint!r} is expected, {path!r} has {base.fingerprint!r}")
 
 
 def check_settings(

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fedapp.core.errors import one_line
 from fedapp.models.files import WEIGHTS_FILE
-from fedapp.models.quiet import quiet_transformers
 
 _POINTER = b"version https://git-lfs"
 _READ = (".safetensors", ".json", ".model", ".txt")
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 _TOKENIZER_FILES = ("tokenizer.*", "vocab.*", "*.model", "*.tiktoken", "tekken.json")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Hide progress bars and the remark that a classification head is new."""
+    from transformers.utils import logging as remarks
+
+    level, bars = remarks.get_verbosity(), remarks.is_progress_bar_enabled()
+    remarks.set_verbosity_error()
+    remarks.disable_progress_bar()
+    try:
+        yield
+    finally:
+        remarks.set_verbosity(level)
+        if bars:
+            remarks.enable_progress_bar()
 
 
 def require_readable(source: str, path: str) -> None:

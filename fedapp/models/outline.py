@@ -16,8 +16,8 @@ from fedapp.core.checks import show_value
 from fedapp.core.files import ASSETS
 from fedapp.models.base import Base, check_settings, head_names
 from fedapp.models.checkpoint import read_config, reason_in, require_supported
-from fedapp.models.files import resolve_path
-from fedapp.models.loading import open_checkpoint
+from fedapp.models.loading import find_checkpoint, open_checkpoint
+from fedapp.models.processor import AUTO
 
 ARCHITECTURES = ASSETS / "configs"
 
@@ -52,6 +52,7 @@ def outline_base(
     """
     names = tuple(labels) if head == "classification" else ()
     check_settings(head, names, dtype, None)
+    dtype = "float32" if dtype == AUTO else dtype  # shapes are the same in any
     config = read_config(str(folder), path or str(folder), {})
     require_supported(config, head, path or str(folder))
     if names:
@@ -121,7 +122,7 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     """Where the config.json of a model lies on this machine.
 
     The files of the path itself come first, then the shape in the repository that bears its name; of
-    any other hub id the shape is told by ``architecture``.
+    any other hub id the shape is told by ``architecture``. A GGUF file that has such a shape is not read.
 
     Args:
         path: As ``model.path``: a folder, ``asset:…``, ``package:…`` or a hub id.
@@ -133,21 +134,23 @@ def find_config(path: str, architecture: str | None) -> tuple[Path, str | None]:
     Raises:
         ValueError: If there is none.
     """
-    own = Path(resolve_path(path))
+    known = sorted(file.parent.name for file in ARCHITECTURES.glob("*/config.json"))
+    described = {name: _described(ARCHITECTURES / name) for name in known}
+    same = sorted((name for name in known if path in described[name]), key=lambda one: one != architecture)
+    if same and ".gguf" in path:  # counted without the file, which need not be here
+        return ARCHITECTURES / same[0], None
+    own = Path(find_checkpoint(path))
     if (own / "config.json").is_file():
         return own, None
-    known = sorted(file.parent.name for file in ARCHITECTURES.glob("*/config.json"))
     if architecture is not None and architecture not in known:
         raise ValueError(_unknown(path, architecture, known))
-    described = {name: _described(ARCHITECTURES / name) for name in known}
-    for name in sorted(known, key=lambda one: one != architecture):
-        if described[name] == path:
-            return ARCHITECTURES / name, None
+    if same:
+        return ARCHITECTURES / same[0], None
     if architecture is None:
         raise ValueError(_unknown(path, architecture, known))
     return ARCHITECTURES / architecture, (
         f"model.path={path!r} is counted as model.about.architecture={architecture!r}, "
-        f"which has the shape of {described[architecture]}"
+        f"which has the shape of {described[architecture][0]}"
     )
 
 
@@ -158,9 +161,10 @@ def _unknown(path: str, architecture: str | None, known: Sequence[str]) -> str:
     )
 
 
-def _described(folder: Path) -> Any:
-    """The hub id that a folder of ``fedapp/assets/configs`` describes."""
-    return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_name_or_path")
+def _described(folder: Path) -> list[str]:
+    """The paths that a folder of ``fedapp/assets/configs`` describes: a base, and what was made of it."""
+    tree = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return [tree["_name_or_path"], *tree.get("_same_shape", [])]
 
 
 def settings_of(node: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ from fedapp.core.status import (
     write_status,
 )
 from fedapp.core.types import JUDGED, Arrays
+from fedapp.models.processor import describe_choices
 from fedapp.records.adapter_file import write_adapter
 from fedapp.records.machine import describe_machine
 from fedapp.records.rows import ScoreRow, Spent, TrafficRow
@@ -65,6 +66,7 @@ class RunFolder:
         self._files: dict[str, LineFile] = {}
         self._hold = ExitStack()
         self._machine = describe_machine()
+        self._auto = describe_choices(config["model"])
         self._started = time.time()
         self._warnings: list[str] = []
         self._rows: list[ScoreRow] = []
@@ -228,6 +230,7 @@ class RunFolder:
             "seed": self.config["seed"],
             "base-fingerprint": self.fingerprint,
             "generation": self.config["model"].get("generation"),
+            "auto": self._auto,
             "started": time.strftime(TIME, time.localtime(self._started)),
             "seconds": round(time.time() - self._started, 3),
             "pid": os.getpid(),

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 from fedapp import __version__
 from fedapp.core.files import ROOT
+from fedapp.models.processor import processor_name
 
 PACKAGES = ("flwr", "torch", "transformers", "peft", "pyreft", "pyvene", "datasets", "flwr-datasets", "numpy")
 
@@ -21,20 +20,10 @@ def describe_machine() -> dict[str, Any]:
     return {
         "git-sha": _git_sha(),
         "python": platform.python_version(),
-        "processor": _processor(),
+        "processor": processor_name(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
         "versions": {"fedapp": __version__} | {name: _version(name) for name in PACKAGES},
     }
-
-
-def _processor() -> str:
-    """The processor's name as the system tells it; the architecture where it does not."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def _git_sha() -> str | None:

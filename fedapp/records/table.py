@@ -141,7 +141,7 @@ def summary_notes(summary: Mapping[str, Any]) -> list[str]:
     worst = f"; worst client {format_score(final['worst-score'])}" if final["num-clients"] else ""
     metric = summary["metric"] or "score"
     notes = [f"{metric} on each client's own test set, in %{worst}; bytes are payload of all rounds"]
-    if final["pooled-score"] is not None:
+    if final.get("pooled-score") is not None:  # summaries of earlier versions have none
         notes.append(_pooled_note(metric, final))
     if hostile:
         notes.append(f"made hostile, and in no mean: {name_clients(hostile)}")

@@ -89,7 +89,11 @@ class ResultRecord:
             processor=str(about.get("processor") or about.get("machine")),
             python=str(about.get("python")),
             versions={name: version for name, version in about.get("versions", {}).items() if version},
-            dtype=str(about.get("dtype") or (config.get("model") or {}).get("dtype") or "float32"),
+            dtype=str(
+                (about.get("auto") or {}).get("dtype")
+                or (config.get("model") or {}).get("dtype")
+                or "float32"
+            ),
             seconds=round(run.seconds, 1),
             cpu_seconds=None if run.cpu_seconds is None else round(run.cpu_seconds, 1),
             sent_bytes=run.summary.sent_bytes,

@@ -35,11 +35,23 @@ def training_batches(
                 given += 1
 
 
-def batches_by_length(rows: Sequence[Encoded], size: int) -> Iterator[tuple[list[int], list[Encoded]]]:
-    """Batches of similar length with their row numbers, longest first: memory runs out at once or never."""
+def batches_by_length(
+    rows: Sequence[Encoded], size: int, tokens: int
+) -> Iterator[tuple[list[int], list[Encoded]]]:
+    """Batches of similar length with their row numbers, longest first: memory runs out at once or never.
+
+    Args:
+        rows: Tokenised examples or prompts.
+        size: Most rows of a batch.
+        tokens: Most tokens of a batch, padding included; a single row may have more.
+    """
     order = sorted(range(len(rows)), key=lambda index: (-len(rows[index].ids), index))
-    for indices in (order[start : start + size] for start in range(0, len(order), size)):
+    start = 0
+    while start < len(order):
+        widest = max(len(rows[order[start]].ids), 1)
+        indices = order[start : start + max(1, min(size, tokens // widest))]
         yield indices, [rows[index] for index in indices]
+        start += len(indices)
 
 
 def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:

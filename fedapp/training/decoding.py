@@ -11,13 +11,14 @@ import torch
 
 from fedapp.core.types import Decoding
 from fedapp.models.base import Base
+from fedapp.training.output_head import contiguous
 from fedapp.training.tokens import Batch
 
 
 def complete(base: Base, batch: Batch, max_new_tokens: int, decoding: Decoding | None) -> list[str]:
     """Generate a text behind each prompt of a left-padded batch, up to an end-of-sequence token."""
     settings = generation_config(base, max_new_tokens, decoding)
-    with _only(base.model, settings):
+    with _only(base.model, settings), contiguous(base.model):
         output = base.model.generate(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, generation_config=settings
         )

@@ -7,13 +7,14 @@ token; the answer is the label whose first token is likeliest there.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fedapp.core.types import Example
 from fedapp.models.base import Base
+from fedapp.training.output_head import token_losses
 from fedapp.training.tokens import Batch, Encoded, Encoder
 from fedapp.training.trainer import Trainer
 
@@ -25,7 +26,7 @@ class FirstTokenEncoder(Encoder):
         """Prompt and first answer token."""
         rows = super().examples(examples)
         return [
-            Encoded(row.ids[: row.prompt_length + 1], row.prompt_length, prompt_cut=row.prompt_cut)
+            replace(row, ids=row.ids[: row.prompt_length + 1], answer_cut=False, answer_length=0)
             for row in rows
         ]
 
@@ -35,16 +36,21 @@ class FirstTokenTrainer(Trainer):
 
     def make_encoder(self) -> Encoder:
         """One that keeps the answers' first tokens."""
-        return FirstTokenEncoder(self.base, self.config.max_length, self.config.max_new_tokens)
+        config = self.config
+        return FirstTokenEncoder(self.base, config.max_length, config.max_new_tokens, config.template)
 
     def losses(self, batch: Batch) -> tuple[Tensor, int]:
-        """Cross entropy at each prompt's last token against the answer's first, [batch]."""
+        """Cross entropy at each prompt's last token against the answer's first, [batch].
+
+        Over the whole vocabulary, as the paper has it; over the label words with ``loss="labels"``.
+        """
+        if batch.choices is not None:
+            return self.label_losses(batch)
         rows = torch.arange(len(batch.input_ids), device=batch.input_ids.device)
         lengths = torch.from_numpy(batch.prompt_lengths).to(rows.device)
         # The last column holds nothing but answers; shorter rows' answers stand behind their prompts.
         logits = self.last_logits(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], lengths)
-        losses = functional.cross_entropy(logits.float(), batch.targets[rows, lengths], reduction="none")
-        return losses, len(rows)
+        return token_losses(logits, batch.targets[rows, lengths]), len(rows)
 
 
 def require_language_model(base: Base, what: str) -> None:

@@ -6,15 +6,17 @@ Source: I2CL's evaluation: the answer is the label whose first token is likelies
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fedapp.core.errors import RowError
+from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Decoding, Example
 from fedapp.models.base import Base
-from fedapp.training.tokens import Encoder
+from fedapp.training.tokens import Encoded, Encoder
 
 _PROBE = "Text: one\nLabel:"
 """Stands for a prompt where none is at hand yet, so that labels that collide are found at once."""
@@ -82,16 +84,18 @@ class LabelTokens:
             self._known[key] = tokens
         return self._known[key]
 
-    def choose(self, logits: Tensor, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
+    def tokens(self, prompts: Sequence[str], device: Any) -> Tensor:
+        """Token ids behind each prompt in the order of the labels, [len(prompts), num_labels]."""
+        return torch.tensor([self.of(prompt) for prompt in prompts], device=device)
+
+    def choose(self, rivals: Tensor, decoding: Decoding | None = None) -> list[str]:
         """The label word that is likeliest behind each prompt, or one drawn among all.
 
         Args:
-            logits: At the prompts' last tokens, [len(prompts), vocabulary].
-            prompts: The prompts.
+            rivals: Logits of the label words' first tokens, [num_prompts, num_labels].
             decoding: Draw with its temperature and share; torch's generator is seeded already.
         """
-        tokens = torch.tensor([self.of(prompt) for prompt in prompts], device=logits.device)
-        rivals = logits.gather(1, tokens).float()
+        rivals = rivals.float()
         chosen = rivals.argmax(1) if decoding is None else _drawn(rivals, decoding)
         return [self.labels[index] for index in chosen.tolist()]
 
@@ -113,6 +117,42 @@ class LabelTokens:
                 place = f"after {ending!r}" if probed else "behind one of the prompts"
                 raise RowError(f"{said} {place}; {cure}", f"{said} after {ending.strip()!r}; {cure}")
             first[token] = label
+
+
+def label_words_for_loss(config: TrainConfig, words: LabelTokens | None, base: Base) -> LabelTokens | None:
+    """The label words that the loss is over; None: over the whole vocabulary, or a head's classes.
+
+    Raises:
+        ValueError: If the loss is to be over label words where the model does not answer with any.
+    """
+    if config.loss != "labels":
+        return None
+    if words is None:
+        why = (
+            "this model answers by a classification head, whose loss is over its labels anyway"
+            if base.head == "classification"
+            else f"train.answers={config.answers!r} lets this model write text here"
+        )
+        raise ValueError(f"train.loss='labels' needs answers that are label words, but {why}: set vocabulary")
+    return words
+
+
+def with_choices(rows: Sequence[Encoded], examples: Sequence[Example], words: LabelTokens) -> list[Encoded]:
+    """Rows that end with their answer's first token, which is one of their label words' first tokens.
+
+    Raises:
+        RowError: If an answer is no label word.
+    """
+    found = []
+    for number, (row, example) in enumerate(zip(rows, examples, strict=True)):
+        tokens = words.of(example.prompt)
+        if row.ids[row.prompt_length] not in tokens:
+            place = (
+                f"example {number}: its target is none of the label words, over which train.loss=labels is"
+            )
+            raise RowError(place, f"{place}; its target is {example.target[:40]!r}")
+        found.append(replace(row, ids=row.ids[: row.prompt_length + 1], choices=tuple(tokens)))
+    return found
 
 
 def _drawn(logits: Tensor, decoding: Decoding) -> Tensor:

@@ -15,6 +15,7 @@ from fedapp.core.errors import RowError
 from fedapp.core.types import Example
 from fedapp.models.base import Base
 from fedapp.models.structure import offset_positions
+from fedapp.training.chat import chat_template
 
 IGNORE = -100  # torch's cross entropy skips this target
 
@@ -30,6 +31,8 @@ class Encoded:
         prompt_cut: Whether the prompt lost its start, or a classifier's text its end.
         answer_cut: Whether the answer lost its end, and with it the end-of-sequence token.
         answer_length: Tokens of the whole answer, its end-of-sequence token not counted.
+        num_before: The prompt's tokens before the user's own words, under a chat template.
+        choices: First tokens of the label words, where the loss is over these alone.
     """
 
     ids: list[int]
@@ -38,6 +41,8 @@ class Encoded:
     prompt_cut: bool = False
     answer_cut: bool = False
     answer_length: int = 0
+    num_before: int = 0
+    choices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,8 @@ class Batch:
             for a classifier the label indices, [batch].
         prompt_lengths: Tokens of each prompt.
         offsets: Padding tokens before each prompt.
+        num_before: Tokens of each prompt before the user's own words.
+        choices: The rows' choices, [batch, num_labels]; None: the loss is over the vocabulary.
     """
 
     input_ids: Tensor
@@ -57,6 +64,8 @@ class Batch:
     targets: Tensor
     prompt_lengths: np.ndarray
     offsets: np.ndarray
+    choices: Tensor | None = None
+    num_before: np.ndarray | int = 0
 
     @property
     def num_predictions(self) -> int:
@@ -83,6 +92,8 @@ class Batch:
             targets,
             self.prompt_lengths[some],
             self.offsets[some],
+            None if self.choices is None else self.choices[some],
+            self.num_before[some] if isinstance(self.num_before, np.ndarray) else self.num_before,
         )
 
 
@@ -108,9 +119,10 @@ class Encoder:
     Attributes:
         max_length: Longest example in tokens.
         max_prompt: Longest prompt of a language model in tokens.
+        max_words: What of it is left to the user's words, within a chat template.
     """
 
-    def __init__(self, base: Base, max_length: int, max_new_tokens: int) -> None:
+    def __init__(self, base: Base, max_length: int, max_new_tokens: int, template: str = "plain") -> None:
         config = base.model.config.get_text_config()
         positions = offset_positions(base.model) or getattr(config, "max_position_embeddings", None)
         limits = [positions, base.tokenizer.model_max_length]
@@ -123,6 +135,13 @@ class Encoder:
         self._base = base
         self.max_prompt = self.max_length - max_new_tokens
         self._tokenizer: Any = base.tokenizer
+        self._chat = chat_template(template, base)
+        self.max_words = self.max_prompt - (self._chat.num_around if self._chat else 0)
+        if self.max_words < 1:
+            raise ValueError(
+                f"train.max_length={self.max_length} leaves no room for a prompt: the chat template takes "
+                f"{self.max_prompt - self.max_words} tokens, train.max_new_tokens {max_new_tokens}"
+            )
         self._kept: dict[tuple[Example, ...], list[Encoded]] = {}
 
     def examples(self, examples: Sequence[Example]) -> list[Encoded]:
@@ -144,6 +163,8 @@ class Encoder:
         """
         if self._base.head == "classification":
             return self._labelled(examples)
+        if self._chat:
+            return [self._fitted(*row) for row in self._chat.examples(examples)]
         prompts = self.token_ids([example.prompt for example in examples])
         joined = self.token_ids([_join(example.prompt, example.target) for example in examples])
         eos = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
@@ -172,14 +193,21 @@ class Encoder:
             prompt_cut=len(kept) < len(prompt),
             answer_cut=len(answer + eos) > room,
             answer_length=len(answer),
+            num_before=self._num_before,
         )
 
     def prompts(self, prompts: Sequence[str]) -> list[Encoded]:
         """Tokenise prompts alone, as ``examples`` has them."""
         if self._base.head == "classification":
             return self._whole(prompts)
-        rows = [(self._cut(ids), len(ids)) for ids in self.token_ids(prompts)]
-        return [Encoded(ids, len(ids), prompt_cut=len(ids) < before) for ids, before in rows]
+        found = self._chat.prompts(prompts) if self._chat else self.token_ids(prompts)
+        rows = [(self._cut(ids), len(ids)) for ids in found]
+        skip = self._num_before
+        return [Encoded(ids, len(ids), prompt_cut=len(ids) < n, num_before=skip) for ids, n in rows]
+
+    @property
+    def _num_before(self) -> int:
+        return self._chat.num_before if self._chat else 0
 
     def _labelled(self, examples: Sequence[Example]) -> list[Encoded]:
         for number, example in enumerate(examples):
@@ -234,6 +262,8 @@ class Encoder:
         """A prompt that is too long without its start, where a leading special token stays."""
         if len(ids) <= self.max_prompt:
             return ids
+        if self._chat:
+            return ids[: self._num_before] + ids[len(ids) - self.max_prompt + self._num_before :]
         if self.max_prompt > 1 and ids[0] in self._tokenizer.all_special_ids:
             return ids[:1] + ids[len(ids) - self.max_prompt + 1 :]
         return ids[len(ids) - self.max_prompt :]
@@ -261,6 +291,8 @@ class Encoder:
             targets=torch.from_numpy(targets).to(device),
             prompt_lengths=np.array([row.prompt_length for row in rows], dtype=np.int64),
             offsets=offsets,
+            num_before=np.array([row.num_before for row in rows], dtype=np.int64),
+            choices=torch.tensor([row.choices for row in rows], device=device) if rows[0].choices else None,
         )
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,16 +18,9 @@ from fedapp.training.batching import batches_by_length, training_batches
 from fedapp.training.checkpointing import checkpointable_blocks, checkpointed
 from fedapp.training.cuts import CutLog
 from fedapp.training.decoding import complete, seeded
-from fedapp.training.label_words import label_tokens
-from fedapp.training.tokens import IGNORE, Batch, Encoded, Encoder
-
-
-def _nothing() -> None:
-    return None
-
-
-def _no_scope(_batch: Batch) -> AbstractContextManager[object]:
-    return nullcontext()
+from fedapp.training.label_words import label_tokens, label_words_for_loss, with_choices
+from fedapp.training.output_head import OutputHead, answer_places, per_row, token_losses
+from fedapp.training.tokens import Batch, Encoded, Encoder
 
 
 class Trainer:
@@ -53,9 +44,9 @@ class Trainer:
         *,
         decayed: Sequence[Tensor],
         fixed: Sequence[Tensor] = (),
-        scope: Callable[[Batch], AbstractContextManager[object]] = _no_scope,
-        before_step: Callable[[], None] = _nothing,
-        after_step: Callable[[], None] = _nothing,
+        scope: Callable[[Batch], AbstractContextManager[object]] = lambda _batch: nullcontext(),
+        before_step: Callable[[], None] = lambda: None,
+        after_step: Callable[[], None] = lambda: None,
         toggled: Sequence[nn.Module] = (),
     ) -> None:
         self.base, self.config = base, config
@@ -66,14 +57,14 @@ class Trainer:
         self._starts: list[Tensor] = []
         self._scope, self._before_step, self._after_step = scope, before_step, after_step
         self._toggled = tuple(toggled)
-        accepted = inspect.signature(base.model.forward).parameters
-        self._keeps_logits = "logits_to_keep" in accepted
-        self._options = {"use_cache": False} if base.head == "lm" else {}
+        self._loss_words = label_words_for_loss(config, self.words, base)
+        self._output_head = OutputHead(base.model)
         self._checkpointed = checkpointable_blocks(base.model) if config.gradient_checkpointing else ()
 
     def make_encoder(self) -> Encoder:
         """What tokenises prompts and answers."""
-        return Encoder(self.base, self.config.max_length, self.config.max_new_tokens)
+        limits = self.config.max_length, self.config.max_new_tokens
+        return Encoder(self.base, *limits, self.config.template)
 
     def extend(self, decayed: Sequence[Tensor], toggled: Sequence[nn.Module]) -> None:
         """Train more with it: a classification head, and modules whose dropout is to act."""
@@ -90,7 +81,7 @@ class Trainer:
         """Tokenise prompts with their answers; the log says how many are cut."""
         rows = self.encoder.examples(examples)
         self._cuts.examples(rows)
-        return rows
+        return with_choices(rows, examples, self._loss_words) if self._loss_words else rows
 
     def train(self, examples: Sequence[Example], rng: np.random.Generator) -> float:
         """Train for one round with a fresh optimiser.
@@ -143,8 +134,7 @@ class Trainer:
     def step(self, batch: Batch, optimizer: torch.optim.Optimizer, name: str = "the step") -> float:
         """One optimiser step on one batch; returns the sum of its examples' losses in nats.
 
-        With ``accumulation_steps`` the batch passes in parts. Each part's loss is divided by the
-        predictions of the whole batch, so the gradient is that of the whole batch.
+        With ``accumulation_steps`` it passes in parts, each one's loss divided by the whole's predictions.
 
         Raises:
             ClientFailure: If loss or gradient is not finite (nothing has changed then), or if what
@@ -209,15 +199,20 @@ class Trainer:
         if self.base.head == "classification":
             logits = self.base.model(input_ids=ids, attention_mask=mask).logits
             return functional.cross_entropy(logits.float(), targets, reduction="none"), len(ids)
-        # The answer's logits suffice: those of the prompt would be thrown away.
-        keep = ids.shape[1] - int(batch.prompt_lengths.min()) + 1
-        options = {"logits_to_keep": keep, **self._options} if self._keeps_logits else self._options
-        logits = self.base.model(input_ids=ids, attention_mask=mask, **options).logits[:, -keep:-1]
-        wanted = targets[:, ids.shape[1] - keep + 1 :]
-        losses = functional.cross_entropy(
-            logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORE, reduction="none"
-        )
-        return losses.view_as(wanted).sum(1), int((wanted != IGNORE).sum())
+        if batch.choices is not None:
+            return self.label_losses(batch)
+        places = answer_places(batch)
+        logits = self._output_head.logits(ids, mask, places)
+        losses = token_losses(logits, targets.flatten()[places + 1])
+        return per_row(losses, places, batch), len(places)
+
+    def label_losses(self, batch: Batch) -> tuple[Tensor, int]:
+        """Cross entropy over the label words alone, [batch], and the number of rows."""
+        assert batch.choices is not None
+        rivals = self._logits_behind(batch, batch.choices)
+        lengths = torch.from_numpy(batch.prompt_lengths).to(rivals.device)
+        right = batch.choices == batch.targets.gather(1, lengths.unsqueeze(1))
+        return functional.cross_entropy(rivals.float(), right.int().argmax(1), reduction="none"), len(rivals)
 
     def loss(self, examples: Sequence[Example]) -> float:
         """Mean loss over examples in nats per example, forward only.
@@ -225,27 +220,29 @@ class Trainer:
         Raises:
             ValueError: If there are no examples.
         """
+        total = 0.0
         if not examples:
             raise ValueError("loss needs at least one example, got none")
-        rows = self._rows(examples)
-        total = 0.0
         with torch.no_grad():
-            for _, batch in batches_by_length(rows, self.config.eval_batch_size):
+            for _, batch in self.batches(self._rows(examples)):
                 padded = self.encoder.batch(batch)
                 with self._scope(padded):
                     total += float(self.losses(padded)[0].double().sum())
         return total / len(examples)
 
+    def batches(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], list[Encoded]]]:
+        """Batches for a pass without gradients, with their row numbers, longest first."""
+        return batches_by_length(rows, self.config.eval_batch_size, self.config.eval_batch_tokens)
+
     def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
         """Mean log-likelihood of each example's answer, nats per token (a classifier: of its label)."""
         found = [0.0] * len(examples)
         with torch.no_grad():
-            encoded = self.encoder.examples(examples)
-            for indices, rows in batches_by_length(encoded, self.config.eval_batch_size):
+            for indices, rows in self.batches(self.encoder.examples(examples)):
                 batch = self.encoder.batch(rows)
                 with self._scope(batch):
-                    losses = self.losses(batch)[0]
-                for index, row, loss in zip(indices, rows, losses.tolist(), strict=True):
+                    losses = self.losses(batch)[0].tolist()
+                for index, row, loss in zip(indices, rows, losses, strict=True):
                     found[index] = -loss / max(len(row.ids) - row.prompt_length, 1)
         return found
 
@@ -253,16 +250,16 @@ class Trainer:
         """Answer each prompt: text up to the end-of-sequence token, or a label's name."""
         answers = [""] * len(prompts)
         classifies = self.base.head == "classification"
-        rows = self.prompts(prompts)
         with torch.no_grad(), seeded(self.base, decoding):
-            for indices, batch in batches_by_length(rows, self.config.eval_batch_size):
+            for indices, batch in self.batches(self.prompts(prompts)):
                 padded = self.encoder.batch(batch, left=not classifies and self.words is None)
                 with self._scope(padded):
                     if classifies:
                         texts = self._classify(padded)
                     elif self.words is not None:
-                        logits = self._logits_behind(padded)
-                        texts = self.words.choose(logits, [prompts[index] for index in indices], decoding)
+                        asked = [prompts[index] for index in indices]
+                        rivals = self._logits_behind(padded, self.words.tokens(asked, self.base.device))
+                        texts = self.words.choose(rivals, decoding)
                     else:
                         texts = complete(self.base, padded, self.config.max_new_tokens, decoding)
                 for index, text in zip(indices, texts, strict=True):
@@ -273,18 +270,21 @@ class Trainer:
         logits = self.base.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
         return [self.base.labels[index] for index in logits.argmax(-1).tolist()]
 
-    def _logits_behind(self, batch: Batch) -> Tensor:
+    def _logits_behind(self, batch: Batch, tokens: Tensor) -> Tensor:
         lengths = torch.from_numpy(batch.prompt_lengths).to(batch.input_ids.device)
-        return self.last_logits(batch.input_ids, batch.attention_mask, lengths)
+        return self.last_logits(batch.input_ids, batch.attention_mask, lengths, tokens)
 
-    def last_logits(self, ids: Tensor, mask: Tensor, lengths: Tensor) -> Tensor:
-        """Logits at the last prompt token of right-padded rows, [batch, vocabulary]."""
-        rows = torch.arange(len(ids), device=ids.device)
-        options: dict[str, Any] = dict(self._options)
-        columns = lengths - 1
-        if self._keeps_logits:
-            options["logits_to_keep"], columns = torch.unique(columns, return_inverse=True)
-        return self.base.model(input_ids=ids, attention_mask=mask, **options).logits[rows, columns]
+    def last_logits(self, ids: Tensor, mask: Tensor, lengths: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Logits at the last prompt token of right-padded rows.
+
+        Args:
+            ids: [batch, width], as ``mask`` is.
+            mask: 1 at tokens, 0 at padding.
+            lengths: Tokens of each prompt, [batch].
+            tokens: Which are wanted of each row, [batch, num_tokens]; None: the whole vocabulary.
+        """
+        starts = torch.arange(0, ids.numel(), ids.shape[1], device=ids.device)
+        return self._output_head.logits(ids, mask, starts + lengths - 1, tokens)
 
     @contextmanager
     def _training(self, rng: np.random.Generator) -> Iterator[None]:

@@ -10,7 +10,8 @@ import re
 
 import numpy as np
 
-SCORES: dict[str, tuple[float, float]] = {"matthews-correlation": (-1.0, 1.0), "constant-score": (-1.0, 1.0)}
+_CORRELATIONS = ("matthews-correlation", "pearson", "spearman")
+SCORES = dict.fromkeys((*_CORRELATIONS, "constant-score"), (-1.0, 1.0))
 """Least and largest value of the scores that are no fractions in [0, 1]."""
 
 LARGEST = float(np.finfo(np.float32).max)

@@ -68,3 +68,9 @@ def test_a_client_with_settings_of_its_own_gets_its_own_model_and_the_others_dat
     sizes = [{value.size for value in place.model.parameters().values()} for place in places]
     assert sizes == [{4}, {6}, {4}, {6}]
     assert all(place.setup.benchmark is places[0].setup.benchmark for place in places)
+
+
+def test_a_session_says_how_many_rows_its_training_passes():
+    place = Workplace(load_config([*TOY, "train.num_epochs=3"]))
+    session = place.session(0, 1, {}, "train")
+    assert session.trained_rows == 3 * len(session.train_set)

@@ -25,7 +25,7 @@ def test_every_choice_of_every_group_composes(group, name):
 def test_every_file_opens_with_the_command_that_runs_it(group, name):
     lines = (CONF / group / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     first = next(line for line in lines if not line.startswith("# @package"))
-    assert re.match(rf"# (pip install .* && )?fedapp run .*{group}={name}\b", first), first
+    assert re.match(rf"# ((pip install .*|make models) && )?fedapp run .*{group}={name}\b", first), first
 
 
 def test_an_override_reaches_its_place():

@@ -13,6 +13,7 @@ from fedapp.core.files import CONF
 
 FAMILIES = ("reft", "lora", "lora_sb", "lora_mixed", "context")
 USUAL = (9e-4, 3e-4, 1e-4, 3e-4, 1e-2)  # of an adapter, where the model says nothing
+PUBLISHED = {"loreft_llm": 9e-4, "loreft_glue": 6e-4}  # a published recipe keeps its own on every model
 OTHERS = {
     "answers": (1.0, 1.0, 1e-4, 3e-4, 1e-2),
     "embedded": (4e-3, 4e-3, 1.6e-2, 2e-3, 1e-2),
@@ -45,7 +46,7 @@ def node(group, name):
 
 @pytest.mark.parametrize("model", groups()["model"])
 def test_every_adapter_has_a_step_size_on_every_model(model, tree):
-    expected = dict(zip(FAMILIES, OTHERS.get(model, USUAL), strict=True))
+    expected = dict(zip(FAMILIES, OTHERS.get(model, USUAL), strict=True)) | PUBLISHED
     for name in groups()["adapter"]:
         adapter = node("adapter", name)
         assert step_size(tree, node("model", model), adapter) == expected[adapter["about"]["family"]], name
@@ -55,3 +56,17 @@ def test_a_composed_run_has_the_step_size_of_its_pair():
     config = load_config(["model=minilm", 'by_client=["adapter=lora","adapter=lora_mixed model=toy"]'])
     rates = [config.client(client)["train"]["learning_rate"] for client in range(2)]
     assert rates == [1e-3, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "positions", "tied", "rank"),
+    [("loreft_llm", "f7+l7", True, 8), ("loreft_glue", "f3", False, 1)],
+)
+def test_refts_published_recipe_reaches_the_training(adapter, positions, tied, rank):
+    # Source: https://arxiv.org/abs/2404.03592 and the commands of pyreft.
+    config = load_config([f"adapter={adapter}"])
+    made = config["adapter"]
+    assert (made["positions"], made["tied"], made["rank"], made["layers"]) == (positions, tied, rank, "all")
+    train = config["train"]
+    assert (train["batch_size"], train["warmup_ratio"], train["schedule"]) == (32, 0.1, "linear")
+    assert (train["learning_rate"], train["weight_decay"]) == (PUBLISHED[adapter], 0.0)

@@ -233,3 +233,10 @@ def test_settings_of_the_wrong_kind_are_named_in_one_line(make, said):
     with pytest.raises(ValueError, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_where_nothing_is_trained_no_loss_is_reported():
+    asked = session()
+    asked.model.train = lambda examples, rng: float("nan")
+    assert ParameterSharing().train(Payload(), asked)[1] == {}
+    assert "train-loss" in ParameterSharing().train(Payload(), session())[1]

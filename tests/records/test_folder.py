@@ -11,6 +11,8 @@ from safetensors.numpy import load_file
 
 from fedapp.cli.export import export
 from fedapp.config.composed import Composed
+from fedapp.models import processor
+from fedapp.models.processor import Processor
 from fedapp.records.adapter_file import read_adapter, write_adapter
 from fedapp.records.folder import RunFolder
 from fedapp.records.rows import ScoreRow, TrafficRow
@@ -22,7 +24,7 @@ from tests.federation import run_toy
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     overrides = ["num_rounds=2", "split.val_share=0.2", "score.splits=[validation,test]", "evaluate_every=1"]
-    return run_toy(tmp_path_factory.mktemp("runs") / "run", *overrides)
+    return run_toy(tmp_path_factory.mktemp("runs") / "run", *overrides, "save_predictions=true")
 
 
 def test_the_run_folder_holds_everything_it_should(run):
@@ -32,11 +34,23 @@ def test_the_run_folder_holds_everything_it_should(run):
     assert set(run.adapters()) == {"client-0", "client-1", "client-2", "client-3", "shared"}
 
 
+def test_run_json_says_what_auto_stood_for(run, tmp_path, monkeypatch):
+    fast = Processor("p", float32=2.0, bfloat16=1.0, sdpa=2.0, eager=1.0)
+    monkeypatch.setattr(processor, "this_processor", lambda: fast)
+    node = {"dtype": "auto", "attn_implementation": "auto", "device": "cpu"}
+    tree = yaml.safe_load((run.folder / "config.yaml").read_text())
+    with RunFolder.create(Composed({**tree, "model": tree["model"] | node, "run_dir": str(tmp_path)})):
+        pass
+    about = json.loads((tmp_path / "run.json").read_text())
+    assert about["auto"] == {"dtype": "bfloat16", "attn_implementation": "eager"}
+
+
 def test_run_json_says_what_ran(run):
     about = run.json("run")
     assert about["status"] == "completed"
     assert about["seed"] == 1
     assert about["base-fingerprint"] == "toy"
+    assert about["auto"] == {}
     assert about["versions"]["flwr"] == "1.41.0"
     assert about["git-sha"] is None or len(about["git-sha"].removesuffix("-dirty")) == 40
 
@@ -68,11 +82,14 @@ def test_the_weight_that_was_chosen_is_logged_for_every_client_and_round(run):
 
 def test_the_final_adapter_is_the_one_that_was_scored(run):
     final = [r for r in run.rows("metrics") if r["model"] == "final" and r["split"] == "test"]
-    arrays = load_file(run.folder / "adapters" / "client-0" / "adapter.safetensors")
-    values = np.concatenate(list(arrays.values()))
-    # The toy's test labels are 0 to 3, as many of each for a client; its loss is a mean square.
-    goal = 1.5
-    assert final[0]["loss"] == pytest.approx(np.mean((values - goal) ** 2), abs=0.3)
+    assert len(final) == 4
+    for row in final:
+        folder = run.folder / "adapters" / f"client-{row['client-id']}"
+        values = np.concatenate(list(load_file(folder / "adapter.safetensors").values()))
+        said = [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+        # The toy's loss is the mean square of what lies between its values and the mean label.
+        goal = np.mean([float(one["target"]) for one in said if one["split"] == "test"])
+        assert row["loss"] == pytest.approx(np.mean((values - goal) ** 2), rel=1e-5)
 
 
 def test_traffic_adds_up_to_the_table(run):

@@ -52,7 +52,7 @@ def test_a_black_box_answers_as_the_base_and_cannot_be_changed():
     answers = box.generate(PROMPTS)
     before = {name: value.clone() for name, value in base.model.state_dict().items()}
     example = [Example(PROMPTS[0], "w1")]
-    assert box.train(example, np.random.default_rng(0)) == box.loss(example)
+    assert np.isnan(box.train(example, np.random.default_rng(0)))  # nothing is trained, nothing scored
     assert box.generate(PROMPTS) == answers
     assert all((before[name] == value).all() for name, value in base.model.state_dict().items())
     with Lora(rank=2).attach(base, CONFIG, seed=1).disabled():

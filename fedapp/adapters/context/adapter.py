@@ -26,7 +26,6 @@ from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, ClientFailure, Example
 from fedapp.models.base import Base
 from fedapp.models.structure import hidden_size
-from fedapp.training.batching import batches_by_length
 from fedapp.training.first_token import FirstTokenTrainer, require_language_model
 from fedapp.training.tokens import Batch
 
@@ -132,7 +131,7 @@ class ContextAdapted(HookedModel):
         """Outputs at the last tokens, batch by batch, [batch, num_layers, 2, hidden_size]."""
         trainer = self.trainer
         with torch.no_grad():
-            for _, rows in batches_by_length(trainer.prompts(texts), trainer.config.eval_batch_size):
+            for _, rows in trainer.batches(trainer.prompts(texts)):
                 batch = trainer.encoder.batch(rows)
                 last = torch.from_numpy(batch.prompt_lengths).to(batch.input_ids.device) - 1
                 with self._hooks.reading(last) as read:

@@ -76,6 +76,7 @@ class LoraAdapted(HookedModel):
     def __init__(self, adapter: Lora, base: Base, train: TrainConfig, *, seed: int) -> None:
         super().__init__("lora", base, Trainer(base, train, decayed=[]))
         self.adapter = adapter
+        self._blocks = block_list(base.model)[0]
         try:
             self._tuner = self._inject(seed)
         except ValueError as error:
@@ -259,8 +260,7 @@ class LoraAdapted(HookedModel):
         return {self._stable(path): path for path in paths}
 
     def _stable(self, name: str) -> str:
-        path, _ = block_list(self.base.model)
-        return re.sub(rf"^{re.escape(path)}\.(\d+)\.", r"layer.\1.", name)
+        return re.sub(rf"^{re.escape(self._blocks)}\.(\d+)\.", r"layer.\1.", name)
 
 
 def _plain(name: str) -> str:

@@ -74,7 +74,9 @@ class BlockHooks:
             dropout: Probability of dropping an element of an edited state.
         """
         width = batch.input_ids.shape[1]
-        rows, is_last = self._positions.locate(batch.prompt_lengths, batch.offsets, width)
+        # A chat template's own text in front of the user's words counts as no first token.
+        lengths, starts = batch.prompt_lengths - batch.num_before, batch.offsets + batch.num_before
+        rows, is_last = self._positions.locate(lengths, starts, width)
         device = batch.input_ids.device
         own = None
         if self._num_groups > 1:

@@ -6,13 +6,14 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 Texts = Mapping[str, list[str]]
 
 KEPT_CONTROLS = "\n\t"
 EMPTY, CUT, ODD = "empty", "cut to max_answer_chars", "freed of characters that are no text"
 UNKNOWN, TWICE = "to unknown prompts", "to a prompt answered before"
+BOASTED = "said to be of its own kind, which more than half of the prompts cannot be"
 
 
 @dataclass(frozen=True)
@@ -22,12 +23,14 @@ class Answers:
     Attributes:
         texts: Answer by number of the prompt; an empty one is an abstention.
         log_likelihoods: Mean log-likelihood per token where the client gave a usable one.
+        own_kind: Prompts that the client says are of its own kind; none where it says so of most.
         refused: How often something was wrong, by what it was.
         fault: Why nothing of it can be used; empty otherwise.
     """
 
     texts: dict[int, str] = field(default_factory=dict)
     log_likelihoods: dict[int, float] = field(default_factory=dict)
+    own_kind: frozenset[int] = frozenset()
     refused: Counter[str] = field(default_factory=Counter)
     fault: str = ""
 
@@ -61,7 +64,19 @@ def read_answers(texts: Texts, num_prompts: int, digest: str, max_chars: int) ->
         value = _log_likelihood(likelihood)
         if value is not None:
             found.log_likelihoods[number] = value
-    return found
+    return _with_own_kind(found, texts.get("own-kind", []), ids, num_prompts)
+
+
+def _with_own_kind(found: Answers, marks: list[str], ids: list[str], num_prompts: int) -> Answers:
+    """Add the prompts marked ``1``; whoever marks more than half of all is no specialist and gets none."""
+    if len(marks) != 1 or len(marks[0]) != len(ids):
+        return found
+    names = {name for name, mark in zip(ids, marks[0], strict=True) if mark == "1"}
+    marked = frozenset(number for number in found.texts if str(number) in names)
+    if 2 * len(marked) > num_prompts:
+        found.refused[BOASTED] += len(marked)
+        return found
+    return replace(found, own_kind=marked)
 
 
 def clean(text: str, max_chars: int) -> tuple[str, list[str]]:

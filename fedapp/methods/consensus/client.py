@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedapp.core.checks import require_bool, require_int, require_number
+from fedapp.core.checks import require_bool, require_choice, require_int, require_number
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
 from fedapp.core.model import RatingModel
 from fedapp.core.payload import Payload
@@ -23,6 +23,9 @@ from fedapp.core.types import ClientFailure, Decoding, Example, Metrics, Shapes
 from fedapp.methods.consensus.answers import num_bytes
 from fedapp.methods.consensus.cost import ExpectedBytes, expected_bytes
 from fedapp.methods.consensus.differences import MEMORY, ClientMemory, as_texts
+from fedapp.methods.consensus.kinds import find_own_kind
+
+OWN_KIND = ("train", "skip")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,11 @@ class BehaviourSharing(ClientRoutine):
             methods are to take equal steps, set ``train.max_steps``.
         prompts_per_round: Public prompts answered in a round, another draw each round; 0: all.
         extracted: Send the answer that the benchmark extracts from the text (a label), not the text.
+        own_kind: What to do with pseudo-labels of prompts of the client's own kind, which ``kinds`` tells
+            from its own prompts: ``train`` on them as on all, or ``skip`` them, as the client's own rows
+            know better.
+        mark_own_kind: Tell the server which of the prompts answered are of the client's own kind, a
+            character each, for ``specialist_share``.
         likelihoods: Send each answer's mean log-likelihood per token under the client's own model, too.
         temperature: Of sampled answers; 0: greedy.
         top_p: Share of the probability that sampled tokens come from, in (0, 1].
@@ -43,6 +51,8 @@ class BehaviourSharing(ClientRoutine):
 
     pseudo_share: float = 0.5
     prompts_per_round: int = 0
+    own_kind: str = "train"
+    mark_own_kind: bool = False
     extracted: bool = False
     likelihoods: bool = False
     temperature: float = 0.0
@@ -52,9 +62,10 @@ class BehaviourSharing(ClientRoutine):
     def __post_init__(self) -> None:
         require_number("pseudo_share", self.pseudo_share, "[0, 1)")
         require_int("prompts_per_round", self.prompts_per_round, at_least=0)
+        require_choice("own_kind", self.own_kind, OWN_KIND)
         require_number("temperature", self.temperature, "[0, inf)")
         require_number("top_p", self.top_p, "(0, 1]")
-        for name in ("extracted", "likelihoods", "adaptive"):
+        for name in ("mark_own_kind", "extracted", "likelihoods", "adaptive"):
             require_bool(name, getattr(self, name))
 
     @property
@@ -72,7 +83,8 @@ class BehaviourSharing(ClientRoutine):
         model.load(_own(session))
         memory.take(download.texts, len(public.examples))
         session.score("own", "before")
-        pseudo = pseudo_labelled(public, memory.labels)
+        mine = self._own_kind(public, session)
+        pseudo = pseudo_labelled(public, self._usable(memory.labels, mine))
         examples = mix(session.train_set, pseudo, self.pseudo_share, session.rng)
         loss = model.train(examples, session.rng)
         session.score("own", "after")
@@ -85,6 +97,8 @@ class BehaviourSharing(ClientRoutine):
             metrics["upload-bytes-saved"] = float(full - Payload(texts=texts).num_bytes)
         else:
             texts = as_texts("answers", answers)
+        if self.mark_own_kind:
+            texts["own-kind"] = ["".join("1" if int(name) in mine else "0" for name in texts["ids"])]
         if self.likelihoods:
             texts["likelihoods"] = self._rate(public, texts["ids"], answers, session)
         session.state.clear()
@@ -95,12 +109,28 @@ class BehaviourSharing(ClientRoutine):
 
     def upload(self, parameters: Shapes, moment: Moment) -> MessageSpec:
         """Answers as long as is assumed, nothing left out as unchanged."""
-        return MessageSpec(text_bytes=self._expected(moment).up)
+        marks = self._num_answers(moment) if self.mark_own_kind else 0
+        return MessageSpec(text_bytes=self._expected(moment).up + marks)
+
+    def _own_kind(self, public: PublicSet, session: ClientSession) -> frozenset[int]:
+        if self.own_kind == "train" and not self.mark_own_kind:
+            return frozenset()
+        prompts = [example.prompt for example in public.examples]
+        found = find_own_kind([example.prompt for example in session.train_set], prompts)
+        return frozenset(np.flatnonzero(found).tolist())
+
+    def _usable(self, labels: dict[int, str], mine: frozenset[int]) -> dict[int, str]:
+        if self.own_kind == "train":
+            return labels
+        return {number: label for number, label in labels.items() if number not in mine}
 
     def _expected(self, moment: Moment) -> ExpectedBytes:
         answers = moment.answers
-        prompts = min(self.prompts_per_round or answers.prompts, answers.prompts)
+        prompts = self._num_answers(moment)
         return expected_bytes(prompts, answers.tokens, bytes_per_token=answers.bytes_per_token)
+
+    def _num_answers(self, moment: Moment) -> int:
+        return min(self.prompts_per_round or moment.answers.prompts, moment.answers.prompts)
 
     def evaluate(self, download: Payload, session: ClientSession) -> None:
         """A client uses the model that it trained itself."""

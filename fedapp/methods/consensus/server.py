@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedapp.config.run import RunSettings
-from fedapp.core.checks import require_bool, require_choice, require_int, require_kind
+from fedapp.core.checks import require_bool, require_choice, require_int, require_kind, require_number
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, RunFacts
 from fedapp.core.model import RatingModel
 from fedapp.core.payload import Payload, Upload
@@ -45,6 +45,7 @@ class SemanticConsensus(ServerStrategy):
         max_answer_chars: int = 2000,
         max_age: int = 0,
         adaptive: bool = False,
+        specialist_share: float = 0.0,
     ) -> None:
         """Take the rule and the limits.
 
@@ -56,12 +57,16 @@ class SemanticConsensus(ServerStrategy):
             max_age: Rounds for which a client that is not heard again counts, with all that it has
                 said; 0: for ever.
             adaptive: Send only pseudo-labels that changed, to clients that say which they hold.
+            specialist_share: Least share of a prompt's votes that the clients who call it their own kind
+                have together, in [0, 1); 0: a client, a vote, whoever it is.
         """
         require_kind("vote", vote, Vote, "a kind of vote")
         require_choice("weighting", weighting, ("uniform", "examples"))
         require_int("max_answer_chars", max_answer_chars, at_least=1)
         require_int("max_age", max_age, at_least=0)
         require_bool("adaptive", adaptive)
+        require_number("specialist_share", specialist_share, "[0, 1)")
+        self.specialist_share = specialist_share
         self.vote, self.weighting, self.max_answer_chars = vote, weighting, max_answer_chars
         self.max_age, self.adaptive = max_age, adaptive
         self.server_round = 0
@@ -117,7 +122,7 @@ class SemanticConsensus(ServerStrategy):
         heard = {upload.client_id: self._hear(upload, public) for upload in uploads}
         voters = self._voters()
         total = sum(voter.weight for voter in voters)
-        ballots = [_ballot(number, voters) for number in range(len(public.examples))]
+        ballots = [_ballot(number, voters, self.specialist_share) for number in range(len(public.examples))]
         verdicts = self.vote.decide(ballots, total, public.labels)
         before, self.labels = self.labels, {n: v.text for n, v in enumerate(verdicts) if v.text is not None}
         self.memory.publish(self.server_round, self.labels)
@@ -167,11 +172,13 @@ class _Voter:
         self.texts: dict[int, str] = {}
         self.log_likelihoods: dict[int, float] = {}
         self.server_round, self.weight = 0, 1.0
+        self.own_kind: set[int] = set()
 
     def hear(self, found: Answers, server_round: int, weight: float) -> None:
         """Answers take the place of earlier ones to the same prompts."""
         self.server_round, self.weight = server_round, float(weight)
         self.texts.update(found.texts)
+        self.own_kind = (self.own_kind - set(found.texts)) | found.own_kind
         for number in found.texts:
             self.log_likelihoods[number] = found.log_likelihoods.get(number, float("nan"))
 
@@ -200,10 +207,21 @@ def statistics(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _ballot(number: int, voters: Sequence[_Voter]) -> Ballot:
+def _ballot(number: int, voters: Sequence[_Voter], specialist_share: float) -> Ballot:
     votes = [voter for voter in voters if voter.texts.get(number)]
+    special = {voter for voter in votes if number in voter.own_kind}
+    weights = _raise_share({voter: voter.weight for voter in voters}, special, specialist_share)
     return Ballot(
         tuple(voter.texts[number] for voter in votes),
-        tuple(voter.weight for voter in votes),
+        tuple(weights[voter] for voter in votes),
         tuple(voter.log_likelihoods[number] for voter in votes),
     )
+
+
+def _raise_share(weights: dict[_Voter, float], special: set[_Voter], share: float) -> dict[_Voter, float]:
+    """Give the special ones together this share of all votes, where they have less; the sum stays."""
+    total, theirs = sum(weights.values()), sum(weights[voter] for voter in special)
+    if not special or theirs >= share * total:
+        return weights
+    up, down = share * total / theirs, (1 - share) * total / (total - theirs)
+    return {voter: weight * (up if voter in special else down) for voter, weight in weights.items()}

@@ -1,0 +1,195 @@
+"""Speed on a real language model: training steps, label answers, generation, and bf16's loss.
+
+Run: ``python perf/real_model.py --model PATH [--repeats 5] [--threads 2]``
+
+PATH is a folder or hub id of a model with rotary positions, such as SmolLM2-135M-Instruct. Everything is a
+ratio of medians of seconds within one process, the paths taking turns. Ours runs in bf16 with eager attention
+(the backward pass of the other is slow in bf16 on a CPU); pyreft's and peft's own loops run in fp32. The
+floor is the frozen forward pass and the backward pass of its activations, in our dtype and attention.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import step_time
+import torch
+
+from fedapp.adapters.lora.adapter import Lora
+from fedapp.adapters.prompting import ZeroShot
+from fedapp.adapters.reft.adapter import Reft
+from fedapp.core.train_config import TrainConfig
+from fedapp.core.types import Example
+from fedapp.models.base import Base, load_base
+from fedapp.training.output_head import OutputHead, answer_places, token_losses
+from fedapp.training.tokens import Batch
+
+TRAIN = TrainConfig(max_grad_norm=0.0, learning_rate=1e-3, max_new_tokens=16)
+LABELS = ("World", "Sports", "Business", "Technology")
+TARGETS = ["q_proj", "v_proj"]
+
+
+def measure(steps: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Median seconds of each path, the paths taking turns after one turn of warming up."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(repeats + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if turn:
+                times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def floor(base: Base, batch: Batch) -> Callable[[], None]:
+    """Forward and backward down to the output of the lowest block, the head at the answers alone."""
+    head, places = OutputHead(base.model), answer_places(batch)
+    targets = batch.targets.flatten()[places + 1]
+
+    def step() -> None:
+        anchor = base.model.model.layers[0].register_forward_hook(lambda _m, _a, out: out.requires_grad_())
+        logits = head.logits(batch.input_ids, batch.attention_mask, places)
+        token_losses(logits, targets).mean().backward()
+        anchor.remove()
+
+    return step
+
+
+def peft_step(base: Base, batch: Batch) -> Callable[[], None]:
+    """A step of peft's model under transformers' own loss, as its documentation writes it."""
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(copy.deepcopy(base.model), LoraConfig(r=8, target_modules=TARGETS))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+    def step() -> None:
+        model(**inputs, labels=batch.targets, use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def training(fast: Base, exact: Base, width: int, repeats: int) -> None:
+    """Steps of 16 rows in bf16 against the floor and against the other libraries' fp32."""
+    batch = step_time.random_batch(16, width)
+    bases = [replace(fast, model=copy.deepcopy(fast.model)) for _ in range(2)]
+    reft, lora = (
+        Reft(rank=8).attach(bases[0], TRAIN, seed=0),
+        Lora(rank=8, target_modules=TARGETS).attach(bases[1], TRAIN, seed=0),
+    )
+    theirs = Reft(rank=8).attach(exact, TRAIN, seed=0)
+    pyreft = step_time.pyreft_step(step_time.pyreft_model(exact, theirs), batch, len(theirs.layers))
+    theirs.detach()
+    times = measure(
+        {
+            "floor": floor(fast, batch),
+            "LoReFT": step_time.shipped_step(reft, batch),
+            "LoRA": step_time.shipped_step(lora, batch),  # type: ignore[arg-type]
+            "pyreft, fp32": pyreft,
+            "peft, fp32": peft_step(exact, batch),
+        },
+        repeats,
+    )
+    print(f"\ntraining step, 16 x {width} tokens, bf16")
+    for name, value in times.items():
+        print(f"  {name:<14}{value:8.3f} s  {value / times['floor']:5.2f} x floor")
+    for ours, other in (("LoReFT", "pyreft, fp32"), ("LoRA", "peft, fp32")):
+        print(f"  {other} / {ours}: {times[other] / times[ours]:.2f} (goal >= 1.9)", end="; ")
+        print(f"{ours} / floor: {times[ours] / times['floor']:.2f} (goal <= 1.10)")
+
+
+def texts(count: int) -> list[str]:
+    """Prompts of 30 to 70 words."""
+    rng = np.random.default_rng(0)
+    words = np.array(
+        [
+            "the",
+            "market",
+            "team",
+            "game",
+            "city",
+            "world",
+            "price",
+            "player",
+            "court",
+            "bank",
+            "science",
+            "report",
+            "says",
+            "new",
+            "on",
+        ]
+    )
+    return [f"News: {' '.join(rng.choice(words, size=rng.integers(30, 71)))}\nTopic:" for _ in range(count)]
+
+
+def answering(base: Base, count: int, repeats: int) -> None:
+    """Label words against the body's bare passes on the same batches; generation against transformers."""
+    adapted = ZeroShot().attach(base.with_labels(LABELS), replace(TRAIN, answers="labels"), seed=0)
+    trainer, prompts = adapted.trainer, texts(count)
+    batches = [trainer.encoder.batch(rows) for _, rows in trainer.batches(trainer.prompts(prompts))]
+
+    def bare() -> None:
+        with torch.no_grad():
+            for batch in batches:
+                base.model.model(batch.input_ids, batch.attention_mask, use_cache=False)
+
+    times = measure({"labels": lambda: adapted.generate(prompts), "bare": bare}, repeats)
+    ratio = times["labels"] / times["bare"]
+    print(f"\n{count} rows by label words {times['labels']:.2f} s, {ratio:.2f} x bare forward (goal <= 1.1)")
+    adapted.detach()
+    adapted = ZeroShot().attach(base, TRAIN, seed=0)
+    some = prompts[:64]
+    batch = adapted.trainer.encoder.batch(adapted.trainer.encoder.prompts(some), left=True)
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    options = {"max_new_tokens": 16, "do_sample": False, "pad_token_id": base.tokenizer.pad_token_id}
+    times = measure(
+        {"ours": lambda: adapted.generate(some), "generate": lambda: base.model.generate(**given, **options)},
+        max(repeats // 2, 1),
+    )
+    ratio = times["generate"] / times["ours"]
+    print(f"greedy generation of 64 answers {times['ours']:.2f} s, generate / ours {ratio:.2f} (goal >= 1)")
+    adapted.detach()
+
+
+def losses(bases: dict[str, Base], steps: int) -> None:
+    """Training loss of the same steps in both dtypes."""
+    rng, ends = np.random.default_rng(0), {}
+    examples = [Example(text[:80], LABELS[int(rng.integers(4))]) for text in texts(steps * 4)]
+    train = replace(TRAIN, batch_size=4, learning_rate=4e-3)
+    for name, base in bases.items():
+        adapted = Reft(rank=8).attach(base, train, seed=0)
+        ends[name] = adapted.train(examples, np.random.default_rng(1))
+        adapted.detach()
+    off = abs(ends["bf16"] / ends["fp32"] - 1)
+    print(f"\nmean loss of {steps} LoReFT steps: {ends}, {100 * off:.2f} % apart (goal <= 1 %)")
+
+
+def main() -> None:
+    """Print all tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="folder or hub id of a model")
+    parser.add_argument("--repeats", type=int, default=5, help="timed turns per path (default 5)")
+    parser.add_argument("--rows", type=int, default=500, help="rows answered by label words (default 500)")
+    parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    fast = load_base(options.model, dtype="bfloat16", attn_implementation="eager", device="cpu")
+    exact = load_base(options.model, device="cpu")
+    for width in (40, 128):
+        training(fast, exact, width, options.repeats)
+    answering(fast, options.rows, max(options.repeats // 2, 1))
+    losses({"fp32": exact, "bf16": fast}, 50)
+
+
+if __name__ == "__main__":
+    main()
