@@ -40,5 +40,5 @@ def _rule(model: Mapping[str, Any], train: Mapping[str, Any], labelled: bool) ->
     if model.get("head") == "classification":
         return HEAD
     rule = WORDS if answers == "labels" or (answers == "auto" and labelled) else TEXT
-    template = model.get("template") or train.get("template") or "plain"
+    template = train.get("template") or "plain"
     return rule if template == "plain" else f"{rule}, template {template}"

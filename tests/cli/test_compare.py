@@ -182,7 +182,7 @@ WAYS = {
     "label words": {"train": {"answers": "auto"}},
     "free text": {"train": {"answers": "text"}},
     "classification head": {"train": {"answers": "text"}, "model": {"head": "classification"}},
-    "label words, template chat": {"train": {"answers": "labels"}, "model": {"template": "chat"}},
+    "label words, template chat": {"train": {"answers": "labels", "template": "chat"}},
 }
 
 
