@@ -29,6 +29,9 @@ def main(root: Path) -> int:
     """Read the runs below a folder and print the table; 1 if there is none."""
     found: dict[str, dict[int, Scores]] = defaultdict(dict)
     for summary in sorted(root.rglob("summary.json")):
+        if not list(summary.parent.glob("adapters/*/predictions.jsonl")):
+            print(f"{summary.parent} is left out: it was not run with save_predictions=true", file=sys.stderr)
+            continue
         config = yaml.safe_load((summary.parent / "config.yaml").read_text(encoding="utf-8"))
         found[name_of(config)][int(config["seed"])] = scores_of(summary.parent, config)
     if not found:
