@@ -48,7 +48,7 @@ check: $(READY)  ## lint, formatting, types
 format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-bench: $(READY)  ## measure speed as ratios within one process
+bench: models  ## measure speed as ratios within one process
 	$(BIN)/python perf/step_time.py
 	$(BIN)/python perf/against_lora.py
 	$(BIN)/python perf/geometric_median.py
@@ -60,6 +60,7 @@ bench: $(READY)  ## measure speed as ratios within one process
 	$(BIN)/python perf/context.py
 	$(BIN)/python perf/reply_validation.py
 	$(BIN)/python perf/reading.py
+	$(BIN)/python perf/real_model.py
 
 clean:  ## remove the environment and what runs left behind
 	rm -rf $(VENV) runs outputs multirun .pytest_cache .mypy_cache .ruff_cache
