@@ -2,11 +2,12 @@
 
 Run: ``python perf/real_model.py [--model PATH] [--dtype auto] [--widths 40 128] [--repeats 5] [--threads 2]``
 
-PATH is any ``model.path`` of a model with rotary positions; SmolLM2-135M-Instruct by default (``make models``).
-Everything is a ratio of medians of seconds within one process, the paths taking turns. Ours runs in what
-``model.dtype=auto`` and ``model.attn_implementation=auto`` take on this machine, unless told otherwise; pyreft's
-and peft's own loops run in fp32. The floor is the frozen forward pass and the backward pass of its activations, in
-our dtype and attention. The goal of 1.9 is for processors that multiply bf16 in hardware.
+PATH is any ``model.path`` of a model with rotary positions; SmolLM2-135M-Instruct by default (``make
+models``). Everything is a ratio of medians of seconds within one process, the paths taking turns. Ours runs
+in what ``model.dtype=auto`` and ``model.attn_implementation=auto`` take on this machine, unless told
+otherwise; pyreft's and peft's own loops run in fp32. The floor is the frozen forward pass and the backward
+pass of its activations, in our dtype and attention. The goal of 1.9 is for processors that multiply bf16 in
+hardware.
 """
 
 from __future__ import annotations
@@ -181,9 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=SMOLLM2, help="as model.path (default: SmolLM2)")
     parser.add_argument("--dtype", default="auto", help="as model.dtype, of our own paths (default auto)")
-    parser.add_argument(
-        "--widths", type=int, nargs="+", default=[40, 128], help="tokens a row (default 40 128)"
-    )
+    parser.add_argument("--widths", type=int, nargs="+", default=[40, 128], help="tokens a row (40 128)")
     parser.add_argument("--repeats", type=int, default=5, help="timed turns per path (default 5)")
     parser.add_argument("--rows", type=int, default=500, help="rows answered by label words (default 500)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default 2)")
