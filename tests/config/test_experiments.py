@@ -73,8 +73,10 @@ def test_every_experiment_starts(name, local_data, tmp_path, monkeypatch):
     settings = [f"experiment={name}", *local_data.get(name, []), *SMALL, *SCORES]
     run = run_toy(tmp_path / "run", *settings, num_nodes=5)
     assert run.json("run")["status"] == "completed"
-    finals = [row for row in run.rows("metrics") if row["model"] == "final" and row["split"] == "test"]
-    assert len(finals) == load_config(settings)["num_clients"]
+    config = load_config(settings)
+    scored = config["score"]["splits"][-1]  # a search scores validation rows alone
+    finals = [row for row in run.rows("metrics") if row["model"] == "final" and row["split"] == scored]
+    assert len(finals) == config["num_clients"]
 
 
 def test_what_is_given_on_the_command_line_replaces_the_experiments_sweep():
