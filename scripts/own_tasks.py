@@ -20,6 +20,7 @@ import yaml
 
 from fedapp.config.build import build
 from fedapp.records.predictions import prompt_id
+from fedapp.records.table import over_seeds
 
 Scores = Mapping[int, tuple[float, float]]  # own and others', by client
 SETTINGS = ("own_kind", "specialist_share")
@@ -88,12 +89,6 @@ def largest_loss(runs: Mapping[int, Scores], local: Mapping[int, Scores]) -> str
     }
     worst = max(lost, key=lambda client: lost[client])
     return f"{100 * lost[worst]:.1f} (client {worst})"
-
-
-def over_seeds(values: list[float]) -> str:
-    """Mean ± standard deviation, in %."""
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -8,10 +8,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from fedapp.records.pooling import mean_of_intervals
 from fedapp.records.results import RunResult, read_finished
 from fedapp.records.rows import NOT_METRICS
-from fedapp.records.table import format_bytes, name_clients, print_notes, print_table
+from fedapp.records.table import (
+    OWN,
+    UNKNOWN,
+    format_bytes,
+    name_clients,
+    over_all_seeds,
+    over_seeds,
+    print_notes,
+    print_table,
+    show_pooled,
+)
 
 # What may differ between runs that are repetitions of one another.
 NOT_COMPARED = {
@@ -29,8 +38,6 @@ NOT_COMPARED = {
 SCORED = ("configuration", "seeds", "pooled", "mean", "worst client")
 COST = ("base", "trained", "sent", "received", "CPU", "time")
 BEST, F1, ANSWERS = "best on validation", "pooled macro-f1", "answers by"
-OWN, UNKNOWN = "†", "‡"
-"""Marks of a pooled score."""
 NAMED = ("benchmark", "partitioner", "method", "adapter", "model", "hostile")
 
 
@@ -127,32 +134,15 @@ def _answering(runs: Sequence[RunResult]) -> str:
 
 
 def _macro_f1(runs: Sequence[RunResult]) -> str:
-    return _if_all([run.pooled.macro_f1 for run in runs])
-
-
-def _if_all(values: Sequence[float | None]) -> str:
-    """Mean and spread over seeds, a dash where a seed has no value."""
-    known = [value for value in values if value is not None]
-    return _over_seeds(known) if len(known) == len(values) else "–"
-
-
-def _pooled(runs: Sequence[RunResult]) -> str:
-    """The pooled score with its interval, marked where it is not of one model."""
-    shown = _if_all([run.pooled.score for run in runs])
-    if shown == "–":
-        return shown
-    interval = mean_of_intervals([run.pooled.interval for run in runs])
-    between = f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]" if interval else ""
-    models = {run.pooled.one_model for run in runs}
-    return shown + between + OWN * (False in models) + UNKNOWN * (None in models)
+    return over_all_seeds([run.pooled.macro_f1 for run in runs])
 
 
 def _scores(runs: Sequence[RunResult]) -> list[str]:
     return [
         " ".join(str(run.seed) for run in runs),
-        _pooled(runs),
-        _over_seeds([statistics.fmean(run.scores.values()) for run in runs]),
-        _over_seeds([min(run.scores.values()) for run in runs]),
+        show_pooled([run.pooled for run in runs]),
+        over_seeds([statistics.fmean(run.scores.values()) for run in runs]),
+        over_seeds([min(run.scores.values()) for run in runs]),
     ]
 
 
@@ -160,7 +150,7 @@ def _cost(runs: Sequence[RunResult]) -> list[str]:
     times = [run.cpu_seconds for run in runs if run.cpu_seconds is not None]
     base = [statistics.fmean(run.base.values()) for run in runs if run.base]
     return [
-        _over_seeds(base) + "*" * any(map(_without_base, runs)) if base else "–",
+        over_seeds(base) + "*" * any(map(_without_base, runs)) if base else "–",
         _trained(runs),
         format_bytes(statistics.fmean(run.summary.sent_bytes for run in runs)),
         format_bytes(statistics.fmean(run.summary.received_bytes for run in runs)),
@@ -169,18 +159,13 @@ def _cost(runs: Sequence[RunResult]) -> list[str]:
     ]
 
 
-def _over_seeds(values: Sequence[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):.1f}{spread}"
-
-
 def _best(runs: Sequence[RunResult]) -> str:
     """Test scores at the rounds that are best on validation data, and these rounds by seed."""
     chosen = [run.summary.best for run in runs if run.summary.best]
     if len(chosen) < len(runs):
         return "–"
     means = [statistics.fmean(best.scores.values()) for best in chosen]
-    return f"{_over_seeds(means)}\n@ {' '.join(str(best.server_round) for best in chosen)}"
+    return f"{over_seeds(means)}\n@ {' '.join(str(best.server_round) for best in chosen)}"
 
 
 def _trained(runs: Sequence[RunResult]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedapp.core.types import JUDGED, LabelCounts
-from fedapp.wire.messages import COUNTS, DIGEST
+from fedapp.wire.messages import COUNTS, DIGEST, beside_scores
 
 EVALUATED = ("current", "final")
 """What metrics.jsonl calls the models that an evaluation scores, after a round and after the last."""
@@ -72,9 +72,8 @@ class ScoreRow:
         """The row as metrics.jsonl holds it."""
         values = (self.server_round, self.client_id, self.split, self.model, self.moment)
         counted = {} if self.num_examples is None else {"num-examples": self.num_examples}
-        more: dict[str, Any] = {COUNTS: [list(row) for row in self.counts]} if self.counts else {}
-        more |= {DIGEST: self.digest} if self.digest else {}
-        return {**dict(zip(HEAD, values, strict=True)), **counted, **self.metrics, **more}
+        beside = beside_scores(self.counts, self.digest)
+        return {**dict(zip(HEAD, values, strict=True)), **counted, **self.metrics, **beside}
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedapp.core.errors import printable
+from fedapp.records.pooling import Pooled, mean_of_intervals
 from fedapp.records.summary import SCORES
 
 # A file or a pipe has no width of its own: let tables be as wide as they need.
@@ -21,6 +23,8 @@ PIPE_WIDTH = 200
 TASKS_WIDTH = 16
 # To what columns of text are folded before a table becomes lists, and what parts two columns.
 FOLDED_WIDTH, GAP = 24, 2
+OWN, UNKNOWN = "†", "‡"
+"""Marks of a pooled score: of models that differ, and of models of which it is not known."""
 COLUMNS = ("client", "tasks", "train", "test", "base", "round 1", "final", "sent", "received")
 
 
@@ -204,6 +208,33 @@ def show_cell(value: object) -> str:
 def format_score(value: float | None) -> str:
     """A fraction in percent, to one decimal; a dash where there is none."""
     return "–" if value is None else f"{100 * value:.1f}"
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Mean of fractions over seeds ± their standard deviation, in percent."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{spread}"
+
+
+def over_all_seeds(values: Sequence[float | None]) -> str:
+    """The same; a dash where a seed has no value."""
+    known = [value for value in values if value is not None]
+    return over_seeds(known) if len(known) == len(values) else "–"
+
+
+def show_interval(interval: tuple[float, float] | None) -> str:
+    """The ends of an interval in brackets, behind what it belongs to; nothing where there is none."""
+    return "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
+
+
+def show_pooled(pooled: Sequence[Pooled]) -> str:
+    """The pooled score of several seeds with its interval, marked where it is not of one model."""
+    shown = over_all_seeds([one.score for one in pooled])
+    if shown == "–":
+        return shown
+    models = {one.one_model for one in pooled}
+    marks = OWN * (False in models) + UNKNOWN * (None in models)
+    return shown + show_interval(mean_of_intervals([one.interval for one in pooled])) + marks
 
 
 def format_bytes(count: float) -> str:

@@ -76,7 +76,7 @@ class ResultRecord:
         config, train = run.config, run.config.get("train") or {}
         return cls(
             overrides=kept_overrides(about["overrides"]),
-            names={group: str((config.get(group) or {}).get("about", {}).get("name")) for group in NAMED},
+            names=names_of(config),
             settings={
                 "num-clients": config.get("num_clients"),
                 "num-rounds": config.get("num_rounds"),
@@ -121,6 +121,11 @@ class ResultRecord:
     def key(self) -> tuple[tuple[str, ...], int]:
         """Which run it is: a later one with the same key takes its place."""
         return self.overrides, self.seed
+
+
+def names_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """A config's choices, by group of ``conf/``."""
+    return {group: str((config.get(group) or {}).get("about", {}).get("name")) for group in NAMED}
 
 
 def kept_overrides(overrides: Sequence[str]) -> tuple[str, ...]:

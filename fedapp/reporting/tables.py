@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from fedapp.records.pooling import Pooled, mean_interval, mean_of_intervals, pool
-from fedapp.records.table import format_bytes
+from fedapp.records.pooling import mean_interval, mean_of_intervals, pool
+from fedapp.records.table import OWN, UNKNOWN, format_bytes, over_seeds, show_interval, show_pooled
 from fedapp.reporting.result_file import ResultRecord, read_records
 from fedapp.reporting.tuning import STEP_SIZE, Choice, read_choices
 
@@ -25,7 +25,7 @@ COLUMNS = (
     "CPU",
     "step size",
 )
-OWN, UNKNOWN, UNTUNED = "†", "‡", "*"
+UNTUNED = "*"
 BLOCK = re.compile(r"^(<!-- table: ([^\n]*?) -->\n)(.*?)^(<!-- end -->)", re.DOTALL | re.MULTILINE)
 """A table's place: marks at the start of a line; one that is set in is an example."""
 _OPENING = re.compile(r"^<!-- table:", re.MULTILINE)
@@ -101,33 +101,15 @@ def _cells(group: Group, metric: str, tuned: Mapping[str, Sequence[Choice]]) -> 
     times = [record.cpu_seconds for record in group if record.cpu_seconds is not None]
     return [
         group[0].names["adapter"],
-        _pooled(pooled),
-        _spread(_means(group, metric)) + _bracket(between),
-        _spread(worst),
-        _spread(base) if len(base) == len(group) and metric == group[0].metric else "–",
+        show_pooled(pooled),
+        over_seeds(_means(group, metric)) + show_interval(between),
+        over_seeds(worst),
+        over_seeds(base) if len(base) == len(group) and metric == group[0].metric else "–",
         format_bytes(statistics.fmean(record.sent_bytes for record in group)),
         format_bytes(statistics.fmean(record.received_bytes for record in group)),
         f"{statistics.fmean(times):.0f} s" if len(times) == len(group) else "–",
         _step_size(group[0], tuned),
     ]
-
-
-def _pooled(pooled: Sequence[Pooled]) -> str:
-    scores = [one.score for one in pooled if one.score is not None]
-    if len(scores) < len(pooled):
-        return "–"
-    models = {one.one_model for one in pooled}
-    marks = OWN * (False in models) + UNKNOWN * (None in models)
-    return _spread(scores) + _bracket(mean_of_intervals([one.interval for one in pooled])) + marks
-
-
-def _spread(values: Sequence[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):.1f}{spread}"
-
-
-def _bracket(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f" [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]"
 
 
 def _step_size(record: ResultRecord, tuned: Mapping[str, Sequence[Choice]]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedapp.core.files import write_atomically
-from fedapp.reporting.result_file import NAMED, kept_overrides
+from fedapp.reporting.result_file import kept_overrides, names_of
 
 STEP_SIZE = "train.learning_rate"
 
@@ -40,9 +40,10 @@ class Trial:
     @classmethod
     def of(cls, overrides: Sequence[str], config: Mapping[str, Any], score: float) -> Trial:
         """Take a trial from a run's overrides, config and validation score."""
-        names = {group: str((config.get(group) or {}).get("about", {}).get("name")) for group in NAMED}
         words = tuple(word for word in kept_overrides(overrides) if not word.startswith(f"{STEP_SIZE}="))
-        return cls(words, names, int(config["seed"]), float(config["train"]["learning_rate"]), score)
+        return cls(
+            words, names_of(config), int(config["seed"]), float(config["train"]["learning_rate"]), score
+        )
 
 
 @dataclass(frozen=True)

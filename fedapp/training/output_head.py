@@ -172,12 +172,7 @@ class _CrossEntropy(torch.autograd.Function):
         rows = max(1, _CHUNK // logits.shape[1])
         for start in range(0, len(logits), rows):
             some = slice(start, start + rows)
-            shares = (
-                logits[some].float().sub_(norms[some, None])
-                if logits.dtype != torch.float32
-                else (logits[some] - norms[some, None])
-            )
-            shares.exp_()
+            shares = (logits[some].float() - norms[some, None]).exp_()
             shares.scatter_add_(1, targets[some, None], torch.full_like(shares[:, :1], -1.0))
             result[some] = shares.mul_(gradient[some, None])
         return result, None

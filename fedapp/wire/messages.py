@@ -29,6 +29,12 @@ COUNTS, DIGEST = "label-counts", "model-digest"
 """What a row of a final model may say beside its scores."""
 
 
+def beside_scores(counts: LabelCounts, digest: str) -> dict[str, Any]:
+    """What of the two is said, as a row holds it."""
+    said: dict[str, Any] = {COUNTS: [list(row) for row in counts]} if counts else {}
+    return {**said, DIGEST: digest} if digest else said
+
+
 @dataclass(frozen=True)
 class Join:
     """The server asks a node who it is.
@@ -131,9 +137,8 @@ class Row:
     def facts(self) -> dict[str, Any]:
         """As a JSON object, the scores beside the rest."""
         about = {"split": self.split, "model": self.model, "moment": self.moment}
-        more: dict[str, Any] = {COUNTS: [list(row) for row in self.counts]} if self.counts else {}
-        more |= {DIGEST: self.digest} if self.digest else {}
-        return {**about, "num-examples": self.num_examples, **self.scores, **more}
+        beside = beside_scores(self.counts, self.digest)
+        return {**about, "num-examples": self.num_examples, **self.scores, **beside}
 
 
 @dataclass(frozen=True)
