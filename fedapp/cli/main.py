@@ -73,6 +73,17 @@ def _complain_of_usage(message: str, program: str) -> NoReturn:
     raise SystemExit(USAGE)
 
 
+def _told_in_one_line(act: Callable[[], int | None]) -> int:
+    """Do something; what it refuses is one line and a wrong usage."""
+    try:
+        return act() or OK
+    except BrokenPipeError:  # the reader has gone: ``main`` knows the exit code
+        raise
+    except (ValueError, OSError) as error:
+        complain(str(error))
+        return USAGE
+
+
 def _make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fedapp", description=fedapp.__doc__, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"fedapp {fedapp.__version__}")
@@ -196,15 +207,8 @@ def _add_compare(name: str, commands: argparse._SubParsersAction[_Parser]) -> No
 def _compare(arguments: argparse.Namespace) -> int:
     from fedapp.cli.compare import compare
 
-    try:
-        folders = [Path(folder) for folder in arguments.folders or ["runs"]]
-        compare(folders, sys.stdout, warn, arguments.metric)
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        complain(str(error))
-        return USAGE
-    return OK
+    folders = [Path(folder) for folder in arguments.folders or ["runs"]]
+    return _told_in_one_line(lambda: compare(folders, sys.stdout, warn, arguments.metric))
 
 
 def _add_tasks(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -219,14 +223,8 @@ def _add_tasks(name: str, commands: argparse._SubParsersAction[_Parser]) -> None
 def _tasks(arguments: argparse.Namespace) -> int:
     from fedapp.cli.tasks import manage
 
-    try:
-        manage(arguments.action, Path(arguments.folder), arguments.task, sys.stdout)
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        complain(str(error))
-        return USAGE
-    return OK
+    folder = Path(arguments.folder)
+    return _told_in_one_line(lambda: manage(arguments.action, folder, arguments.task, sys.stdout))
 
 
 def _add_results(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -247,13 +245,8 @@ def _add_results(name: str, commands: argparse._SubParsersAction[_Parser]) -> No
 def _results(arguments: argparse.Namespace) -> int:
     from fedapp.cli.results import manage
 
-    try:
-        return manage(arguments.action, arguments.words, arguments.to, sys.stdout, warn)
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        complain(str(error))
-        return USAGE
+    words, to = arguments.words, arguments.to
+    return _told_in_one_line(lambda: manage(arguments.action, words, to, sys.stdout, warn))
 
 
 def _add_tune(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
