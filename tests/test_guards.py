@@ -108,6 +108,11 @@ def test_files_and_functions_stay_short(path):
     assert long == []
 
 
+def test_no_two_test_files_share_a_name():
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert {name: count for name, count in names.items() if count > 1} == {}, "pytest takes one for the other"
+
+
 def test_folders_hold_at_most_twelve_modules_and_the_root_two():
     sizes = Counter(str(Path(path).parent) for path in MODULES)
     assert {folder: size for folder, size in sizes.items() if size > 12} == {}
