@@ -393,6 +393,20 @@ def test_the_sites_of_a_parallel_block_and_of_one_with_post_norms():
     assert residual_sites(gemma)[1] == (block.post_attention_layernorm, block.post_feedforward_layernorm)
 
 
+def test_a_first_token_of_thousands_hides_no_block_in_bf16():
+    """Real models keep such a sink; its rounding is larger than what attention and MLP add to it."""
+    sink = base(dtype=torch.bfloat16).model
+    with torch.no_grad():
+        sink.get_input_embeddings().weight[0] = 100 * torch.randn(32)
+    assert len(residual_sites(sink)) == len(sink.model.layers)
+    size = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    config = transformers.GraniteConfig(
+        num_attention_heads=4, num_key_value_heads=4, residual_multiplier=0.2, **size
+    )
+    with pytest.raises(ValueError, match="does not add the outputs"):
+        residual_sites(transformers.GraniteForCausalLM(config).to(torch.bfloat16).eval())
+
+
 def test_bf16_bases_keep_fp32_coefficients_and_learn():
     adapted = attach(base(dtype=torch.bfloat16))
     adapted.load({"context-vectors": vectors(adapted)})
