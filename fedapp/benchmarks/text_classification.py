@@ -40,7 +40,7 @@ class TextClassification(LabelAnswers, BenchmarkDefaults):
         data_dir: Folder with ``<task>/<split>.jsonl`` (or another format that
             ``fedapp.benchmarks.reading`` knows), the text in the first of ``columns`` and its
             number in ``label``; None: from the hub.
-        path: Name of the data set on the hub, with the configuration after a colon.
+        path: Name of the data set on the hub, with the configuration after a colon; empty: it is not there.
         revision: Its branch, tag or commit; None: the main branch.
         columns: Its columns of the text and of the label's number, on the hub.
         test_split: Split to report on; GLUE hides the labels of its test split.
@@ -139,6 +139,11 @@ class TextClassification(LabelAnswers, BenchmarkDefaults):
     def _read(self, split: str) -> tuple[Table, str]:
         """The split, and its column of labels."""
         if self.data_dir is None:
+            if not self.path:
+                raise ValueError(
+                    f"benchmark.data_dir=null: {self.task} is read from a folder: {self.task}/{split}.jsonl, "
+                    "as the hub has it as a script alone, which is not run"
+                )
             columns = Columns(self.columns)
             table = read_remote(self.path, self.task, split, columns, "benchmark.path", self.revision)
             return table, self.columns[1]

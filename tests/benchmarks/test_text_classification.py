@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,18 @@ def test_the_configs_build_and_say_where_rows_should_be(name, tmp_path):
     assert benchmark.prompt.endswith(":")
     with pytest.raises(ValueError, match=f"there should be .*{name}"):
         benchmark.load("train")
+
+
+def test_a_task_that_the_hub_has_as_a_script_alone_asks_for_a_folder():
+    benchmark = build(load_config(["benchmark=emo"])["benchmark"], "benchmark")
+    with pytest.raises(ValueError, match=r"data_dir=null: emo is read from a folder: emo/train.jsonl"):
+        benchmark.load("train")
+
+
+@pytest.mark.parametrize("name", ["subj", "agnews", "sst2", "sst5", "trec"])
+def test_a_conversion_on_the_hub_is_named_by_its_commit(name):
+    revision = load_config([f"benchmark={name}"])["benchmark"]["revision"]
+    assert revision is None or re.fullmatch("[0-9a-f]{40}", revision)
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
