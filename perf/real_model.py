@@ -27,8 +27,8 @@ import torch
 from fedapp.adapters.lora.adapter import Lora
 from fedapp.adapters.prompting import ZeroShot
 from fedapp.adapters.reft.adapter import Reft
+from fedapp.benchmarks.embedded.classification import EmbeddedClassification
 from fedapp.core.train_config import TrainConfig
-from fedapp.core.types import Example
 from fedapp.models.base import Base, load_base
 from fedapp.training.output_head import OutputHead, answer_places, token_losses
 from fedapp.training.tokens import Batch
@@ -165,12 +165,11 @@ def answering(base: Base, count: int, repeats: int) -> None:
 
 
 def losses(bases: dict[str, Base], steps: int) -> None:
-    """Training loss of the same steps in both dtypes."""
-    rng, ends = np.random.default_rng(0), {}
-    examples = [Example(text[:80], LABELS[int(rng.integers(4))]) for text in texts(steps * 4)]
-    train = replace(TRAIN, batch_size=4, learning_rate=4e-3)
+    """Training loss of the same steps in both dtypes, on texts with labels that can be learnt."""
+    task, ends = EmbeddedClassification("topic", num_train=steps * 4, num_test=1), {}
+    examples = [task.template(row) for row in task.load("train")]
     for name, base in bases.items():
-        adapted = Reft(rank=8).attach(base, train, seed=0)
+        adapted = Reft(rank=8).attach(base, replace(TRAIN, batch_size=4), seed=0)
         ends[name] = adapted.train(examples, np.random.default_rng(1))
         adapted.detach()
     off = abs(ends["bf16"] / ends["fp32"] - 1)
