@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from fedapp.config.run import RunSettings
 from fedapp.core.checks import require_bool, require_choice, require_int, require_kind, require_number
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, RunFacts
@@ -26,6 +28,11 @@ from fedapp.methods.consensus.cost import DIGEST_BYTES
 from fedapp.methods.consensus.differences import ServerMemory, as_texts
 from fedapp.methods.consensus.votes import Ballot, Verdict, Vote
 from fedapp.server.strategy import ServerStrategy
+
+LEAST_LIKELY = 1e-6
+"""Below this an answer's likelihood counts no less, so that all votes of a prompt are positive."""
+
+WEIGHTINGS = ("uniform", "examples", "likelihood")
 
 
 class SemanticConsensus(ServerStrategy):
@@ -52,7 +59,8 @@ class SemanticConsensus(ServerStrategy):
         Args:
             vote: How a prompt's answer is decided (``fedapp.methods.consensus.votes``).
             weighting: ``uniform``: a client, a vote; ``examples``: by the number of training examples that
-                the client says it has.
+                the client says it has; ``likelihood``: by how likely its own model finds its answer, per
+                token (ours; the routine must send it, and the server believes it).
             max_answer_chars: Characters of an answer that are kept.
             max_age: Rounds for which a client that is not heard again counts, with all that it has
                 said; 0: for ever.
@@ -61,7 +69,7 @@ class SemanticConsensus(ServerStrategy):
                 have together, in [0, 1); 0: a client, a vote, whoever it is.
         """
         require_kind("vote", vote, Vote, "a kind of vote")
-        require_choice("weighting", weighting, ("uniform", "examples"))
+        require_choice("weighting", weighting, WEIGHTINGS)
         require_int("max_answer_chars", max_answer_chars, at_least=1)
         require_int("max_age", max_age, at_least=0)
         require_bool("adaptive", adaptive)
@@ -87,11 +95,13 @@ class SemanticConsensus(ServerStrategy):
                 f"method.strategy.vote.min_votes={self.vote.min_votes} is more than "
                 f"num_clients={settings.num_clients}: no answer could ever win"
             )
-        if self.vote.needs_ratings and routine.needs.model is not RatingModel:
-            raise ValueError(
-                "method.strategy.vote.representative='likelihood' needs clients that rate their answers: "
-                "set method.routine.likelihoods=true"
-            )
+        asks = {"vote.representative": self.vote.needs_ratings, "weighting": self.weighting == "likelihood"}
+        for setting in (name for name, asked in asks.items() if asked):
+            if routine.needs.model is not RatingModel:
+                raise ValueError(
+                    f"method.strategy.{setting}='likelihood' needs clients that rate their answers: "
+                    "set method.routine.likelihoods=true"
+                )
 
     def begin(self, run: RunFacts) -> None:
         """As in the base class; loads the encoder."""
@@ -122,7 +132,7 @@ class SemanticConsensus(ServerStrategy):
         heard = {upload.client_id: self._hear(upload, public) for upload in uploads}
         voters = self._voters()
         total = sum(voter.weight for voter in voters)
-        ballots = [_ballot(number, voters, self.specialist_share) for number in range(len(public.examples))]
+        ballots = [self._ballot(number, voters) for number in range(len(public.examples))]
         verdicts = self.vote.decide(ballots, total, public.labels)
         before, self.labels = self.labels, {n: v.text for n, v in enumerate(verdicts) if v.text is not None}
         self.memory.publish(self.server_round, self.labels)
@@ -153,6 +163,19 @@ class SemanticConsensus(ServerStrategy):
         voter = self._latest.setdefault(upload.client_id, _Voter())
         voter.hear(found, self.server_round, upload.num_examples if self.weighting == "examples" else 1)
         return found
+
+    def _ballot(self, number: int, voters: Sequence[_Voter]) -> Ballot:
+        votes = [voter for voter in voters if voter.texts.get(number)]
+        weights = {voter: voter.weight for voter in voters}
+        if self.weighting == "likelihood" and votes:
+            weights |= _by_likelihood(votes, number)
+        special = {voter for voter in votes if number in voter.own_kind}
+        weights = _raise_share(weights, special, self.specialist_share)
+        return Ballot(
+            tuple(voter.texts[number] for voter in votes),
+            tuple(weights[voter] for voter in votes),
+            tuple(voter.log_likelihoods[number] for voter in votes),
+        )
 
     def _voters(self) -> list[_Voter]:
         oldest = self.server_round - self.max_age if self.max_age else -1
@@ -207,15 +230,17 @@ def statistics(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     }
 
 
-def _ballot(number: int, voters: Sequence[_Voter], specialist_share: float) -> Ballot:
-    votes = [voter for voter in voters if voter.texts.get(number)]
-    special = {voter for voter in votes if number in voter.own_kind}
-    weights = _raise_share({voter: voter.weight for voter in voters}, special, specialist_share)
-    return Ballot(
-        tuple(voter.texts[number] for voter in votes),
-        tuple(weights[voter] for voter in votes),
-        tuple(voter.log_likelihoods[number] for voter in votes),
-    )
+def _by_likelihood(votes: Sequence[_Voter], number: int) -> dict[_Voter, float]:
+    """Share the votes of those who answered by how likely they find their answers; their sum stays.
+
+    Who did not say counts like the mean of those who did.
+    """
+    likely = np.exp(np.minimum([voter.log_likelihoods[number] for voter in votes], 0.0))
+    told = likely[~np.isnan(likely)]
+    likely = np.where(np.isnan(likely), told.mean() if len(told) else 1.0, likely)
+    weights = np.maximum(likely, LEAST_LIKELY) * [voter.weight for voter in votes]
+    scale = sum(voter.weight for voter in votes) / weights.sum()
+    return dict(zip(votes, (weights * scale).tolist(), strict=True))
 
 
 def _raise_share(weights: dict[_Voter, float], special: set[_Voter], share: float) -> dict[_Voter, float]:
