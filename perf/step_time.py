@@ -164,11 +164,12 @@ def pyreft_step(model: Any, batch: Batch, num_layers: int) -> Step:
 def measure(steps: dict[str, Step], repeats: int) -> dict[str, float]:
     """Median CPU milliseconds per step, the paths taking turns."""
     times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(repeats + 5):
+    warm_up = min(repeats, 5)
+    for turn in range(repeats + warm_up):
         for name, step in steps.items():
             start = time.process_time()
             step()
-            if turn >= 5:  # the first turns warm caches and allocator up
+            if turn >= warm_up:  # the first turns warm caches and allocator up
                 times[name].append(time.process_time() - start)
     return {name: 1e3 * statistics.median(values) for name, values in times.items()}
 

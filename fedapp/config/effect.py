@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -47,7 +48,7 @@ def refuse_unread(
     Raises:
         ConfigError: If there is such a key.
     """
-    known = {*yaml.safe_load((files.CONF / "config.yaml").read_text(encoding="utf-8")), *groups()}
+    known = {*_keys((files.CONF / "config.yaml").read_text(encoding="utf-8")), *groups()}
     for key in tree:
         if key not in known:
             raise ConfigError(f"{key} is not a setting{nearest(key, sorted(known - {'defaults'}))}")
@@ -65,6 +66,12 @@ def refuse_unread(
             siblings = node_at(before, place)
             hint = nearest(name, sorted(siblings)) if isinstance(siblings, Mapping) and siblings else ""
             raise ConfigError(f"{key} is not a setting, nothing reads it{hint}")
+
+
+@lru_cache(maxsize=4)  # by what it says, as every config that is composed asks for the same file's
+def _keys(text: str) -> frozenset[str]:
+    """The keys at the top of a YAML file."""
+    return frozenset(yaml.safe_load(text))
 
 
 def idle_settings(overrides: Sequence[str], config: Mapping[str, Any]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -37,6 +38,7 @@ def _git_sha() -> str | None:
     return done.stdout.strip() or None
 
 
+@cache  # a package's whole description is read for its version, and a process may make many runs
 def _version(package: str) -> str | None:
     try:
         return version(package)
