@@ -139,7 +139,8 @@ def test_the_gradient_of_the_parts_is_that_of_the_whole_batch(kind, name, labels
     assert len({width for _, width in widths}) > 1  # no part is padded to the whole batch's width
     assert summed == pytest.approx(loss, rel=1e-6)
     for one, other in zip(parts, whole, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+        # Sums in another order: processors differ by 1.05e-6 where gradients are above 1e-3.
+        torch.testing.assert_close(one, other, atol=3e-6, rtol=1e-5)
     assert max(float(value.abs().max()) for value in whole) > 1e-3
 
 
