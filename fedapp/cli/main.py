@@ -113,7 +113,7 @@ def _add_run(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.multirun:
-        from fedapp.cli.sweep import sweep
+        from fedapp.cli.sweeps.sweep import sweep
 
         return sweep(arguments.overrides)
     from fedapp.cli.run import run
