@@ -26,6 +26,8 @@ OBJECTIVES = {
 }
 """What a search may go by, and whether more of it is better."""
 
+RESUME = f"{OF_SWEEPS}.resume"
+
 
 @dataclass(frozen=True)
 class SweepSettings:
@@ -36,22 +38,17 @@ class SweepSettings:
         objectives: What a search goes by, of ``OBJECTIVES``; several: a Pareto front.
         seed: Of what a search draws.
         at_once: Trials drawn before any of them is scored.
-        resume: ``true``: go on with the latest sweep of the same settings, or begin it; a text: with the
-            sweep in that folder; ``false``: a new sweep.
     """
 
     num_trials: int = 0
     objectives: Sequence[str] = ()
     seed: int = 1
     at_once: int = 1
-    resume: bool | str = False
 
     def __post_init__(self) -> None:
         require_int("sweep.num_trials", self.num_trials, at_least=0)
         require_int("sweep.seed", self.seed, at_least=0)
         require_int("sweep.at_once", self.at_once, at_least=1)
-        if not isinstance(self.resume, bool) and not (isinstance(self.resume, str) and self.resume.strip()):
-            raise ValueError(f"sweep.resume={show_value(self.resume)} must be true, false or a sweep's folder")
         if isinstance(self.objectives, str) or not set(self.objectives) <= set(OBJECTIVES):
             raise ValueError(
                 f"sweep.objectives={show_value(self.objectives)} must be a list of {', '.join(OBJECTIVES)}"
@@ -114,7 +111,9 @@ def _drawn(override: Override) -> Drawn:
         low, high = value.start, value.end
         log = "log" in value.tags
         if low is None or high is None or not low < high or (log and low <= 0):
-            raise ConfigError(f"{override.input_line} must go from a number to a greater one, above 0 with log")
+            raise ConfigError(
+                f"{override.input_line} must go from a number to a greater one, above 0 with log"
+            )
         whole = isinstance(low, int) and isinstance(high, int)
         return Drawn(key, low=low, high=high, step=1 if whole else None, log=log)
     choices = tuple(override.sweep_string_iterator())
@@ -140,6 +139,27 @@ def refuse_sweep_settings(overrides: Sequence[str]) -> None:
         raise ConfigError(f"{word} has no effect on a single run: use --multirun")
 
 
+def resume_setting(overrides: Sequence[str]) -> bool | str:
+    """Which sweep is to go on.
+
+    Args:
+        overrides: Of which ``sweep.resume`` says so.
+
+    Returns:
+        True for the latest one of the same settings, a text for that in a folder, False for none.
+
+    Raises:
+        ConfigError: If it says something else.
+    """
+    value: Any = False
+    for word in overrides:
+        if word.partition("=")[0] == RESUME:
+            value = _value(word)
+    if isinstance(value, bool) or (isinstance(value, str) and value.strip()):
+        return value
+    raise ConfigError(f"{RESUME}={show_value(value)} must be true, false or a sweep's folder")
+
+
 def sweep_settings(overrides: Sequence[str]) -> SweepSettings:
     """What the overrides say of a sweep; those of its runs are passed over.
 
@@ -148,23 +168,29 @@ def sweep_settings(overrides: Sequence[str]) -> SweepSettings:
     """
     words = [word for word in overrides if is_of_sweep(word)]
     given = {word.partition("=")[0]: _value(word) for word in words}
-    name = str(given.pop(OF_SWEEPS, "grid"))
-    folder = files.CONF / OF_SWEEPS
-    known = sorted(path.stem for path in folder.glob("*.yaml"))
-    if name not in known:
-        raise ConfigError(f"sweep={name} does not exist{nearest(name, known)}")
-    tree = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    given.pop(RESUME, None)
+    tree = _choice(str(given.pop(OF_SWEEPS))) if OF_SWEEPS in given else {}
     names = [field.name for field in fields(SweepSettings)]
+    near = [*names, RESUME.partition(".")[2]]
     for key, value in given.items():
         setting = key.partition(".")[2]
         if setting not in names:
-            close = difflib.get_close_matches(setting, names, n=1)
-            raise ConfigError(f"{key} is not a setting{nearest(setting, close or names)}")
+            close = difflib.get_close_matches(setting, near, n=1)
+            raise ConfigError(f"{key} is not a setting{nearest(setting, close or near)}")
         tree[setting] = value
     try:
         return SweepSettings(**tree)
     except ValueError as error:
         raise ConfigError(str(error)) from None
+
+
+def _choice(name: str) -> dict[str, Any]:
+    folder = files.CONF / OF_SWEEPS
+    known = sorted(path.stem for path in folder.glob("*.yaml"))
+    if name not in known:
+        raise ConfigError(f"{OF_SWEEPS}={name} does not exist{nearest(name, known)}")
+    tree: dict[str, Any] = yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8"))
+    return tree
 
 
 def _value(word: str) -> Any:

@@ -103,8 +103,8 @@ def objective(run_dir: Path, name: str) -> float | None:
         return validation_score(run_dir)
     total = _parsed(run_dir / "summary.json", json.loads).get("total") or {}
     parts = ("sent-bytes", "received-bytes") if name == "payload-bytes" else (name,)
-    values = [total.get(part) for part in parts]
-    return None if None in values else float(sum(values))
+    values = [float(total[part]) for part in parts if total.get(part) is not None]
+    return sum(values) if len(values) == len(parts) else None
 
 
 def _read(path: Path, wanted: str | None) -> RunResult | None:

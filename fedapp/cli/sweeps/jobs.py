@@ -20,13 +20,13 @@ from fedapp.cli import run as running
 from fedapp.cli.output import OK, Piped, complain
 from fedapp.config.build import ConfigError
 from fedapp.config.overrides import is_hydra, quote
-from fedapp.config.search import is_of_sweep
+from fedapp.config.search import RESUME, is_of_sweep
 from fedapp.core.errors import one_line
 from fedapp.core.files import write_atomically
 from fedapp.records.results import validation_score
 
 JOBS, FILE = "jobs", "sweep.json"
-MAY_CHANGE = ("sweep.resume", "sweep.num_trials", "sweep.at_once")
+MAY_CHANGE = (RESUME, "sweep.num_trials", "sweep.at_once")
 """What may be said anew of a sweep that goes on, beside Hydra's launcher."""
 
 
@@ -75,7 +75,8 @@ def read_jobs(folder: Path) -> list[JobRecord]:
 
 def write_sweep(folder: Path, overrides: Sequence[str], jobs: Mapping[int, Sequence[str]]) -> None:
     """Put down what a sweep is to run, before its first job."""
-    facts = {"overrides": list(overrides), "jobs": {str(number): list(jobs[number]) for number in jobs}}
+    begun = [word for word in overrides if word.partition("=")[0] != RESUME]
+    facts = {"overrides": begun, "jobs": {str(number): list(jobs[number]) for number in jobs}}
     write_atomically(folder / FILE, json.dumps(facts, indent=1))
 
 
