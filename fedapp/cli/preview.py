@@ -6,10 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TextIO
 
-import yaml
-
 from fedapp.cli.output import OK, USAGE, complain, warn
-from fedapp.config.build import ConfigError
 
 OWN_CONF = "server and clients compose the conf/ of their own installation: give settings as KEY=VALUE, "
 INSTEAD = {
@@ -64,6 +61,8 @@ def preview(overrides: Sequence[str], cfg: str | None, stream: TextIO, *, multir
     Returns:
         0, or 2 if it cannot be run.
     """
+    from fedapp.config.build import ConfigError
+
     try:
         if cfg is not None:
             _print_config(overrides, cfg, stream, multirun=multirun)
@@ -81,6 +80,7 @@ def preview(overrides: Sequence[str], cfg: str | None, stream: TextIO, *, multir
 
 def _print_config(overrides: Sequence[str], cfg: str, stream: TextIO, *, multirun: bool) -> None:
     from fedapp.cli.run import refuse_sweeps
+    from fedapp.config.build import ConfigError
     from fedapp.config.compose import load_config
 
     if cfg != "job":
@@ -128,4 +128,6 @@ def _dry_sweep(overrides: Sequence[str], stream: TextIO) -> Sequence[str]:
 
 
 def _dump(tree: object, stream: TextIO) -> None:
+    import yaml
+
     yaml.safe_dump(tree, stream, sort_keys=False, allow_unicode=True)
