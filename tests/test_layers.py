@@ -18,6 +18,7 @@ LAYERS = (
     ("client",),
     ("planning", "reporting"),
     ("cli",),
+    ("api",),
 )
 # Modules, as paths below fedapp/ or at the project's root, that may import a library.
 KNOWN_BY = {
@@ -32,6 +33,8 @@ KNOWN_BY = {
     "scipy": ("methods/consensus/clustering.py", "benchmarks/metrics.py"),
     "hydra": ("config/",),
     "omegaconf": ("config/",),
+    "optuna": ("cli/sweeps/search.py",),
+    "pandas": ("api/",),
 }
 # What methods may see of Flower's side: the class that their server halves extend.
 OF_SERVER = "fedapp.server.strategy"

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import fedapp
 from fedapp.cli.output import OK, USAGE, complain, leave_quietly, nearest, warn
+from fedapp.cli.preview import add_preview_options, preview
 
 HELP = ("-h", "--help")
 Command = Callable[[argparse.Namespace], int]
@@ -57,7 +58,8 @@ def _main(arguments: Sequence[str] | None) -> int:
     for word in rest:
         # argparse stops to collect words behind an option: "run a=1 --multirun b=2".
         if word.startswith("-") or not hasattr(known, "overrides"):
-            options = [f"--{name}" for name in ("multirun", "json") if hasattr(known, name)] + ["--help"]
+            options = [f"--{name}" for name in ("multirun", "json", "cfg") if hasattr(known, name)]
+            options += [*["--dry-run"] * ("--cfg" in options), "--help"]
             _complain_of_usage(f"unknown argument {word!r}{nearest(word, options)}", f"fedapp {words[0]}")
         known.overrides.append(word)
     command: Command = known.command
@@ -108,12 +110,15 @@ def _add_run(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="one run for each combination of KEY=A,B values"
     )
+    add_preview_options(parser)
     parser.set_defaults(command=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run or arguments.cfg is not None:
+        return preview(arguments.overrides, arguments.cfg, sys.stdout, multirun=arguments.multirun)
     if arguments.multirun:
-        from fedapp.cli.sweep import sweep
+        from fedapp.cli.sweeps.sweep import sweep
 
         return sweep(arguments.overrides)
     from fedapp.cli.run import run

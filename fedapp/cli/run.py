@@ -54,18 +54,10 @@ def run(overrides: Sequence[str]) -> int:
             argument is the exit code that is due.
         BrokenPipeError: If the run is complete, and whoever read of it has gone.
     """
-    from fedapp.config.sweep import of_experiment
-
     try:
-        swept = of_experiment(overrides)
+        refuse_sweeps(overrides)
     except ConfigError as error:
         complain(str(error))
-        return USAGE
-    if swept:
-        chosen = next(word for word in reversed(overrides) if word.startswith("experiment="))
-        complain(
-            f"{chosen} sweeps {' '.join(swept)}: use --multirun for all its runs, or give one value of each"
-        )
         return USAGE
     stream = sys.stdout if sys.stdout.isatty() else Piped(sys.stdout)
     outcome = run_once(overrides, stream)
@@ -74,6 +66,23 @@ def run(overrides: Sequence[str]) -> int:
     if outcome.code == OK and isinstance(stream, Piped) and stream.gone:
         raise BrokenPipeError
     return outcome.code
+
+
+def refuse_sweeps(overrides: Sequence[str]) -> None:
+    """Refuse what only makes sense for many runs.
+
+    Raises:
+        ConfigError: If a setting is a sweep's, or the chosen experiment sweeps settings that are not given.
+    """
+    from fedapp.config.search import refuse_sweep_settings
+    from fedapp.config.sweep import of_experiment
+
+    refuse_sweep_settings(overrides)
+    if swept := of_experiment(overrides):
+        chosen = next(word for word in reversed(overrides) if word.startswith("experiment="))
+        raise ConfigError(
+            f"{chosen} sweeps {' '.join(swept)}: use --multirun for all its runs, or give one value of each"
+        )
 
 
 def run_once(overrides: Sequence[str], stream: TextIO) -> Outcome:

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from fedapp.cli.output import FAILED, OK, USAGE, complain, warn
-from fedapp.cli.sweep import JobRecord, run_sweep
+from fedapp.cli.sweeps.jobs import JobRecord
+from fedapp.cli.sweeps.sweep import run_sweep
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
 from fedapp.config.effect import no_validation_rows
@@ -47,12 +48,17 @@ def tune(overrides: Sequence[str], to: Path) -> int:
     except ValueError as error:
         complain(str(error))
         return USAGE
-    code, jobs = run_sweep(words)
-    if code != OK:
-        complain("nothing was chosen: not every trial is complete") if jobs else None
-        return code
     try:
-        choices = choose([_trial(job) for job in jobs])
+        result = run_sweep(words)
+    except ConfigError as error:
+        complain(str(error))
+        return USAGE
+    if result.fault:
+        complain(result.fault)
+        complain("nothing was chosen: not every trial is complete")
+        return FAILED
+    try:
+        choices = choose([_trial(job) for job in result.jobs])
         about = describe_machine()
         write_choices(to, choices, {name: about[name] for name in ("git-sha", "processor")})
     except (ValueError, WriteError) as error:

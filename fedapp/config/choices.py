@@ -9,13 +9,16 @@ import yaml
 from fedapp.config.build import about
 from fedapp.core import files
 
+OF_SWEEPS = "sweep"
+"""A folder of ``conf/`` that no run reads: how a sweep goes (fedapp.config.search)."""
+
 
 def groups() -> dict[str, list[str]]:
-    """The choices of every config group: ``{"method": ["fedavg", …]}``."""
+    """The choices of every config group of a run: ``{"method": ["fedavg", …]}``."""
     return {
         folder.name: sorted(path.stem for path in folder.glob("*.yaml"))
         for folder in sorted(files.CONF.iterdir())
-        if folder.is_dir()
+        if folder.is_dir() and folder.name != OF_SWEEPS
     }
 
 

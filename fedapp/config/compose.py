@@ -8,8 +8,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
@@ -20,9 +18,9 @@ from fedapp.config.build import build as build  # who composes a config also bui
 from fedapp.config.choices import groups
 from fedapp.config.composed import MAY_DIFFER, Composed
 from fedapp.config.effect import refuse_unread
+from fedapp.config.loader import config_loader
 from fedapp.config.overrides import explain_syntax, refuse_hydra
 from fedapp.config.policy import Policy, PolicyError
-from fedapp.core import files
 from fedapp.core.checks import require_bool, show_value
 from fedapp.core.errors import one_line
 
@@ -64,9 +62,7 @@ def _require_switches(plain: Mapping[str, Any]) -> None:
 
 
 def _compose(overrides: Sequence[str]) -> dict[str, Any]:
-    # The loader behind hydra.compose, without its process-wide singleton: it also works inside
-    # @hydra.main (sweeps) and from several threads.
-    loader = ConfigLoaderImpl(create_config_search_path(str(files.CONF)))
+    loader = config_loader()
     try:
         tree = loader.load_configuration("config", list(overrides), run_mode=RunMode.RUN)
         with open_dict(tree):
@@ -154,7 +150,7 @@ def _known_keys(overrides: Sequence[str]) -> frozenset[str]:
 def _unresolved(overrides: Sequence[str]) -> dict[str, Any]:
     """The tree that the group choices among these overrides make, with its interpolations."""
     choices = [o for o in overrides if o.partition("=")[0] in groups()]
-    loader = ConfigLoaderImpl(create_config_search_path(str(files.CONF)))
+    loader = config_loader()
     tree = loader.load_configuration("config", choices, run_mode=RunMode.RUN)
     with open_dict(tree):
         tree.pop("hydra", None)

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from fedapp.config.build import ConfigError
 from fedapp.core.checks import show_value
 
-OF_A_SWEEP = r"hydra[./](launcher|sweeper|callbacks)\b|hydra\.job\.env_(set|copy)\b"
+OF_A_SWEEP = r"hydra[./]launcher\b|hydra\.job\.env_(set|copy)\b"
 """Hydra's own settings that a sweep reads; every other one fedapp sets itself, or has no use for."""
 
 
@@ -90,15 +90,19 @@ def refuse_hydra(overrides: Sequence[str], *, sweeping: bool = False) -> None:
         if not sweeping:
             raise ConfigError(
                 f"{override} has no effect on a single run: of Hydra's own settings fedapp run --multirun "
-                "reads hydra/launcher and hydra/sweeper, with what belongs to them"
+                "reads hydra/launcher, with what belongs to it"
             )
         if re.match(r"hydra\.sweeper\.params\b", key):
             raise ConfigError(f"{override} has no effect: write what is swept as KEY=A,B")
+        if re.match(r"hydra[./]sweeper\b", key):
+            raise ConfigError(
+                f"{override} has no effect: write sweep=search (Optuna), with settings as in conf/sweep"
+            )
         if not re.match(OF_A_SWEEP, key):
             instead = (
                 "the runs of a sweep go into a new folder below runs_dir"
                 if key.startswith(("hydra.sweep.", "hydra.run."))
-                else "of Hydra's own settings a sweep reads hydra/launcher and hydra/sweeper"
+                else "of Hydra's own settings a sweep reads hydra/launcher"
             )
             raise ConfigError(f"{override} has no effect: {instead}")
 

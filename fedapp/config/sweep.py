@@ -1,30 +1,26 @@
-"""The combinations of a sweep as Hydra reads them, and Hydra's sweepers and launchers."""
+"""The jobs of a sweep as Hydra's grammar gives them, and Hydra's launchers."""
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import create_config_search_path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
-from fedapp.config.effect import no_validation_rows
-from fedapp.config.overrides import explain_syntax, is_hydra
-from fedapp.core import files
+from fedapp.config.loader import config_loader
+from fedapp.config.overrides import explain_syntax, is_hydra, quote
 from fedapp.core.errors import one_line
 
 # Quiet, and without a log of Hydra's own.
@@ -35,20 +31,10 @@ SETTINGS = (
     "hydra/job_logging=none",
     "hydra/hydra_logging=none",
 )
-LARGER_IS_BETTER = {
-    "direction": "maximize",  # Optuna
-    "optim.maximize": "true",  # Nevergrad
-    "ax_config.experiment.minimize": "false",  # Ax
-}
-"""Where a sweeper's node says which scores are good, and what is right for the benchmarks' metrics."""
-
-
-class JobFailed(RuntimeError):
-    """A job of an optimiser's sweep has no score; the sweeper decides what becomes of the sweep."""
 
 
 class SweepStopped(RuntimeError):
-    """A launcher or a sweeper gave up; the text is one line for the user."""
+    """A launcher gave up; the text is one line for the user."""
 
 
 def combinations(overrides: Sequence[str]) -> list[list[str]]:
@@ -57,14 +43,17 @@ def combinations(overrides: Sequence[str]) -> list[list[str]]:
     Raises:
         ConfigError: If an override cannot be read, or sweeps without naming values.
     """
-    own = [override for override in parse_overrides(overrides) if not is_hydra(override.key_or_group)]
-    try:
-        return [list(words) for (words,) in BasicSweeper.split_arguments(own, max_batch_size=1)]
-    except HydraException:
-        wide = next(one for one in own if one.is_sweep_override() and not one.is_discrete_sweep())
-        raise ConfigError(
-            f"{wide.input_line} names no values: only an optimiser draws from it (hydra/sweeper=optuna)"
-        ) from None
+    lists = []
+    for override in parse_overrides(overrides):
+        line = override.input_line or ""
+        if is_hydra(override.key_or_group):
+            continue
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            raise ConfigError(f"{line} names no values: only a search draws from it (sweep=search)")
+        key = override.get_key_element()
+        swept = override.is_sweep_override()
+        lists.append([f"{key}={value}" for value in override.sweep_string_iterator()] if swept else [line])
+    return [list(words) for words in itertools.product(*lists)]
 
 
 def chosen_words(combination: Sequence[str], overrides: Sequence[str]) -> list[str]:
@@ -90,8 +79,7 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
     for override in overrides:
         if complaint := explain_syntax(override, may_sweep=True):
             raise ConfigError(complaint)
-    loader = ConfigLoaderImpl(create_config_search_path(str(files.CONF)))
-    return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    return OverridesParser.create(config_loader=config_loader()).parse_overrides(list(overrides))
 
 
 def of_experiment(overrides: Sequence[str]) -> list[str]:
@@ -109,111 +97,80 @@ def of_experiment(overrides: Sequence[str]) -> list[str]:
         )
     load_config(chosen[-1:])  # explains what is wrong with the choice
     given = {override.partition("=")[0].lstrip("+~") for override in overrides}
-    swept = _hydra_node(chosen[-1:]).sweeper.get("params") or {}
+    swept = _tree(chosen[-1:]).hydra.sweeper.get("params") or {}
     return [f"{key}={value}" for key, value in swept.items() if key not in given]
 
 
-def sweeper_settings(overrides: Sequence[str]) -> tuple[bool, list[str]]:
-    """Whether the chosen sweeper is an optimiser, and what it has to be told beside these overrides.
-
-    Hydra's own sweeper tries every combination. Any other is an optimiser: it is given the validation
-    score of each job, of which more is better.
+def check_launcher(overrides: Sequence[str]) -> None:
+    """Refuse a launcher that is not installed.
 
     Raises:
-        ConfigError: If sweeper or launcher are not installed, if it is told to look for the lowest score,
-            or if the runs have no validation score.
+        ConfigError: If the chosen launcher, or a setting of it, is not there.
     """
-    chosen = [word for word in overrides if is_hydra(word) or word.partition("=")[0] == "experiment"]
-    sweeper = _hydra_node(chosen).sweeper
-    # What an experiment sweeps is among the overrides already, but for what was given by hand.
-    added = ["hydra.sweeper.params=null"] if sweeper.get("params") else []
-    if sweeper._target_ == f"{BasicSweeper.__module__}.{BasicSweeper.__name__}":
-        return False, added
-    given = {word.partition("=")[0].lstrip("+~") for word in chosen}
-    for key, right in LARGER_IS_BETTER.items():
-        found = OmegaConf.select(sweeper, key)
-        if found is None or str(found).rpartition(".")[2].lower() == right:
-            continue
-        if f"hydra.sweeper.{key}" in given:
-            raise ConfigError(
-                f"hydra.sweeper.{key} must be {right}: it is given validation scores, of which more is better"
-            )
-        added.append(f"hydra.sweeper.{key}={right}")
-    fixed = [one.input_line or "" for one in parse_overrides(overrides) if not one.is_sweep_override()]
-    config = load_config([word for word in fixed if not is_hydra(word)])
-    if "validation" not in config["score"]["splits"]:
-        raise ConfigError(
-            f"score.splits={config['score']['splits']} gives an optimiser nothing to choose by: "
-            "set score.splits=[validation,test]"
-        )
-    if fault := no_validation_rows(config):
-        raise ConfigError(f"{fault}, by which an optimiser would choose")
-    return True, added
+    _tree(_of_hydra(overrides))
 
 
-def _hydra_node(overrides: Sequence[str]) -> DictConfig:
-    """Hydra's own part of the tree that these choices make."""
-    Plugins.instance()  # makes the choices known that are installed beside Hydra
-    loader = ConfigLoaderImpl(create_config_search_path(str(files.CONF)))
-    try:
-        node: DictConfig = loader.load_configuration(
-            "config", list(overrides), run_mode=RunMode.MULTIRUN
-        ).hydra
-    except (HydraException, OmegaConfBaseException) as error:
-        for word in overrides:
-            key, _, value = word.partition("=")
-            known = (
-                sorted(loader.get_group_options(key)) if key in ("hydra/launcher", "hydra/sweeper") else []
-            )
-            if known and value not in known:
-                raise ConfigError(
-                    f"{word} is not there (pip install hydra-{value}-{key[6:]}); known: {', '.join(known)}"
-                ) from None
-        raise ConfigError(_plain(error)) from None
-    return node
-
-
-def launch_sweep(
-    job: Callable[[int, list[str]], float | None], overrides: Sequence[str], *, optimises: bool = False
+def launch(
+    job: Callable[[int, list[str]], object],
+    jobs: Mapping[int, Sequence[str]],
+    overrides: Sequence[str],
+    folder: Path,
 ) -> None:
-    """Enter Hydra's sweeper as its command line does; it reads its words from ``sys.argv``.
+    """Have Hydra's launcher run jobs, in this process or in others.
 
     Args:
-        job: Called with the number of each job, from 1, and its overrides; by another process where the
-            launcher has some. Returns a score, None if there is none.
-        overrides: What to sweep.
-        optimises: Whether a job without a score is an error that the sweeper is to hear of.
+        job: Called with each job's number and its overrides; by another process where the launcher has some.
+        jobs: Overrides by number.
+        overrides: Of the sweep, of which Hydra's own say by which launcher.
+        folder: Of the sweep, where a launcher may keep files of its own.
 
     Raises:
-        ConfigError: If Hydra refuses the sweep.
-        SweepStopped: If it does not come to its end.
+        ConfigError: If Hydra refuses the launcher.
+        SweepStopped: If the launcher gave up.
     """
+    numbers = list(jobs)
 
-    def task(config: DictConfig) -> float | None:
+    def task(config: DictConfig) -> None:
         of = HydraConfig.get()
-        score = job(int(of.job.num) + 1, list(of.overrides.task))
-        if score is None and optimises:
-            raise JobFailed("this job has no validation score")
-        return score
+        job(numbers[int(of.job.num)], list(of.overrides.task))
 
-    arguments, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
-    sys.argv = ["fedapp", "--multirun", *SETTINGS, *overrides]
-    # Else Hydra prints errors its own way and ends the process.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    place = f"hydra.sweep.dir={quote(str(folder))}"
+    loader = config_loader()
+    config = _tree([*SETTINGS, place, *_of_hydra(overrides)])
+    # Hydra's type says its internal list of callbacks; what is called of it, this public class has.
+    context = HydraContext(config_loader=loader, callbacks=Callback())  # type: ignore[arg-type]
     try:
-        hydra.main(version_base="1.3", config_path=str(files.CONF), config_name="config")(task)()
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=context, task_function=task, config=config
+        )
+        launcher.launch([list(words) for words in jobs.values()], initial_job_idx=0)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_plain(error)) from None
-    except JobFailed:
-        raise SweepStopped("the sweeper gave up on a job without a validation score") from None
-    except Exception as error:  # of a launcher or a sweeper: what they may raise is not ours to list
+    except Exception as error:  # of a launcher: what it may raise is not ours to list
         raise SweepStopped(f"{type(error).__name__}: {one_line(error)}") from error
-    finally:
-        sys.argv = arguments
-        if full_error is None:
-            del os.environ["HYDRA_FULL_ERROR"]
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
+
+
+def _of_hydra(overrides: Sequence[str]) -> list[str]:
+    """What of a sweep's overrides makes Hydra's own part of the tree."""
+    return [word for word in overrides if is_hydra(word) or word.partition("=")[0] == "experiment"]
+
+
+def _tree(overrides: Sequence[str]) -> DictConfig:
+    """The tree of a sweep, with Hydra's own part."""
+    Plugins.instance()  # makes the choices known that are installed beside Hydra
+    loader = config_loader()
+    try:
+        return loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
+    except (HydraException, OmegaConfBaseException) as error:
+        key = "hydra/launcher"
+        chosen = [word for word in overrides if word.startswith(f"{key}=")]
+        known = sorted(loader.get_group_options(key)) if chosen else []
+        if chosen and (value := chosen[-1].partition("=")[2]) not in known:
+            raise ConfigError(
+                f"{chosen[-1]} is not there (pip install hydra-{value.partition('_')[0]}-launcher); "
+                f"known: {', '.join(known)}"
+            ) from None
+        raise ConfigError(_plain(error)) from None
 
 
 def _plain(error: Exception) -> str:

@@ -15,7 +15,15 @@ OnEvent = Callable[[Event], None]
 
 
 class RunFailed(RuntimeError):
-    """The run did not end as it should; the text is one line for the user."""
+    """The run did not end as it should; the text is one line for the user.
+
+    Attributes:
+        path: The run's folder, where it has one.
+    """
+
+    def __init__(self, text: str, path: Path | None = None) -> None:
+        super().__init__(text)
+        self.path = path
 
 
 @dataclass(frozen=True)

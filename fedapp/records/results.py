@@ -85,6 +85,28 @@ def validation_score(run_dir: Path) -> float | None:
     return None
 
 
+def objective(run_dir: Path, name: str) -> float | None:
+    """What a search goes by.
+
+    Args:
+        run_dir: The folder of a complete run.
+        name: ``validation-score``, a fraction; ``payload-bytes``, ``sent-bytes``, ``received-bytes``;
+            ``cpu-seconds``, seconds.
+
+    Returns:
+        None where the run does not say.
+
+    Raises:
+        ValueError: If summary.json is missing or damaged.
+    """
+    if name == "validation-score":
+        return validation_score(run_dir)
+    total = _parsed(run_dir / "summary.json", json.loads).get("total") or {}
+    parts = ("sent-bytes", "received-bytes") if name == "payload-bytes" else (name,)
+    values = [float(total[part]) for part in parts if total.get(part) is not None]
+    return sum(values) if len(values) == len(parts) else None
+
+
 def _read(path: Path, wanted: str | None) -> RunResult | None:
     """The run that a run.json belongs to, None if it is not complete.
 

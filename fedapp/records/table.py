@@ -58,7 +58,7 @@ def print_table(
         of_text = column in left
         # A number that is cut in two is read as two.
         table.add_column(
-            escape(printable(column)),
+            escape(printable(column, keep="\n")),
             justify="left" if of_text else "right",
             overflow="fold",
             no_wrap=not of_text,

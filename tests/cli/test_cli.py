@@ -156,10 +156,12 @@ def test_in_a_sweep_a_failed_job_does_not_stop_the_next(toy, capsys):
     assert main(["run", "-m", "fault=crash,none", "seed=1,2"]) == 1
     captured = capsys.readouterr()
     assert "2 of 4 runs complete" in captured.out
-    assert captured.err.endswith("fedapp: error: 2 of 4 runs failed: 1, 2\n")
+    assert captured.err.endswith(
+        "fedapp: error: 2 of 4 runs failed: [1] fault=crash seed=1, [2] fault=crash seed=2\n"
+    )
     (sweep,) = toy.iterdir()
     complete = [path.parent.name for path in sweep.glob("*/summary.json")]
-    assert len([path for path in sweep.iterdir() if path.name not in ("jobs", "multirun.yaml")]) == 4
+    assert len([path for path in sweep.iterdir() if path.name not in ("jobs", "sweep.json")]) == 4
     assert sorted(name.split("-s")[1][0] for name in complete) == ["1", "2"]
 
 

@@ -112,6 +112,7 @@ def test_a_choice_that_only_sweeps_asks_for_multirun(capsys, tmp_path):
         ("hydra.run.dir=x", "has no effect"),
         ("hydra.sweeper.params.seed=1", "write what is swept as KEY=A,B"),
         ("hydra.job.chdir=true", "has no effect"),
+        ("hydra/sweeper=optuna", "hydra/sweeper=optuna has no effect: write sweep=search (Optuna)"),
         (
             "hydra/launcher=nowhere",
             "hydra/launcher=nowhere is not there (pip install hydra-nowhere-launcher)",

@@ -2,13 +2,12 @@
 
 import pytest
 import yaml
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import open_dict
 
 from fedapp.config.choices import groups
 from fedapp.config.compose import load_config
+from fedapp.config.loader import config_loader
 from fedapp.core.files import CONF
 
 FAMILIES = ("reft", "lora", "lora_sb", "lora_mixed", "context")
@@ -30,7 +29,7 @@ OTHERS = {
 @pytest.fixture(scope="module")
 def tree():
     """The tree as Hydra composes it, with its interpolations: for all 370 pairs that takes minutes."""
-    loader = ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    loader = config_loader()
     return loader.load_configuration("config", [], run_mode=RunMode.RUN)
 
 

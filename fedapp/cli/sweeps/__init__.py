@@ -1,0 +1,1 @@
+"""``fedapp run --multirun``: many runs, one folder."""
