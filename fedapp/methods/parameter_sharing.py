@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from fedapp.aggregation import Rule
 from fedapp.core.checks import require_choice, require_kind, show_value
+from fedapp.core.files import ArraysOnDisk
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
 from fedapp.core.payload import DTYPES, Payload, Upload
 from fedapp.core.session import ClientSession
@@ -193,7 +194,7 @@ class AllButMe(ServerStrategy):
         require_kind("combine", combine, Rule, A_RULE)
         self.combine = combine
         self.latest: dict[int, Upload] = {}
-        self.others: dict[int, Arrays] = {}
+        self.others: Mapping[int, Arrays] = {}
         self.everyone: Arrays | None = None
 
     def download(self, client_id: int, moment: Moment) -> Payload:
@@ -207,7 +208,9 @@ class AllButMe(ServerStrategy):
         self.latest = {u.client_id: u for u in uploads}
         self.others = {}  # the last round's are let go of before this round's are made
         arrays, weights = [u.arrays for u in uploads], [float(u.num_examples) for u in uploads]
-        self.others = dict(zip(self.latest, self.combine.leave_one_out(arrays, weights), strict=True))
+        # One is sent at a time; among many clients all of them are the largest thing on a server.
+        made = self.combine.leave_one_out(arrays, weights)
+        self.others = ArraysOnDisk(dict(zip(self.latest, made, strict=True)))
         self.everyone = None
 
     def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
