@@ -119,11 +119,10 @@ def test_workers_that_stay_give_the_bits_of_one_process_and_end_with_their_nodes
         policies[-1].write_text(
             yaml.safe_dump({"output": str(folder), "log": str(tmp_path / f"log-{number}")})
         )
-    before = set(workers())
     quick = (sys.executable, "-m", "fedapp.engines.flower.supernode")
     with federation(tmp_path, policies, *quick) as run:
         assert run(*words, f"run_dir={tmp_path / 'run'}")["status"] == "completed"
-        started = set(workers()) - before
+        started = workers(tmp_path)
         assert len(started) == 2  # one a party, for joining, both rounds and the last scores
     assert not [worker for worker in started if worker.is_running()]
     local = run_toy(tmp_path / "local", *words, num_nodes=2).adapters()
@@ -132,11 +131,12 @@ def test_workers_that_stay_give_the_bits_of_one_process_and_end_with_their_nodes
         assert kept.read_bytes() == local[f"client-{number}"]
 
 
-def workers():
-    """Resident workers on this machine."""
+def workers(tmp_path):
+    """Resident workers of this test's parties."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if "fedapp.client.resident.worker" in process.cmdline():
+            ours = process.environ().get("XDG_STATE_HOME") == str(tmp_path / "state")
+            if ours and "fedapp.client.resident.worker" in process.cmdline():
                 found.append(process)
     return found
