@@ -4,9 +4,9 @@ Run: ``python perf/memory.py [--clients 4 64] [--rank 8] [--rounds 2] [method=fe
 
 Each run is a process of its own (``engine=local``: server and clients in it, one after the other), with
 equally many rows per client. Printed is the peak resident memory as the system counts it. What a
-server must hold grows by nature: every client's upload, for a leave-one-out method every client's
-download, and the memory of every client that the simulation stands in for. The last column says
-how many adapters' worth of memory a further client costs. With three rounds or more a second line says
+round holds grows by nature: every client's upload while they are combined, every message on its way;
+what waits for its turn lies on disk (``TMPDIR``, which is memory itself where that is a tmpfs). The last
+column says how many adapters' worth of memory a further client costs. With three rounds or more a second line says
 how resident memory grows from the end of round 2 to the end of the last one, scoring included. Of a
 ``model=toy adapter=toy`` the rank is not a setting: ``--rank 0`` leaves it alone.
 """

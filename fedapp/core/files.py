@@ -158,7 +158,7 @@ def append_line(path: Path, line: str) -> None:
         file.close()
 
 
-def _write_all(file: int, given: bytes | np.ndarray) -> None:
+def _write_all(file: int, given: bytes | memoryview) -> None:
     # A disk that gets full takes a part first; only the next write says what is wrong.
     content = memoryview(given)
     while content:
@@ -199,7 +199,7 @@ class ArraysOnDisk(MutableMapping[int, Arrays]):
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  as long as this object
             self._file.seek(start)
             for array in arrays.values():
-                _write_all(self._file.fileno(), np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+                _write_all(self._file.fileno(), np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         about = [(name, array.dtype, array.shape) for name, array in arrays.items()]
         self._places[key] = (start, room, about)
 
@@ -210,7 +210,7 @@ class ArraysOnDisk(MutableMapping[int, Arrays]):
         self._file.seek(start)
         for name, dtype, shape in about:
             arrays[name] = np.empty(shape, dtype)
-            rest = memoryview(arrays[name].reshape(-1).view(np.uint8))
+            rest = arrays[name].reshape(-1).view(np.uint8).data
             while rest and (count := self._file.readinto(rest)):  # type: ignore[attr-defined]
                 rest = rest[count:]
             assert not rest
