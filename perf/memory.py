@@ -6,9 +6,9 @@ Each run is a process of its own (``engine=local``: server and clients in it, on
 equally many rows per client. Printed is the peak resident memory as the system counts it. What a
 round holds grows by nature: every client's upload while they are combined, every message on its way;
 what waits for its turn lies on disk (``TMPDIR``, which is memory itself where that is a tmpfs). The last
-column says how many adapters' worth of memory a further client costs. With three rounds or more a
-second line says how resident memory grows from the end of round 2 to the end of the last one, scoring included. Of a
-``model=toy adapter=toy`` the rank is not a setting: ``--rank 0`` leaves it alone.
+column says how many adapters' worth of memory a further client costs. With three rounds or more a second
+line says how resident memory grows from the end of round 2 to the end of the last one, scoring included.
+Of a ``model=toy adapter=toy`` the rank is not a setting: ``--rank 0`` leaves it alone.
 """
 
 from __future__ import annotations
