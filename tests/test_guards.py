@@ -149,7 +149,7 @@ def test_the_map_names_every_module_by_its_room(path):
 @pytest.mark.parametrize(
     ("code", "unwanted"),
     [
-        ("import client_app", (*EARLY, "hydra")),
+        ("import client_app", (*EARLY, "hydra", "yaml", "fedapp.config", "fedapp.client.workplace")),
         ("import server_app", EARLY),
         ("from fedapp.cli.main import main; main(['list'])", EARLY),
         ("from fedapp.cli.main import main; main(['compare', '/nowhere'])", EARLY),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 import ml_dtypes
 import numpy as np
 
+from fedapp.core.files import ArraysOnDisk
 from fedapp.core.types import Arrays
 
 DTYPES = {
@@ -38,6 +39,30 @@ class Upload(Payload):
     client_id: int = -1
     num_examples: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class UploadsOnDisk(Mapping[int, Upload]):
+    """Uploads by client; their arrays lie on disk and are read anew by whoever looks one up.
+
+    Args:
+        uploads: One a client.
+    """
+
+    def __init__(self, uploads: Iterable[Upload]) -> None:
+        self._arrays = ArraysOnDisk()
+        self._about: dict[int, Upload] = {}
+        for upload in uploads:
+            self._arrays[upload.client_id] = upload.arrays
+            self._about[upload.client_id] = replace(upload, arrays={})
+
+    def __getitem__(self, client_id: int) -> Upload:
+        return replace(self._about[client_id], arrays=self._arrays[client_id])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._about)
+
+    def __len__(self) -> int:
+        return len(self._about)
 
 
 Spec = tuple[tuple[str, str, tuple[int, ...]], ...]

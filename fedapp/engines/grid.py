@@ -12,10 +12,11 @@ import secrets
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from logging import ERROR
 from uuid import uuid4
 
+import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.app.user_config import UserConfig
 from flwr.clientapp import ClientApp
@@ -29,7 +30,7 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedapp.core.files import OPEN, POLICY_KEY, POLICY_VARIABLE
+from fedapp.core.files import OPEN, POLICY_KEY, POLICY_VARIABLE, ArraysOnDisk
 
 RunConfig = Mapping[str, str | int | float | bool]
 Predicate = Callable[[int, Message], bool]
@@ -71,12 +72,6 @@ class Traffic:
 
     down: int = 0
     up: int = 0
-
-
-@dataclass
-class _Node:
-    client_id: int
-    context: bytes = field(repr=False, default=b"")
 
 
 def over_the_wire(message: Message) -> tuple[Message, int]:
@@ -125,7 +120,8 @@ class InProcessGrid(Grid):
         self.network = network or Network()
         self.traffic = Traffic()
         self._run = Run.create_empty(run_id=secrets.randbits(63))
-        self._nodes: dict[int, _Node] = {}
+        self._nodes: dict[int, int] = {}
+        self._contexts = ArraysOnDisk()  # of all nodes: among many they are more than one client's model
         self._waiting: dict[str, Message] = {}
         for client_id in range(num_nodes):
             node_config: UserConfig = {
@@ -135,7 +131,8 @@ class InProcessGrid(Grid):
             }
             node_id = secrets.randbits(62) + SUPERLINK_NODE_ID + 1
             context = Context(self._run.run_id, node_id, node_config, RecordDict(), dict(run_config))
-            self._nodes[node_id] = _Node(client_id, context_to_proto(context).SerializeToString())
+            self._nodes[node_id] = client_id
+            self._keep(context)
 
     @property
     def run(self) -> Run:
@@ -199,32 +196,36 @@ class InProcessGrid(Grid):
         return replies
 
     def _answer(self, request: Message) -> list[Message]:
-        node = self._nodes.get(request.metadata.dst_node_id)
-        if node is None:
+        client_id = self._nodes.get(request.metadata.dst_node_id)
+        if client_id is None:
             reason = f"node {request.metadata.dst_node_id} is not known"
             return [_arrived(Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, reason), reply_to=request))]
         try:
-            reply, num_bytes = over_the_wire(self._handle(node, request))
+            reply, num_bytes = over_the_wire(self._handle(request))
         except (Exception, SystemExit) as error:
-            log(ERROR, "client %s failed\n%s", node.client_id, traceback.format_exc())
+            log(ERROR, "client %s failed\n%s", client_id, traceback.format_exc())
             # Flower's simulation says it in these words.
             reason = f"{type(error)}:<'{error}'>"
             failure = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=request)
             reply, num_bytes = over_the_wire(failure)
         self.traffic.up += num_bytes
-        if self.network.drop(node.client_id, request):
+        if self.network.drop(client_id, request):
             return []
-        replies = [self.network.tamper(node.client_id, reply)]
-        if self.network.repeat(node.client_id, request):
+        replies = [self.network.tamper(client_id, reply)]
+        if self.network.repeat(client_id, request):
             replies.append(over_the_wire(replies[0])[0])
         return [_arrived(reply) for reply in replies]
 
-    def _handle(self, node: _Node, request: Message) -> Message:
+    def _handle(self, request: Message) -> Message:
         """Call the client app; the node's memory changes only if that succeeds."""
-        context = _read_context(node.context)
+        context = _read_context(self._contexts[request.metadata.dst_node_id][""].tobytes())
         reply = self.client_app(request, context)
-        node.context = context_to_proto(context).SerializeToString()
+        self._keep(context)
         return reply
+
+    def _keep(self, context: Context) -> None:
+        content = context_to_proto(context).SerializeToString()
+        self._contexts[context.node_id] = {"": np.frombuffer(content, np.uint8)}
 
 
 def run_local(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,8 +12,9 @@ import numpy as np
 
 from fedapp.aggregation import Rule
 from fedapp.core.checks import require_choice, require_kind, show_value
+from fedapp.core.files import ArraysOnDisk
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
-from fedapp.core.payload import DTYPES, Payload, Upload
+from fedapp.core.payload import DTYPES, Payload, Upload, UploadsOnDisk
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
 from fedapp.methods.mixing import FixedMixing, Mixing
@@ -192,8 +193,8 @@ class AllButMe(ServerStrategy):
         """Take the rule that combines the others' uploads (``fedapp.aggregation``)."""
         require_kind("combine", combine, Rule, A_RULE)
         self.combine = combine
-        self.latest: dict[int, Upload] = {}
-        self.others: dict[int, Arrays] = {}
+        self.latest: Mapping[int, Upload] = {}
+        self.others: Mapping[int, Arrays] = {}
         self.everyone: Arrays | None = None
 
     def download(self, client_id: int, moment: Moment) -> Payload:
@@ -204,10 +205,12 @@ class AllButMe(ServerStrategy):
 
     def aggregate(self, server_round: int, uploads: Sequence[Upload], lost: Sequence[int]) -> None:
         """Combine all leave-one-out sets of this round at once."""
-        self.latest = {u.client_id: u for u in uploads}
+        # Kept on disk: among many clients these two are the largest things on a server.
+        self.latest = UploadsOnDisk(uploads)
         self.others = {}  # the last round's are let go of before this round's are made
         arrays, weights = [u.arrays for u in uploads], [float(u.num_examples) for u in uploads]
-        self.others = dict(zip(self.latest, self.combine.leave_one_out(arrays, weights), strict=True))
+        made = self.combine.leave_one_out(arrays, weights)
+        self.others = ArraysOnDisk(dict(zip(self.latest, made, strict=True)))
         self.everyone = None
 
     def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:

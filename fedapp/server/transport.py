@@ -11,6 +11,8 @@ from flwr.serverapp import Grid
 from fedapp.core.errors import one_line
 
 POLL_SECONDS = 0.1
+PUSHED_AT_ONCE = 8
+"""Messages handed over together; those that wait for it and those handed over are both in memory."""
 
 
 class UnreadableReply(RuntimeError):
@@ -89,8 +91,10 @@ def ask(
     Raises:
         UnreadableReply: If Flower can read no reply at all.
     """
-    pending = push(grid, messages)
-    messages.clear()
+    pending: dict[str, int] = {}
+    while messages:  # a grid within this process copies them
+        pending |= push(grid, messages[:PUSHED_AT_ONCE])
+        del messages[:PUSHED_AT_ONCE]
     deadline = time.monotonic() + timeout
     replies: list[Message] = []
     faults: list[str] = []

@@ -7,10 +7,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
+import ml_dtypes
+import numpy as np
 import pytest
 
-from fedapp.core.files import LineFile, WriteError, append_line, write_atomically
+from fedapp.core.files import ArraysOnDisk, LineFile, WriteError, append_line, write_atomically
 
 
 @pytest.fixture
@@ -106,3 +109,31 @@ def test_a_real_limit_takes_no_half_line(tmp_path):
     assert int(done.stdout) == errno.EFBIG
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len(rows) == 1000 // 18
+
+
+def test_arrays_on_disk_come_back_bit_for_bit_and_take_no_memory_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    first = {
+        "half": np.arange(6, dtype=ml_dtypes.bfloat16).reshape(2, 3),
+        "odd": np.array([np.nan, -0.0], np.float32),
+        "none": np.zeros((0, 4), np.float32),
+        "one": np.array(7, np.int64),
+        "across": np.arange(12.0).reshape(3, 4).T,
+    }
+    kept = ArraysOnDisk({3: first})
+    kept[0] = {"w": np.ones(5, np.float32)}
+    kept[3] = first | {"odd": np.array([1.5, np.inf], np.float32)}  # in the place of what was there
+    kept[0] = {"w": np.arange(100, dtype=np.float32)}  # larger: elsewhere
+    assert sorted(kept) == [0, 3]
+    assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in kept[3].items()} == {
+        name: (a.dtype, a.shape, a.tobytes())
+        for name, a in (first | {"odd": np.array([1.5, np.inf], np.float32)}).items()
+    }
+    assert kept[0]["w"].tolist() == list(range(100))
+    kept[0]["w"][:] = 0
+    assert kept[0]["w"][-1] == 99  # what is looked up is the reader's own
+    del kept[3]
+    assert (len(kept), 3 in kept) == (1, False)
+    with pytest.raises(KeyError):
+        kept[3]
+    assert list(tmp_path.iterdir()) == []  # nothing that could be left behind

@@ -1,5 +1,7 @@
 """Parameter sharing: who gets what, what is mixed, what leaves the client."""
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,16 @@ def test_all_but_me_leaves_the_receiver_out():
     assert strategy.download(0, TRAIN).arrays["w"] == [4.5]  # (3 + 6) / 2
     assert strategy.download(3, TRAIN).arrays["w"] == [3.0]  # (0 + 6) / 2
     assert strategy.shared()["w"] == [3.0]
+
+
+def test_all_but_me_holds_no_uploads_in_memory():
+    strategy = AllButMe(combine=Mean())
+    uploads = [upload(c, float(c)) for c in (0, 3, 6)]
+    held = [weakref.ref(one.arrays["w"]) for one in uploads]
+    strategy.aggregate(1, uploads, [])
+    assert [strategy.latest[c].arrays["w"].tolist() for c in strategy.latest] == [[0.0], [3.0], [6.0]]
+    del uploads
+    assert [one() for one in held] == [None] * 3
 
 
 def test_the_geometric_median_of_the_others_is_not_their_mean():

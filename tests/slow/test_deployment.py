@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -18,6 +19,7 @@ from fedapp.core.files import POLICY_VARIABLE, ROOT
 from fedapp.engines.flower.home import flower_home
 from fedapp.engines.flower.processes import ProcessTree, find_program
 from fedapp.engines.flower.superlink import environment
+from tests.federation import run_toy
 
 pytestmark = pytest.mark.slow
 SECRET = "a-patients-name"
@@ -38,11 +40,12 @@ def data(folder, rows):
 
 
 @contextmanager
-def federation(tmp_path, policies):
+def federation(tmp_path, policies, *supernode):
     """A SuperLink and a SuperNode for each policy; yields what runs an app there until it has ended."""
+    supernode = supernode or (find_program("flower-supernode"),)
     with flower_home() as home, (tmp_path / "log.txt").open("wb", buffering=0) as log:
         variables = {k: v for k, v in environment(home, ROOT).items() if k != POLICY_VARIABLE}
-        variables["XDG_STATE_HOME"] = str(tmp_path / "state")
+        variables |= {"XDG_STATE_HOME": str(tmp_path / "state"), "PYTHONPATH": str(ROOT)}
         tree = ProcessTree(variables, home)
         port = free_port()
         (home / "config.toml").write_text(
@@ -54,7 +57,7 @@ def federation(tmp_path, policies):
         for number, policy in enumerate(policies):
             said = f"partition-id={number} num-partitions={len(policies)}"
             said += f" policy='{policy}'" if policy else ""
-            node = [find_program("flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{port}"]
+            node = [*supernode, "--insecure", "--superlink", f"127.0.0.1:{port}"]
             tree.start([*node, "--port", str(free_port()), "--node-config", said], log.fileno())
 
         def run(*words):
@@ -104,3 +107,36 @@ def test_parties_read_their_own_folders_and_let_out_what_they_list(tmp_path):
     assert {entry["outcome"] for entry in log} == {"answered", "failed"}
     assert any(SECRET in entry.get("reason", "") for entry in log)  # the owner learns what it was
     assert not any(SECRET in json.dumps(entry["left"]) for entry in log)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers stay on Linux alone")
+def test_workers_that_stay_give_the_bits_of_one_process_and_end_with_their_nodes(tmp_path):
+    words = ["benchmark=toy", "method=fedreft", "num_clients=2", "num_rounds=2"]
+    folders = [tmp_path / "kept" / str(number) for number in range(2)]
+    policies = []
+    for number, folder in enumerate(folders):
+        policies.append(tmp_path / f"{number}.yaml")
+        policies[-1].write_text(
+            yaml.safe_dump({"output": str(folder), "log": str(tmp_path / f"log-{number}")})
+        )
+    quick = (sys.executable, "-m", "fedapp.engines.flower.supernode")
+    with federation(tmp_path, policies, *quick) as run:
+        assert run(*words, f"run_dir={tmp_path / 'run'}")["status"] == "completed"
+        started = workers(tmp_path)
+        assert len(started) == 2  # one a party, for joining, both rounds and the last scores
+    assert not [worker for worker in started if worker.is_running()]
+    local = run_toy(tmp_path / "local", *words, num_nodes=2).adapters()
+    for number, folder in enumerate(folders):
+        kept = folder / f"client-{number}" / "adapter.safetensors"
+        assert kept.read_bytes() == local[f"client-{number}"]
+
+
+def workers(tmp_path):
+    """Resident workers of this test's parties."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            ours = process.environ().get("XDG_STATE_HOME") == str(tmp_path / "state")
+            if ours and "fedapp.client.resident.worker" in process.cmdline():
+                found.append(process)
+    return found
