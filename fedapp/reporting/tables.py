@@ -113,9 +113,9 @@ def _cells(group: Group, metric: str, tuned: Mapping[str, Sequence[Choice]]) -> 
 
 
 def _step_size(record: ResultRecord, tuned: Mapping[str, Sequence[Choice]]) -> str:
-    """The step size, and the file in which it was chosen; a mark where it was not."""
+    """The step size and the file in which it was chosen; a mark where it was not, a dash without training."""
     size = record.settings.get("step-size")
-    if size is None:
+    if size is None or not any(record.parameters):
         return "–"
     files = [
         name

@@ -228,3 +228,13 @@ def test_every_result_file_of_the_project_is_read_and_names_no_place():
 def test_run_json_says_by_which_overrides_a_run_was_started(runs):
     words = json.loads((runs / "local-1" / "run.json").read_text())["overrides"]
     assert {"method=local", "seed=1", *TOY} <= set(words)
+
+
+def test_what_trains_nothing_has_no_step_size(results):
+    path = results / "toy.jsonl"
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    nothing = [{**one, "parameters": [0] * len(one["parameters"])} for one in lines]
+    path.write_text("".join(json.dumps(one) + "\n" for one in nothing), encoding="utf-8")
+    table = table_of("toy", results)
+    assert cells(table, "fedavg")[-1] == cells(table, "local")[-1] == "–"
+    assert "not tuned" not in table
