@@ -22,7 +22,7 @@ def superlink(site: ServerSite) -> list[str]:
         *("--ssl-ca-certfile", str(site.authority)),
         *("--ssl-certfile", str(site.certificate), "--ssl-keyfile", str(site.key)),
         *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
-        *("--database", str(site.state / "flower.db")),
+        *("--database", str(site.database)),
     ]
 
 

@@ -57,6 +57,11 @@ class Control:
         site.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_atomically(site.home / "config.toml", commands.connection(site))
 
+    def begin(self) -> None:
+        """Before the SuperLink starts: without its database it knows nobody, whatever was registered."""
+        if not self.site.database.exists():
+            self.site.nodes.unlink(missing_ok=True)
+
     def register_parties(self) -> list[int]:
         """Make the parties' keys known, those that are not yet or that have changed.
 
@@ -149,8 +154,6 @@ class Control:
         self._flwr(commands.stop(run_id))
 
     def _nodes(self) -> dict[str, dict[str, str]]:
-        if not (self.site.state / "flower.db").exists():  # what it knew is gone with it
-            return {}
         try:
             known = json.loads(self.site.nodes.read_text(encoding="utf-8"))
         except FileNotFoundError:

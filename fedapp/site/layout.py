@@ -60,6 +60,7 @@ class ServerSite:
     state = property(lambda self: self.folder / "state")
     home = property(lambda self: self.state / "flower")
     log = property(lambda self: self.state / "superlink.log")
+    database = property(lambda self: self.state / "flower.db")
     nodes = property(lambda self: self.state / "nodes.json")
     submissions = property(lambda self: self.state / "submissions.jsonl")
 

@@ -107,11 +107,13 @@ def check_party(site: PartySite) -> None:
 
 def _served(site: ServerSite, program: Program, say: Say) -> tuple[int, str]:
     def start() -> None:
+        control = Control(site)
+        control.begin()
         program.start()
         if not _listens(site, program):
             return
         try:
-            new = Control(site).register_parties()
+            new = control.register_parties()
         except (ControlFault, subprocess.SubprocessError) as fault:
             raise SiteError(str(fault)) from None
         if new:
