@@ -17,7 +17,7 @@ from fedapp.engines.flower.superlink import last_json, to_toml
 from fedapp.site import commands
 from fedapp.site.layout import ServerSite, SiteError
 
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 300.0
 FINISHED = "finished"
 
 
@@ -111,8 +111,9 @@ class Control:
         Raises:
             ControlFault: If the SuperLink does not answer.
         """
+        seats = self.seats()
         found = {node["node-id"]: node["status"] for node in self._flwr(commands.nodes(self.site))["nodes"]}
-        return {party: str(found.get(str(seat), "unknown")) for party, seat in enumerate(self.seats())}
+        return {party: str(found.get(str(seat), "unknown")) for party, seat in enumerate(seats)}
 
     def submit(self, app: Path, overrides: str) -> str:
         """Hand a run to the server; Flower's number of it.

@@ -52,7 +52,7 @@ def open_gate(site: ServerSite) -> Iterator[None]:
             port=site.port,
             ssl_certfile=str(site.certificate),
             ssl_keyfile=str(site.key),
-            log_level="error",
+            log_level="critical",  # what goes wrong as it starts is said in one line
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=2,

@@ -82,7 +82,7 @@ class Terminals:
             shell = ["bash", "-ec", f"exec {command}"]
             process = subprocess.Popen(shell, cwd=self.folder, env=self.env, stdout=output, stderr=output)
         self.open.append((process, log))
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 400
         while ready not in log.read_text() and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.2)
         assert ready in log.read_text(), log.read_text()

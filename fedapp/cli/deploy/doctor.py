@@ -18,6 +18,8 @@ from fedapp.site.layout import PARTY, SERVER, read_party, read_server
 
 WIDTH = 8
 LONGEST = 100
+# Where a program reads along, a finding is a line.
+UNBOUND = 10_000
 
 
 def examine(words: Sequence[str]) -> int:
@@ -63,7 +65,7 @@ def _show(finding: Finding) -> None:
 
 
 def _print(begin: str, text: str) -> None:
-    width = min(shutil.get_terminal_size().columns, LONGEST) if sys.stdout.isatty() else LONGEST
+    width = min(shutil.get_terminal_size().columns, LONGEST) if sys.stdout.isatty() else UNBOUND
     lines = textwrap.TextWrapper(
         width,
         initial_indent=f"{begin} ",
