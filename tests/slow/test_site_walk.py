@@ -73,7 +73,7 @@ class Terminals:
             env=self.env,
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=1200,
         )
 
     def leave_running(self, command, ready):
@@ -94,7 +94,7 @@ class Terminals:
 
 
 def wait_until_online(terminals):
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         said = terminals.run("fedapp site status").stdout
         if said.count("online") == 3:
@@ -134,6 +134,8 @@ def test_the_walk_of_the_page_ends_with_the_adapters_of_a_simulation(tmp_path):
                 continue
             if command.startswith("fedapp site init"):
                 command += f" --port {free_ports()}"
+            if command.startswith("fedapp site submit"):
+                command += " join_timeout=900"  # where tests run side by side
             if command.startswith("fedapp site status"):
                 wait_until_online(terminals)
             done = terminals.run(command)
