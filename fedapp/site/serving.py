@@ -10,6 +10,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from fedapp.config.policy import PolicyError, read_policy
 from fedapp.core.files import writing
 from fedapp.core.status import holding, is_held
+from fedapp.engines.closing import uninterrupted
 from fedapp.site import commands
 from fedapp.site.certificates import look_at_server, shake_hands
 from fedapp.site.control import Control, ControlFault
@@ -128,7 +129,8 @@ def _ended(program: Program, start: Callable[[], None]) -> tuple[int, str]:
         start()
         code = program.wait()
     finally:
-        program.end()
+        with uninterrupted():
+            program.end()
     assert code is not None
     return explain(code, program.last_words())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -16,6 +15,7 @@ from types import FrameType
 
 from fedapp.core.errors import one_line
 from fedapp.core.files import writing
+from fedapp.engines.closing import ENDING
 from fedapp.engines.flower.processes import ProcessTree, find_program
 
 Say = Callable[[str], None]
@@ -182,7 +182,8 @@ def until_told_to_end() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else [])]
+    # Under nohup SIGHUP is ignored, and stays so.
+    numbers = [one for one in ENDING if one is signal.SIGTERM or signal.getsignal(one) is not signal.SIG_IGN]
     before = [(number, signal.signal(number, interrupt)) for number in numbers]
     try:
         yield

@@ -146,6 +146,6 @@ def test_a_model_that_is_larger_than_the_memory_is_a_problem(monkeypatch):
 
 def test_a_hub_that_does_not_answer_is_a_problem_for_who_needs_it(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert problems(machine._hub({"model": {"path": "asset:embedded"}})) == []
-    found = problems(machine._hub({"model": {"path": "some/model"}}))
+    assert problems(machine.hub({"model": {"path": "asset:embedded"}})) == []
+    found = problems(machine.hub({"model": {"path": "some/model"}}))
     assert found[0].startswith("http://127.0.0.1:9 does not answer (")

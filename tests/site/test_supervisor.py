@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 
 import pytest
 
 from fedapp.site import supervisor
-from fedapp.site.supervisor import REFUSED, Program, Waits, describe_end, explain, is_taken, keep_up
+from fedapp.site.supervisor import (
+    REFUSED,
+    Program,
+    Waits,
+    describe_end,
+    explain,
+    is_taken,
+    keep_up,
+    until_told_to_end,
+)
 
 STRANGER = """\x1b[91mERROR \x1b[0m:     Exit Code: 305
 Failed to initialize the connection to the SuperLink.
@@ -86,3 +96,18 @@ def test_a_port_is_taken_if_somebody_listens():
 @pytest.mark.parametrize("code", sorted(supervisor.FINAL))
 def test_where_another_start_is_of_no_use_there_is_none(code):
     assert kept_up(code)[0] == 1
+
+
+def test_a_signal_ends_the_work_and_one_that_nohup_ignores_does_not():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    done = []
+    try:
+        with until_told_to_end():
+            signal.raise_signal(signal.SIGHUP)
+            done.append("after SIGHUP")
+            signal.raise_signal(signal.SIGTERM)
+            done.append("after SIGTERM")
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert done == ["after SIGHUP"]

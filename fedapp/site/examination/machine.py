@@ -38,7 +38,7 @@ def of_machine(overrides: Sequence[str]) -> Iterator[Finding]:
         yield Finding(str(error), "correct the setting")
         return
     yield from disk(Path.cwd())
-    yield from _hub(config)
+    yield from hub(config)
 
 
 def versions() -> Iterator[Finding]:
@@ -106,7 +106,8 @@ def disk(folder: Path) -> Iterator[Finding]:
     )
 
 
-def _hub(config: Composed) -> Iterator[Finding]:
+def hub(config: Composed) -> Iterator[Finding]:
+    """Whether the model is here, or the hub that it comes from answers."""
     path = str(config["model"].get("path") or "")
     if (
         not path
@@ -116,13 +117,13 @@ def _hub(config: Composed) -> Iterator[Finding]:
     ):
         yield Finding("the model needs no hub")
         return
-    hub = os.environ.get("HF_ENDPOINT", HUB)
+    address = os.environ.get("HF_ENDPOINT", HUB)
     try:
-        httpx.head(hub, timeout=5.0, follow_redirects=True)
-        yield Finding(f"{hub} answers; the model is {path}")
+        httpx.head(address, timeout=5.0, follow_redirects=True)
+        yield Finding(f"{address} answers; the model is {path}")
     except (httpx.HTTPError, ValueError) as error:
         reason = one_line(error) or type(error).__name__
         yield Finding(
-            f"{hub} does not answer ({reason}), and model.path={path} is no folder here",
+            f"{address} does not answer ({reason}), and model.path={path} is no folder here",
             "model=local model.path=FOLDER, or a proxy in HTTPS_PROXY",
         )

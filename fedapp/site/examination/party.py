@@ -16,7 +16,7 @@ from fedapp.core.errors import RowError, one_line
 from fedapp.planning.preflight import check_config
 from fedapp.site.certificates import CertificateFault, days_left, read_certificate, shake_hands
 from fedapp.site.examination.finding import Finding, validity
-from fedapp.site.examination.machine import disk, memory, versions
+from fedapp.site.examination.machine import disk, hub, memory, versions
 from fedapp.site.layout import PartySite, SiteError, address
 from fedapp.site.serving import check_party
 
@@ -41,7 +41,10 @@ def of_party(site: PartySite, overrides: Sequence[str]) -> Iterator[Finding]:
     yield from _data(site, overrides)
     if overrides:
         try:
-            yield from memory(check_config(overrides))
+            config = check_config(overrides)
+            yield from memory(config)
+            if read_policy(str(site.policy)).network:
+                yield from hub(config)
         except ConfigError as error:
             yield Finding(str(error), "correct the setting")
     yield from _way(site)
