@@ -56,6 +56,7 @@ After=network-online.target
 [Service]
 User=fedapp
 Environment=FEDAPP=/opt/fedapp/.venv/bin/fedapp
+Environment=XDG_CACHE_HOME=/etc/fedapp/{what}/state/cache
 ExecStart=/etc/fedapp/{what}/start.sh
 Restart=on-failure
 RestartSec=30
