@@ -17,6 +17,7 @@ LAYERS = (
     ("adapters", "records"),
     ("client",),
     ("planning", "reporting"),
+    ("site",),
     ("cli",),
     ("api",),
 )
@@ -31,6 +32,8 @@ KNOWN_BY = {
     "pyvene": ("adapters/reft/", "adapters/pyreft_classes.py"),
     "sklearn": ("methods/consensus/clustering.py", "models/embedders.py", "benchmarks/metrics.py"),
     "scipy": ("methods/consensus/clustering.py", "benchmarks/metrics.py"),
+    "cryptography": ("site/certificates.py",),
+    "starlette": ("site/gate.py",),
     "hydra": ("config/",),
     "omegaconf": ("config/",),
     "optuna": ("cli/sweeps/search.py",),

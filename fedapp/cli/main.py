@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import fedapp
+from fedapp.cli.deploy.parsers import add_doctor, add_site
 from fedapp.cli.output import OK, USAGE, complain, leave_quietly, nearest, warn
 from fedapp.cli.preview import add_preview_options, preview
 
@@ -288,4 +289,6 @@ COMMANDS = {
     "tune": _add_tune,
     "export": _add_export,
     "tasks": _add_tasks,
+    "site": add_site,
+    "doctor": add_doctor,
 }

@@ -161,7 +161,7 @@ def _parse(path: str, changed: tuple[int, ...]) -> Policy:
     if not isinstance(tree, dict):
         raise PolicyError(f"policy={path} must be a YAML table, as docs/security.md shows it")
     try:
-        return _policy(tree)
+        return _policy(tree, Path(path).parent)
     except ValueError as error:
         raise PolicyError(f"policy={path}: {error}") from None
 
@@ -172,7 +172,7 @@ def read_policy(path: str) -> Policy:
     Raises:
         PolicyError: If it cannot be read, or holds a key or value that means nothing here.
     """
-    file = Path(path).expanduser()
+    file = Path(path).expanduser().absolute()
     try:
         about = file.stat()
     except OSError as error:
@@ -180,20 +180,18 @@ def read_policy(path: str) -> Policy:
     return _parse(str(file), (about.st_mtime_ns, about.st_size, about.st_ino))
 
 
-def _policy(tree: Mapping[str, Any]) -> Policy:
+def _policy(tree: Mapping[str, Any], folder: Path) -> Policy:
     known = [one.name for one in fields(Policy) if one.name != "open"]
     _refuse_unknown(tree, known, "")
     values = {key: value for key, value in tree.items() if value is not None}  # null: the default
     for name in ("data", "output", "log"):
         if name in values:
-            values[name] = _absolute(name, values[name])
+            values[name] = _placed(name, values[name], folder)
     for name in ("models", *GROUPS):
         values[name] = _texts(name, values.get(name, []))
-    for name, folder in [("data", values.get("data")), *(("models", one) for one in values["models"])]:
-        if folder is not None and _is_place(folder) and not Path(folder).is_dir():
-            raise ValueError(
-                f"{name}={show_value(folder)} must be a folder that is there, by its absolute path"
-            )
+    for name, place in [("data", values.get("data")), *(("models", one) for one in values["models"])]:
+        if place is not None and _is_place(place) and not Path(place).is_dir():
+            raise ValueError(f"{name}={show_value(place)} must be a folder that is there")
     for name, group in GROUPS.items():
         for one in values[name]:
             if not re.fullmatch(r"[\w.-]+", one) or not slots.choice(group, one):
@@ -237,11 +235,11 @@ def _refuse_unknown(tree: Mapping[str, Any], known: list[str], prefix: str) -> N
             raise ValueError(f"{prefix}{key} is not a setting; {hint}")
 
 
-def _absolute(name: str, value: Any) -> str:
-    path = Path(value).expanduser() if isinstance(value, str) and value.strip() else None
-    if path is None or not path.is_absolute():
-        raise ValueError(f"{name}={show_value(value)} must be an absolute path")
-    return str(path)
+def _placed(name: str, value: Any, folder: Path) -> str:
+    """A path; one that is relative begins at the policy file's folder, wherever that is moved."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{name}={show_value(value)} must be a path")
+    return str(folder / Path(value).expanduser())
 
 
 def _texts(name: str, values: Any) -> tuple[str, ...]:

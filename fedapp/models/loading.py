@@ -211,3 +211,11 @@ def count_gpus() -> int:
     import torch
 
     return int(torch.cuda.device_count())
+
+
+def describe_gpus() -> list[tuple[str, int]]:
+    """Name and bytes of memory of each GPU that torch sees here."""
+    import torch
+
+    found = [torch.cuda.get_device_properties(number) for number in range(count_gpus())]
+    return [(str(one.name), int(one.total_memory)) for one in found]

@@ -317,8 +317,9 @@ def test_the_file_in_the_docs_is_one():
     ("tree", "said"),
     [
         ({"dta": "/x"}, "dta is not a setting; did you mean data?"),
-        ({"data": "x"}, "data='x' must be an absolute path"),
-        ({"data": 3}, "data=3 must be an absolute path"),
+        ({"data": "x"}, "/x' must be a folder that is there"),
+        ({"data": 3}, "data=3 must be a path"),
+        ({"output": " "}, "output=' ' must be a path"),
         ({"models": "/x"}, "models='/x' must be a list of texts"),
         ({"methods": ["fedrft"]}, "methods='fedrft' is no choice of conf/method"),
         ({"share": {"text": True}}, "share.text is not a setting; did you mean share.texts?"),

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from fedapp.engines.flower.processes import ProcessTree, find_program, listens
-from fedapp.engines.flower.superlink import _last_json, to_toml
+from fedapp.engines.flower.superlink import last_json, to_toml
 
 # Starts a grandchild in a session of its own that ignores SIGTERM, says its pid and goes away.
 ORPHAN_MAKER = """
@@ -96,5 +96,5 @@ def test_any_override_survives_the_toml_file():
 
 
 def test_the_answer_is_found_behind_other_output():
-    assert _last_json('Loading\n{not json\n{"success": true}\n') == {"success": True}
-    assert _last_json("nothing") == {}
+    assert last_json('Loading\n{not json\n{"success": true}\n') == {"success": True}
+    assert last_json("nothing") == {}

@@ -51,7 +51,7 @@ def test_run_json_says_what_ran(run):
     assert about["seed"] == 1
     assert about["base-fingerprint"] == "toy"
     assert about["auto"] == {}
-    assert about["versions"]["flwr"] == "1.41.0"
+    assert about["versions"]["flwr"] == "1.42.0"
     assert about["git-sha"] is None or len(about["git-sha"].removesuffix("-dirty")) == 40
 
 

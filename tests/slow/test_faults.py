@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +17,10 @@ from fedapp.engines.flower.home import flower_home
 from fedapp.engines.flower.processes import ProcessTree
 from fedapp.engines.flower.superlink import SuperLink, environment
 from fedapp.engines.job import Job
+from fedapp.site.supervisor import free_port
 
 pytestmark = pytest.mark.slow
+LOCAL_PORTS = ("FLWR_LOCAL_SUPERLINK_HTTP_API_PORT", "FLWR_LOCAL_CONTROL_API_PORT")
 
 # A file system of its own, seen by this command alone; what is on it is copied away at the end.
 ON_A_SMALL_DISK = """
@@ -75,3 +79,40 @@ def test_a_bad_config_through_plain_flwr_run_leaves_a_folder_with_the_reason(tmp
     said = log_file.read_text(errors="replace")
     assert "Traceback" not in said
     assert f"raised an exception: {about['reason']}" in said
+
+
+def test_plain_flwr_run_as_the_readme_shows_it_installs_nothing(tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    line = next(line.strip() for line in readme.splitlines() if " flwr run . " in line)
+    assert "--run-config" in line
+    run_dir = tmp_path / "run"
+    toy = f"model=toy adapter=toy benchmark=toy num_rounds=0 run_dir={run_dir}"  # which ends it at once
+    command = line.replace("overrides='method=fedreft'", f"overrides='{toy}'")
+    with flower_home() as home:
+        variables = {
+            **os.environ,
+            "FLWR_HOME": str(home),
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "RAY_TMPDIR": str(home),
+        }
+        variables |= {
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        variables |= {name: str(free_port()) for name in LOCAL_PORTS}
+        variables.pop("FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION", None)
+        tree = ProcessTree(variables, ROOT)
+        try:
+            for _ in range(4):  # Flower gives its SuperLink 15 s to start, which a busy machine can miss
+                code, output = tree.call(["bash", "-c", f"{command} --stream"], timeout=240)
+                if "Failed to start local SuperLink" not in output:
+                    break
+            else:
+                pytest.skip("this machine is too busy for Flower's own local SuperLink")
+            assert code == 0, output
+            log = (home / "local-superlink" / "superlink.log").read_text(errors="replace")
+        finally:
+            tree.end()
+        assert "Created env for run in" not in log + output
+        assert not (home / "runtime-envs").exists()
+    assert json.loads((run_dir / "run.json").read_text())["reason"].startswith("num_rounds=0 must be")

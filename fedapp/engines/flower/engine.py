@@ -2,7 +2,7 @@
 
 Plain ``flwr run`` hands the app to a SuperLink in the background and exits with 0 whatever
 becomes of it. Here each run has a SuperLink of its own, on its own port and with its own Flower
-home, and takes it down again. Measured with flwr 1.41: look here first after an upgrade.
+home, and takes it down again. Measured with flwr 1.41 and 1.42: look here first after an upgrade.
 """
 
 from __future__ import annotations

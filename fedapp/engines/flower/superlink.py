@@ -123,7 +123,7 @@ class SuperLink:
             raise RunFailed(f"flwr {arguments[0]} did not answer within {timeout:g} s") from None
         with suppress(OSError):  # The log may have no room any more.
             os.write(self.log, f"$ flwr {arguments[0]}\n{output}\n".encode())
-        answer = _last_json(output)
+        answer = last_json(output)
         if code != 0 or not answer.get("success"):
             reason = answer.get("error-message") or output or f"exit code {code}"
             raise RunFailed(f"flwr {arguments[0]} failed: {one_line(str(reason))}")
@@ -179,7 +179,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _last_json(output: str) -> dict[str, Any]:
+def last_json(output: str) -> dict[str, Any]:
     """The JSON object at the end of what a command printed, empty if there is none."""
     for start in (match.start() for match in re.finditer(r"^\s*\{", output, re.MULTILINE)):
         with suppress(ValueError):

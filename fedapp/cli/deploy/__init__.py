@@ -1,0 +1,1 @@
+"""Commands for federations between machines."""

@@ -1,0 +1,1 @@
+"""What would keep a run from working, and what to do about it."""
