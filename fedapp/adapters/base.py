@@ -41,6 +41,10 @@ class TrainedModel:
         """Of each example's answer, nats per token."""
         return self.trainer.log_likelihoods(examples)
 
+    def rate_options(self, examples: Sequence[Example]) -> list[list[float]]:
+        """Log-likelihoods of each example's options; see ``Trainer.rate_options``."""
+        return self.trainer.rate_options(examples)
+
 
 class Removable(Protocol):
     """A hook, or several, that can be taken off a model."""

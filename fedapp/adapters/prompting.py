@@ -132,8 +132,15 @@ class Prompted:
 
     def loss(self, examples: Sequence[Example]) -> float:
         """Mean loss of the answers' first tokens in nats per example."""
+        return self.trainer.loss(self._whole(examples))
+
+    def rate_options(self, examples: Sequence[Example]) -> list[list[float]]:
+        """Log-likelihoods of each example's options, behind the demonstrations."""
+        return self.trainer.rate_options(self._whole(examples))
+
+    def _whole(self, examples: Sequence[Example]) -> list[Example]:
         prompts = self._behind_demonstrations([example.prompt for example in examples])
-        return self.trainer.loss([replace(e, prompt=p) for e, p in zip(examples, prompts, strict=True)])
+        return [replace(e, prompt=p) for e, p in zip(examples, prompts, strict=True)]
 
     def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """Answer each prompt, behind the demonstrations."""
