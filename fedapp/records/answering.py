@@ -13,7 +13,7 @@ OPTIONS = "likeliest option"
 
 
 def answering_of(config: Mapping[str, Any], labelled: bool) -> str:
-    """How models answer: by a head, by the likeliest label word or option, or in free text; and with which template.
+    """How models answer: by a head, the likeliest label word or option, or free text; and by which template.
 
     Args:
         config: A run's composed config.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from fedapp.training.cuts import CutLog
 from fedapp.training.decoding import complete, in_training, seeded
 from fedapp.training.label_words import label_tokens, label_words_for_loss, with_choices
 from fedapp.training.options import option_rows
-from fedapp.training.output_head import OutputHead, answer_places, per_row, token_losses
+from fedapp.training.output_head import OutputHead, answer_losses, answer_ratings
 from fedapp.training.tokens import Batch, Encoded, Encoder
 
 
@@ -200,14 +202,9 @@ class Trainer:
         if self.base.head == "classification":
             logits = self.base.model(input_ids=ids, attention_mask=mask).logits
             return functional.cross_entropy(logits.float(), targets, reduction="none"), len(ids)
-        return self.answer_losses(batch) if batch.choices is None else self.label_losses(batch)
-
-    def answer_losses(self, batch: Batch) -> tuple[Tensor, int]:
-        """Cross entropy over the vocabulary, of all tokens behind the prompts, [batch], and their number."""
-        places = answer_places(batch)
-        logits = self._output_head.logits(batch.input_ids, batch.attention_mask, places)
-        losses = token_losses(logits, batch.targets.flatten()[places + 1])
-        return per_row(losses, places, batch), len(places)
+        if batch.choices is not None:
+            return self.label_losses(batch)
+        return answer_losses(self._output_head, batch)
 
     def label_losses(self, batch: Batch) -> tuple[Tensor, int]:
         """Cross entropy over the label words alone, [batch], and the number of rows."""
@@ -240,13 +237,17 @@ class Trainer:
 
     def rate_options(self, examples: Sequence[Example]) -> list[list[float]]:
         """Log-likelihood of each example's options, nats; errors as in ``option_rows``."""
-        losses = iter(self._losses_of(option_rows(self.base, self.config, examples), self.answer_losses))
-        return [[-next(losses) for _ in example.options] for example in examples]
+        rated = iter(self.rate(option_rows(self.base, self.config, examples)))
+        return [[next(rated)[0] for _ in example.options] for example in examples]
 
-    def _losses_of(
-        self, rows: Sequence[Encoded], losses: Callable[[Batch], tuple[Tensor, int]]
-    ) -> list[float]:
-        found = [0.0] * len(rows)
+    def rate(self, rows: Sequence[Encoded]) -> list[tuple[float, bool]]:
+        """Log-likelihood of what stands behind each row's prompt, nats; whether greedy would write it."""
+        found = self._losses_of(rows, partial(answer_ratings, self._output_head))
+        return [(-loss, not wrong) for loss, wrong in found]
+
+    def _losses_of(self, rows: Sequence[Encoded], losses: Callable[[Batch], tuple[Tensor, int]]) -> list[Any]:
+        """What ``losses`` says of each row, in their order."""
+        found: list[Any] = [0.0] * len(rows)
         with torch.no_grad():
             for indices, some in self.batches(rows):
                 batch = self.encoder.batch(some)

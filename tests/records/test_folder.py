@@ -9,7 +9,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from fedapp.cli.export import export
+from fedapp.cli.adapters.export import export
 from fedapp.config.composed import Composed
 from fedapp.models import processor
 from fedapp.models.processor import Processor

@@ -1,7 +1,7 @@
 """Multiple choice as the field scores it by likelihood: a row's instruction taken apart into options.
 
 The files of LLM-Adapters write question, options and the form of the answer into one text. Here the question
-alone is the prompt and the options' own words are the answers, as lighteval and lm-evaluation-harness have it.
+alone is the prompt and the options' own words are the answers, as in lighteval and lm-evaluation-harness.
 
 Source: prompts of PIQA, ARC and WinoGrande in lighteval (https://github.com/huggingface/lighteval),
 which SmolLM2's model card was measured with.
