@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ def merge_exported(base: Base, exported: Path, dtype: str) -> Any:
     from peft import PeftModel
 
     _require_untied(base.model, exported)
-    model: Any = PeftModel.from_pretrained(base.model, str(exported))
-    merged = model.merge_and_unload()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+        model: Any = PeftModel.from_pretrained(base.model, str(exported))
+        merged = model.merge_and_unload()
     if base.head == "classification":
         merged.config.id2label = dict(enumerate(base.labels))
         merged.config.label2id = {name: number for number, name in enumerate(base.labels)}

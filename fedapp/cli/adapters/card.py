@@ -39,7 +39,7 @@ def write_card(kept: Kept, folder: Path, library: str = "") -> None:
     library = library or library_of(folder)
     benchmark = str(about(kept.about["benchmark"], "name"))
     scores = _scores(kept)
-    task = "text-classification" if kept.benchmark.labels else "text-generation"
+    task = _pipeline(kept)
     results = [
         EvalResult(task, benchmark, benchmark, name, value, dataset_split=str(row["split"]), metric_name=name)
         for row in scores
@@ -50,7 +50,7 @@ def write_card(kept: Kept, folder: Path, library: str = "") -> None:
         base_model=hub_id(kept.about["model"]),
         library_name=library,
         license=about(kept.about["model"], "license"),
-        pipeline_tag=task,
+        pipeline_tag=_pipeline(kept),
         tags=["federated-learning", "fedapp", str(about(kept.about["adapter"], "name"))],
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=_title(kept) if results else None,
@@ -80,6 +80,14 @@ def hub_id(model: Mapping[str, Any]) -> str | None:
     said = about(model, "hub")
     path = str(model.get("path") or "")
     return str(said) if said else path if _HUB_ID.fullmatch(path) and not Path(path).exists() else None
+
+
+def _pipeline(kept: Kept) -> str:
+    return "text-classification" if _classifies(kept) else "text-generation"
+
+
+def _classifies(kept: Kept) -> bool:
+    return bool(kept.about["model"].get("head") == "classification")
 
 
 def _title(kept: Kept) -> str:
@@ -133,7 +141,7 @@ def _results(scores: list[dict[str, Any]]) -> str:
 
 def _usage(kept: Kept, library: str) -> str:
     labels = list(kept.benchmark.labels or ())
-    classifier = kept.about["model"].get("head") == "classification"
+    classifier = _classifies(kept)
     auto = "SequenceClassification" if classifier else "CausalLM"
     base = hub_id(kept.about["model"]) or "PATH_OF_THE_BASE_MODEL"
     extra = f", num_labels={len(labels)}, id2label={dict(enumerate(labels))!r}" if classifier else ""

@@ -121,6 +121,7 @@ def _add_lm_eval(name: str, commands: Any) -> None:
     parser.add_argument("--include-path", type=Path, metavar="FOLDER", help="with tasks of your own")
     parser.add_argument("--limit", type=int, metavar="N", help="first rows of each task alone")
     parser.add_argument("--to", type=Path, metavar="FILE", help="results as JSON")
+    parser.add_argument("--base", action="store_true", help="the base model alone, to compare with")
     _add_length(parser)
     parser.set_defaults(command=_lm_eval)
 
@@ -137,6 +138,7 @@ def _lm_eval(arguments: argparse.Namespace) -> int:
             limit=arguments.limit,
             to=arguments.to,
             max_new_tokens=arguments.max_new_tokens,
+            base=arguments.base,
         )
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -27,6 +28,7 @@ def evaluate(
     limit: int | None = None,
     to: Path | None = None,
     max_new_tokens: int | None = None,
+    base: bool = False,
 ) -> None:
     """Score a kept adapter by tasks of the harness and print its table.
 
@@ -38,6 +40,7 @@ def evaluate(
         limit: Rows of each task; None: all.
         to: A file for the harness's results as JSON.
         max_new_tokens: Longest generated answer in tokens; None: as in the run.
+        base: Score the base model alone.
 
     Raises:
         ValueError: If the harness is not installed, the adapter is on no language model, or a task is not
@@ -53,23 +56,27 @@ def evaluate(
         ) from None
     with attached(source, max_new_tokens=max_new_tokens) as kept:
         manager = TaskManager(include_path=None if include_path is None else str(include_path))
-        unknown = [name for name in tasks if name not in manager.all_tasks]
-        if unknown:
-            raise ValueError(
-                f"--tasks: lm-evaluation-harness knows no {', '.join(map(repr, unknown))}; "
-                "list them with: lm_eval ls tasks"
-            )
+        _require_known(tasks, manager.all_tasks)
+        model = make_model(kept)
         try:
-            found = lm_eval.simple_evaluate(
-                model=make_model(kept), tasks=list(tasks), task_manager=manager, limit=limit
-            )
+            with kept.model.disabled() if base else nullcontext():
+                found = lm_eval.simple_evaluate(model, tasks=list(tasks), task_manager=manager, limit=limit)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"--tasks={','.join(tasks)}: {one_line(error)}") from None
-        assert found is not None  # only on ranks beyond the first
-        out.write(make_table(found) + "\n")
-        if to is not None:
-            known = {key: found[key] for key in ("results", "n-samples", "versions", "configs")}
-            write_atomically(to, json.dumps(known, indent=1, default=str) + "\n")
+    assert found is not None  # only on ranks beyond the first
+    out.write(make_table(found) + "\n")
+    if to is not None:
+        known = {key: found[key] for key in ("results", "n-samples", "versions", "configs")}
+        write_atomically(to, json.dumps(known, indent=1, default=str) + "\n")
+
+
+def _require_known(tasks: Sequence[str], known: Sequence[str]) -> None:
+    unknown = [name for name in tasks if name not in known]
+    if unknown:
+        raise ValueError(
+            f"--tasks: lm-evaluation-harness knows no {', '.join(map(repr, unknown))}; "
+            "list them with: lm_eval ls tasks"
+        )
 
 
 def make_model(kept: Kept) -> Any:

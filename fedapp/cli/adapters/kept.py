@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fedapp.config.build import build
+from fedapp.config.build import build, check_classes
 from fedapp.core.errors import one_line
 from fedapp.core.model import AdaptedModel
 from fedapp.core.train_config import TrainConfig
@@ -62,7 +62,8 @@ def attached(folder: Path, **training: Any) -> Iterator[Kept]:
     for part in PARTS:
         if not isinstance(about[part], Mapping) or "_target_" not in about[part]:
             raise ValueError(f"{folder / 'adapter.json'} is damaged: it does not say how to build the {part}")
-    benchmark = build(about["benchmark"], "benchmark")
+    check_classes({part: about[part] for part in PARTS})
+    benchmark = build(_without_data(about["benchmark"], folder), "benchmark")
     base = _find_base(folder, about, tuple(benchmark.labels or ()))
     changed = {name: value for name, value in training.items() if value is not None}
     train = build({"_target_": _TRAIN, **about.get("train", {}), **changed}, "train")
@@ -75,6 +76,12 @@ def attached(folder: Path, **training: Any) -> Iterator[Kept]:
         yield Kept(folder, about, base, model, benchmark, train)
     finally:
         model.detach()
+
+
+def _without_data(node: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A benchmark's node whose data folder may be missing: its template is all that is needed of it."""
+    data = node.get("data_dir")
+    return {**node, "data_dir": str(folder)} if data and not Path(str(data)).is_dir() else node
 
 
 def _find_base(folder: Path, about: Mapping[str, Any], labels: tuple[str, ...]) -> Any:

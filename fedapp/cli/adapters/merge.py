@@ -57,12 +57,13 @@ def _require_plain_pooling(kept: Kept) -> None:
 
 def _write(kept: Kept, exported: Path, target: Path, dtype: str) -> None:
     from fedapp.adapters.lora.whole_model import merge_exported
+    from fedapp.models.checkpoint import quiet_transformers
 
     node = {**kept.about["model"], "dtype": "float32"}
     node |= {"quantization": None} if "quantization" in node else {}
     base = build(node, "model", labels=tuple(kept.benchmark.labels or ()))
-    model = merge_exported(base, exported, dtype)
-    model.save_pretrained(str(target))
+    with quiet_transformers():
+        merge_exported(base, exported, dtype).save_pretrained(str(target))
     write_companions(kept, target)
     write_card(kept, target, MERGED)
     set_ordinary_modes(target)
