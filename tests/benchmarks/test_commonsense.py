@@ -185,14 +185,14 @@ ROWS = {
         ("Question: How to?\nAnswer:", "This", ("This", "That")),
     ),
     "winogrande": (
-        "Please choose the correct answer to fill in the blank to complete the given sentence: Sarah saw Maria "
-        "so _ left early.\n\nOption1: Sarah Option2: Maria Answer format: option1/option2",
+        "Please choose the correct answer to fill in the blank to complete the given sentence: Sarah saw "
+        "Maria so _ left early.\n\nOption1: Sarah Option2: Maria Answer format: option1/option2",
         "option2",
         ("Sarah saw Maria so", "Maria left early.", ("Sarah left early.", "Maria left early.")),
     ),
     "hellaswag": (
-        "Please choose the correct ending to complete the given sentence: Running: A man runs. He\n\nEnding1: "
-        "flies. Ending2: sweats.\n\nAnswer format: ending1/ending2",
+        "Please choose the correct ending to complete the given sentence: Running: A man runs. He\n\n"
+        "Ending1: flies. Ending2: sweats.\n\nAnswer format: ending1/ending2",
         "ending2",
         ("Running: A man runs. He", "sweats.", ("flies.", "sweats.")),
     ),

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 
-from fedapp.models.base import Base
+from fedapp.models.base import make_base
+from fedapp.models.loading import read_model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def merge_exported(base: Base, exported: Path, dtype: str) -> Any:
-    """Merge what ``export`` wrote in peft's format; the base's model becomes the merged one.
+def merge_exported(
+    path: str, head: str, labels: Sequence[str], exported: Path, dtype: str, revision: str | None = None
+) -> Any:
+    """Load a base in fp32, apart from those that this process shares, and merge an export into it.
 
     Args:
-        base: The base in fp32, without an adapter.
-        exported: A folder of peft's format.
+        path: As ``model.path``, and so are head and revision.
+        head: ``lm`` or ``classification``.
+        labels: Label names, for classification.
+        exported: A folder in peft's format.
         dtype: Number format of the result, one of ``DTYPES``.
+        revision: Of a hub model.
 
     Raises:
-        ValueError: If the adapter updates a weight that belongs to another layer, too.
+        ValueError: If the base cannot be loaded, or the adapter updates a weight that belongs to another
+            layer, too.
     """
     from peft import PeftModel
 
+    names = tuple(labels) if head == "classification" else ()
+    read, tokenizer, missing = read_model(path, head, names, "float32", "cpu", 0, {"revision": revision})
+    base = make_base(read, tokenizer, head=head, labels=names, missing=missing)
     _require_untied(base.model, exported)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         model: Any = PeftModel.from_pretrained(base.model, str(exported))
         merged = model.merge_and_unload()
-    if base.head == "classification":
-        merged.config.id2label = dict(enumerate(base.labels))
-        merged.config.label2id = {name: number for number, name in enumerate(base.labels)}
+    if head == "classification":
+        merged.config.id2label = dict(enumerate(names))
+        merged.config.label2id = {name: number for number, name in enumerate(names)}
     return merged.requires_grad_(False).to(DTYPES[dtype])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedapp.cli.adapters.card import MERGED, PEFT, library_of, write_card
 from fedapp.cli.adapters.export import require_free, whole, write_companions
 from fedapp.cli.adapters.kept import Kept, attached
-from fedapp.config.build import about, build
+from fedapp.config.build import about
 from fedapp.core.checks import require_choice
 from fedapp.core.files import set_ordinary_modes
 
@@ -59,11 +59,13 @@ def _write(kept: Kept, exported: Path, target: Path, dtype: str) -> None:
     from fedapp.adapters.lora.whole_model import merge_exported
     from fedapp.models.checkpoint import quiet_transformers
 
-    node = {**kept.about["model"], "dtype": "float32"}
-    node |= {"quantization": None} if "quantization" in node else {}
-    base = build(node, "model", labels=tuple(kept.benchmark.labels or ()))
+    node = kept.about["model"]
+    labels = tuple(kept.benchmark.labels or ())
     with quiet_transformers():
-        merge_exported(base, exported, dtype).save_pretrained(str(target))
+        model = merge_exported(
+            node["path"], node.get("head", "lm"), labels, exported, dtype, node.get("revision")
+        )
+        model.save_pretrained(str(target))
     write_companions(kept, target)
     write_card(kept, target, MERGED)
     set_ordinary_modes(target)
