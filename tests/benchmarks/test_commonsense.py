@@ -179,8 +179,8 @@ ROWS = {
         ("Question: Why?\nAnswer:", "So.", ("It is.", "Answer1: no.", "So.")),
     ),
     "piqa": (
-        "Please choose the correct solution to the question: How to?\n\nSolution1: This\n\nSolution2: That \n\n"
-        "Answer format: solution1/solution2",
+        "Please choose the correct solution to the question: How to?\n\nSolution1: This\n\n"
+        "Solution2: That \n\nAnswer format: solution1/solution2",
         "solution1",
         ("Question: How to?\nAnswer:", "This", ("This", "That")),
     ),

@@ -8,7 +8,7 @@ opens, such as interventions on a prompt's first and last tokens.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,12 +30,12 @@ def evaluate(
     max_new_tokens: int | None = None,
     base: bool = False,
 ) -> None:
-    """Score a kept adapter by tasks of the harness and print its table.
+    """Score a kept adapter by tasks of the harness and print a line for each metric.
 
     Args:
         source: The adapter's folder.
         tasks: Names of tasks or groups.
-        out: Where the table goes.
+        out: Where the lines go.
         include_path: A folder with task files of one's own.
         limit: Rows of each task; None: all.
         to: A file for the harness's results as JSON.
@@ -49,7 +49,6 @@ def evaluate(
     try:
         import lm_eval
         from lm_eval.tasks import TaskManager
-        from lm_eval.utils import make_table
     except ImportError:
         raise ValueError(
             "fedapp lm-eval needs lm-evaluation-harness: pip install 'fedapp[harness]'"
@@ -64,10 +63,23 @@ def evaluate(
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(f"--tasks={','.join(tasks)}: {one_line(error)}") from None
     assert found is not None  # only on ranks beyond the first
-    out.write(make_table(found) + "\n")
+    out.writelines(_lines(found["results"], found["n-samples"]))
     if to is not None:
         known = {key: found[key] for key in ("results", "n-samples", "versions", "configs")}
         write_atomically(to, json.dumps(known, indent=1, default=str) + "\n")
+
+
+def _lines(results: Mapping[str, Any], samples: Mapping[str, Any]) -> Iterator[str]:
+    """A line for each metric of each task, as ``acc,none`` and ``acc_stderr,none`` name them."""
+    for task, values in results.items():
+        rows = (samples.get(task) or {}).get("effective")
+        for key, value in values.items():
+            name, _, applied = key.partition(",")
+            if not applied or name.endswith("_stderr") or not isinstance(value, (int, float)):
+                continue
+            error = values.get(f"{name}_stderr,{applied}")
+            spread = f" ± {error:.4f}" if isinstance(error, float) else ""
+            yield f"{task}  {name} {value:.4f}{spread}" + (f"  ({rows} rows)\n" if rows else "\n")
 
 
 def _require_known(tasks: Sequence[str], known: Sequence[str]) -> None:
