@@ -60,7 +60,6 @@ CASES = {
     "gpt2-lora": ("GPT2", LORA, (), None),
     "gpt2-reft": ("GPT2", REFT, (), None),
     "neox-lora": ("GPTNeoX", LORA, (), None),
-    "qwen2-lora": ("Qwen2", LORA, (), None),
     "bert-lora": ("Bert", LORA, LABELS, None),
     "bert-no-head-lora": ("Bert", LORA, LABELS, lambda model: model.bert),
     "bert-reft": ("Bert", REFT, LABELS, None),
