@@ -13,10 +13,10 @@ from fedapp.config.build import about
 from fedapp.core.errors import printable
 from fedapp.core.types import Decoding
 
-HELP = (
-    "/base  the last line to the base model alone    /raw  lines without the template, and back\n"
-    "/quit  the end (Ctrl-D, too)"
-)
+HELP = """\
+/base  asks the base model alone for the last line
+/raw   lines without the template, and back
+/quit  the end (Ctrl-D, too)"""
 
 
 def chat(source: Path, out: TextIO, max_new_tokens: int | None = None, temperature: float = 0.0) -> None:
@@ -42,8 +42,10 @@ def chat(source: Path, out: TextIO, max_new_tokens: int | None = None, temperatu
 def _welcome(kept: Kept) -> str:
     names = [str(about(kept.about[part], "name")) for part in ("adapter", "model", "benchmark")]
     column = text_column(kept.benchmark)
-    how = f"a line is the {column} of the benchmark's template" if column else "a line is the whole prompt"
-    return "{} on {}, trained on {}; ".format(*names) + how
+    how = (
+        f"each line is the {column} in the benchmark's template" if column else "each line is a whole prompt"
+    )
+    return "{} on {}, trained on {}\n".format(*names) + how
 
 
 def _piped(_prompt: str) -> str:
@@ -82,7 +84,7 @@ class _Conversation:
             with self._kept.model.disabled():
                 return self._answer(self._last)
         if line.startswith("/"):
-            return f"no such command; {HELP}"
+            return f"no such command; there are:\n{HELP}"
         self._last = line if self._raw else as_prompt(line, self._kept.benchmark)
         return self._answer(self._last)
 

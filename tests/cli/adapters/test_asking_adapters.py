@@ -121,7 +121,7 @@ def test_a_chat_answers_each_line_and_can_ask_the_base_alone(kept, monkeypatch, 
     assert told[:4] == [own, base, "lines are whole prompts", raw]
     assert own != base
     assert told[4].startswith("no such command")
-    assert len(told) == 6  # the help has two lines; nothing after /quit
+    assert len(told) == 8  # the help has three lines; nothing after /quit
 
 
 def test_a_chat_ends_with_its_input(kept, monkeypatch, capsys):
