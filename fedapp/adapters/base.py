@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedapp.adapters.head import Head
 from fedapp.core.types import Arrays, Decoding, Example, Shapes
 from fedapp.models.base import Base
+from fedapp.training.tokens import Encoded
 from fedapp.training.trainer import Trainer
 
 
@@ -40,6 +41,14 @@ class TrainedModel:
     def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
         """Of each example's answer, nats per token."""
         return self.trainer.log_likelihoods(examples)
+
+    def rate_options(self, examples: Sequence[Example]) -> list[list[float]]:
+        """Log-likelihoods of each example's options; see ``Trainer.rate_options``."""
+        return self.trainer.rate_options(examples)
+
+    def rate_rows(self, rows: Sequence[Encoded]) -> list[tuple[float, bool]]:
+        """Of tokens behind prompts of tokens; see ``Trainer.rate``."""
+        return self.trainer.rate(rows)
 
 
 class Removable(Protocol):

@@ -16,6 +16,7 @@ from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, ClientFailure, Decoding, Example, Shapes
 from fedapp.models.base import Base
 from fedapp.training.first_token import FirstTokenTrainer, require_language_model
+from fedapp.training.tokens import Encoded
 
 _NAME = "demonstrations"
 _SEPARATOR = "\0"  # stands in no text that a tokenizer is given
@@ -132,8 +133,25 @@ class Prompted:
 
     def loss(self, examples: Sequence[Example]) -> float:
         """Mean loss of the answers' first tokens in nats per example."""
+        return self.trainer.loss(self._whole(examples))
+
+    def rate_options(self, examples: Sequence[Example]) -> list[list[float]]:
+        """Log-likelihoods of each example's options, behind the demonstrations."""
+        return self.trainer.rate_options(self._whole(examples))
+
+    def rate_rows(self, rows: Sequence[Encoded]) -> list[tuple[float, bool]]:
+        """Of tokens behind prompts of tokens; see ``Trainer.rate``.
+
+        Raises:
+            ValueError: If there are demonstrations, which are text.
+        """
+        if self._chosen and self._active:
+            raise ValueError("a prompt of tokens takes no demonstrations: ask by text (fedapp predict)")
+        return self.trainer.rate(rows)
+
+    def _whole(self, examples: Sequence[Example]) -> list[Example]:
         prompts = self._behind_demonstrations([example.prompt for example in examples])
-        return self.trainer.loss([replace(e, prompt=p) for e, p in zip(examples, prompts, strict=True)])
+        return [replace(e, prompt=p) for e, p in zip(examples, prompts, strict=True)]
 
     def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """Answer each prompt, behind the demonstrations."""

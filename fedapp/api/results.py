@@ -48,7 +48,7 @@ class Adapter:
             ValueError: If the folder is not empty, or no library has such a format.
             OSError: If it cannot be written.
         """
-        from fedapp.cli.export import export
+        from fedapp.cli.adapters.export import export
 
         export(self.path, Path(folder))
         return Path(folder)

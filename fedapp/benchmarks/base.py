@@ -54,6 +54,18 @@ class Benchmark(Protocol):
     def template(self, row: Mapping[str, Any]) -> Example:
         """Turn a row of ``load`` into a prompt and the answer wanted."""
 
+    @property
+    def has_options(self) -> bool:
+        """Whether examples come with options, among which the model chooses by likelihood."""
+
+    def choose(self, options: Sequence[str], log_likelihoods: Sequence[float]) -> str:
+        """The option that the model prefers.
+
+        Args:
+            options: Of an example.
+            log_likelihoods: Of each option behind the prompt, nats.
+        """
+
     def extract(self, completion: str) -> str:
         """The answer inside a generated text; empty where there is none. Idempotent."""
 
@@ -71,9 +83,18 @@ class BenchmarkDefaults:
         """Version of prompt and labels alone; here that of the benchmark."""
         return self.version
 
+    @property
+    def has_options(self) -> bool:
+        """No: the model writes, or chooses among label words."""
+        return False
+
     def public_prompts(self) -> list[Example]:
         """None; see ``Benchmark``."""
         return []
+
+    def choose(self, options: Sequence[str], log_likelihoods: Sequence[float]) -> str:
+        """The likeliest one."""
+        return max(zip(log_likelihoods, options, strict=True), key=lambda pair: pair[0])[1]
 
 
 def check_split(split: str, known: Sequence[str] = SPLITS) -> None:

@@ -1,5 +1,5 @@
 """The ``fedapp`` command. To add a subcommand: one module, one ``_add_…`` function and one line
-in ``COMMANDS`` here.
+in ``COMMANDS`` here; those for adapters stand in ``cli/adapters/commands.py``.
 
 Heavy modules are imported when a command runs, so that ``--help`` answers at once.
 """
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import fedapp
+from fedapp.cli.adapters.commands import ADAPTER_COMMANDS
 from fedapp.cli.deploy.parsers import add_doctor, add_site
-from fedapp.cli.output import OK, USAGE, complain, leave_quietly, nearest, warn
+from fedapp.cli.output import OK, USAGE, complain, leave_quietly, nearest, told_in_one_line, warn
 from fedapp.cli.preview import add_preview_options, preview
 
 HELP = ("-h", "--help")
@@ -74,17 +75,6 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _complain_of_usage(message: str, program: str) -> NoReturn:
     complain(f"{message} (see: {program} --help)")
     raise SystemExit(USAGE)
-
-
-def _told_in_one_line(act: Callable[[], int | None]) -> int:
-    """Do something; what it refuses is one line and a wrong usage."""
-    try:
-        return act() or OK
-    except BrokenPipeError:  # the reader has gone: ``main`` knows the exit code
-        raise
-    except (ValueError, OSError) as error:
-        complain(str(error))
-        return USAGE
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -177,27 +167,6 @@ def _list(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _add_export(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
-    about = "write a run's adapter in the format of its own library (pyreft, peft)"
-    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
-    parser.add_argument("source", metavar="ADAPTER", help="a kept adapter: RUN/adapters/client-0")
-    parser.add_argument("target", metavar="FOLDER", help="folder to make")
-    parser.set_defaults(command=_export)
-
-
-def _export(arguments: argparse.Namespace) -> int:
-    from fedapp.cli.export import export
-
-    try:
-        export(Path(arguments.source), Path(arguments.target))
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        complain(str(error))
-        return USAGE
-    return OK
-
-
 def _add_compare(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "put finished runs side by side: mean, worst client, spread over seeds, bytes, time"
     parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
@@ -214,7 +183,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from fedapp.cli.compare import compare
 
     folders = [Path(folder) for folder in arguments.folders or ["runs"]]
-    return _told_in_one_line(lambda: compare(folders, sys.stdout, warn, arguments.metric))
+    return told_in_one_line(lambda: compare(folders, sys.stdout, warn, arguments.metric))
 
 
 def _add_tasks(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -230,7 +199,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
     from fedapp.cli.tasks import manage
 
     folder = Path(arguments.folder)
-    return _told_in_one_line(lambda: manage(arguments.action, folder, arguments.task, sys.stdout))
+    return told_in_one_line(lambda: manage(arguments.action, folder, arguments.task, sys.stdout))
 
 
 def _add_results(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -252,7 +221,7 @@ def _results(arguments: argparse.Namespace) -> int:
     from fedapp.cli.results import manage
 
     words, to = arguments.words, arguments.to
-    return _told_in_one_line(lambda: manage(arguments.action, words, to, sys.stdout, warn))
+    return told_in_one_line(lambda: manage(arguments.action, words, to, sys.stdout, warn))
 
 
 def _add_tune(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -287,8 +256,8 @@ COMMANDS = {
     "compare": _add_compare,
     "results": _add_results,
     "tune": _add_tune,
-    "export": _add_export,
     "tasks": _add_tasks,
     "site": add_site,
     "doctor": add_doctor,
+    **ADAPTER_COMMANDS,
 }

@@ -6,7 +6,7 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from fedapp.core.errors import printable
@@ -68,6 +68,17 @@ def complain(message: str) -> None:
 def warn(message: str) -> None:
     """Tell the user in one line what to know of a result that is printed all the same."""
     print(f"fedapp: warning: {printable(' '.join(message.split()))}", file=sys.stderr, flush=True)
+
+
+def told_in_one_line(act: Callable[[], int | None]) -> int:
+    """Do something; what it refuses is one line and a wrong usage."""
+    try:
+        return act() or OK
+    except BrokenPipeError:  # the reader has gone: ``main`` knows the exit code
+        raise
+    except (ValueError, OSError) as error:
+        complain(str(error))
+        return USAGE
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

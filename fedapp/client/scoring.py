@@ -10,7 +10,7 @@ from typing import Any
 from fedapp.benchmarks.base import Benchmark
 from fedapp.benchmarks.counts import count_answers
 from fedapp.core.checks import show_value
-from fedapp.core.model import AdaptedModel
+from fedapp.core.model import AdaptedModel, ChoosingModel
 from fedapp.core.session import ClientSession
 from fedapp.core.types import (
     CONSTANT_SCORE,
@@ -133,7 +133,12 @@ class Scorer:
 
     def _answer(self, examples: Sequence[Example]) -> tuple[list[str], list[str]]:
         """What the model says to each prompt, and the answer in it."""
-        completions = self.model.generate([example.prompt for example in examples])
+        if self.benchmark.has_options:
+            assert isinstance(self.model, ChoosingModel)  # ``require_model`` has seen to it
+            rated = zip(examples, self.model.rate_options(examples), strict=True)
+            completions = [self.benchmark.choose(example.options, ratings) for example, ratings in rated]
+        else:
+            completions = self.model.generate([example.prompt for example in examples])
         return completions, [self.benchmark.extract(text) for text in completions]
 
     def _scores(self, examples: Sequence[Example], answers: Sequence[str]) -> Metrics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, count
 from fedapp.records.adapter_file import digest_arrays, write_adapter
 from fedapp.records.predictions import write_predictions
+from fedapp.records.rows import NOT_METRICS
 from fedapp.wire.messages import ClientSizes, Done, Join, Joined, Row, Work
 from fedapp.wire.reading import MAX_CLIENTS
 
@@ -150,7 +152,7 @@ def _finish(place: Workplace, session: ClientSession, output_dir: str | None) ->
     digest = digest_arrays(place.model.parameters(), place.base.fingerprint)
     rows = [replace(row, digest=digest) for row in rows]
     if place.setup.config["save_adapters"]:
-        save_adapter(place, session.client_id, output_dir)
+        save_adapter(place, session.client_id, output_dir, rows)
     folder = own_folder(place, session.client_id, output_dir)
     if place.setup.config["save_predictions"] and folder is not None:
         write_predictions(folder, predictions)
@@ -168,11 +170,16 @@ def own_folder(place: Workplace, client_id: int, output_dir: str | None) -> Path
     return folder / f"client-{client_id}"
 
 
-def save_adapter(place: Workplace, client_id: int, output_dir: str | None) -> None:
-    """Keep the client's final adapter on the client's own machine.
+def save_adapter(place: Workplace, client_id: int, output_dir: str | None, rows: Sequence[Row] = ()) -> None:
+    """Keep the client's final adapter on the client's own machine, with the scores of its final model.
 
     Parameters that a method does not share thus never leave the client.
     """
     folder = own_folder(place, client_id, output_dir)
     if folder is not None:
-        write_adapter(folder, place.model.parameters(), place.setup.config, place.base.fingerprint)
+        scores = [
+            {"split": row.split, "num-examples": row.num_examples}
+            | {name: value for name, value in row.scores.items() if name not in NOT_METRICS}
+            for row in rows
+        ]
+        write_adapter(folder, place.model.parameters(), place.setup.config, place.base.fingerprint, scores)

@@ -20,7 +20,7 @@ from fedapp.config.build import build, build_routine
 from fedapp.config.composed import Composed
 from fedapp.core.checks import show_value
 from fedapp.core.method import ClientRoutine, Moment, Phase
-from fedapp.core.model import AdaptedModel
+from fedapp.core.model import AdaptedModel, ChoosingModel
 from fedapp.core.public_set import PublicSet
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
@@ -96,6 +96,7 @@ class Workplace:
         )
         try:
             require_model(self.setup.routine, self.model)
+            require_ratings(self.setup.benchmark, self.model)
         except (ClientFailure, ValueError):
             self.model.detach()
             raise
@@ -149,6 +150,19 @@ def require_model(routine: ClientRoutine, model: AdaptedModel) -> None:
     if not isinstance(model, needs.model):
         raise ClientFailure(f"this method needs {needs.hint}, not {type(model).__name__}")
     routine.upload({**model.frozen_shapes(), **model.shapes()}, Moment(1))
+
+
+def require_ratings(benchmark: Any, model: AdaptedModel) -> None:
+    """Refuse a model that cannot say how likely an option is, where the benchmark asks for that.
+
+    Raises:
+        ClientFailure: If it only answers.
+    """
+    if benchmark.has_options and not isinstance(model, ChoosingModel):
+        raise ClientFailure(
+            f"benchmark.scoring='loglikelihood' needs a model that rates options, not "
+            f"{type(model).__name__}: set benchmark.scoring=generate"
+        )
 
 
 _current: tuple[str, str, Workplace] | None = None

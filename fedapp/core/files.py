@@ -224,3 +224,14 @@ class ArraysOnDisk(MutableMapping[int, Arrays]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+def set_ordinary_modes(folder: Path) -> None:
+    """Give a folder and what is in it the modes of files that anybody makes here (0644, 0755 by umask).
+
+    Some libraries write for their owner alone, so that nobody else could open what they wrote.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)

@@ -113,6 +113,17 @@ class RatingModel(AdaptedModel, Protocol):
 
 
 @runtime_checkable
+class ChoosingModel(AdaptedModel, Protocol):
+    """An adapted model that can say how likely each of several answers is."""
+
+    def rate_options(self, examples: Sequence[Example]) -> list[list[float]]:
+        """Log-likelihood of each example's options behind its prompt, nats, summed over an option's tokens.
+
+        The option alone: the end of the sequence behind it is not counted.
+        """
+
+
+@runtime_checkable
 class ContextModel(AdaptedModel, Protocol):
     """A frozen base model that reads demonstrations into vectors and is steered by them.
 

@@ -42,12 +42,14 @@ class Example:
         target: The answer that the model should give, without surrounding blanks.
         task: The task family the example belongs to (``sentiment``), for task partitions.
         label: Index into the benchmark's labels where the task is classification.
+        options: Where the model is to choose by likelihood: the answers to choose from, target among them.
     """
 
     prompt: str
     target: str
     task: str = ""
     label: int | None = None
+    options: tuple[str, ...] = ()
 
 
 class ClientFailure(RuntimeError):

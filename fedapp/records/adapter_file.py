@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from fedapp.core.types import Arrays
 
 # What adapter.json must hold for the adapter to be attached again.
 ADAPTER_FACTS = {"adapter": dict, "model": dict, "benchmark": dict, "seed": int, "base-fingerprint": str}
+# What it says beside: how the adapter was trained, and how it answers.
+ADAPTER_EXTRAS = ("train",)
 
 
 def digest_arrays(arrays: Arrays, fingerprint: str) -> str:
@@ -29,8 +31,22 @@ def digest_arrays(arrays: Arrays, fingerprint: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def write_adapter(folder: Path, arrays: Arrays, config: Mapping[str, Any], fingerprint: str) -> None:
+def write_adapter(
+    folder: Path,
+    arrays: Arrays,
+    config: Mapping[str, Any],
+    fingerprint: str,
+    scores: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Keep an adapter: named fp32 arrays, and what is needed to attach them again.
+
+    Args:
+        folder: Made if it is not there.
+        arrays: Of any shape.
+        config: The run's, as it holds for the client.
+        fingerprint: The base's.
+        scores: Of the final model, by split, as a model card shows them: ``split``, ``num-examples`` and
+            the metrics.
 
     Raises:
         WriteError: If there is no room for it, or no permission; nothing half-written is left.
@@ -43,6 +59,8 @@ def write_adapter(folder: Path, arrays: Arrays, config: Mapping[str, Any], finge
         "benchmark": config["benchmark"],
         "seed": config["seed"],
         "base-fingerprint": fingerprint,
+        **{key: dict(config[key]) for key in ADAPTER_EXTRAS if key in config},
+        **({"scores": [dict(one) for one in scores]} if scores else {}),
     }
     try:
         with writing(path):
@@ -80,4 +98,6 @@ def read_adapter(folder: Path) -> tuple[Arrays, dict[str, Any]]:
     for key, kind in ADAPTER_FACTS.items():
         if not isinstance(about, dict) or not isinstance(about.get(key), kind):
             raise ValueError(f"{about_file} is damaged: it does not say {key}")
+    if not isinstance(about.get("train", {}), dict):
+        raise ValueError(f"{about_file} is damaged: train is no table of settings")
     return arrays, about

@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 HEAD, WORDS, TEXT = "classification head", "label words", "free text"
+OPTIONS = "likeliest option"
 
 
 def answering_of(config: Mapping[str, Any], labelled: bool) -> str:
-    """How models answer: by a head, by the likeliest label word, or in free text; and with which template.
+    """How models answer: by a head, the likeliest label word or option, or free text; and by which template.
 
     Args:
         config: A run's composed config.
@@ -21,7 +22,8 @@ def answering_of(config: Mapping[str, Any], labelled: bool) -> str:
     Returns:
         The rule in words; several with slashes between them where clients differ.
     """
-    rules = {_rule(model, train, labelled) for model, train in _variants(config)}
+    rates = (config.get("benchmark") or {}).get("scoring") == "loglikelihood"
+    rules = {_rule(model, train, labelled, rates) for model, train in _variants(config)}
     return " / ".join(sorted(rules))
 
 
@@ -35,10 +37,11 @@ def _variants(config: Mapping[str, Any]) -> Iterator[tuple[Mapping[str, Any], Ma
         yield one.get("model") or model, one.get("train") or train
 
 
-def _rule(model: Mapping[str, Any], train: Mapping[str, Any], labelled: bool) -> str:
+def _rule(model: Mapping[str, Any], train: Mapping[str, Any], labelled: bool, rates: bool) -> str:
     answers = train.get("answers", "text")
     if model.get("head") == "classification":
         return HEAD
     rule = WORDS if answers == "labels" or (answers == "auto" and labelled) else TEXT
+    rule = OPTIONS if rates else rule
     template = train.get("template") or "plain"
     return rule if template == "plain" else f"{rule}, template {template}"

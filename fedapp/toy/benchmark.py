@@ -51,6 +51,15 @@ class Toy:
         """That of the benchmark."""
         return self.version
 
+    @property
+    def has_options(self) -> bool:
+        """No: the toy writes."""
+        return False
+
+    def choose(self, options: Sequence[str], log_likelihoods: Sequence[float]) -> str:
+        """The likeliest one."""
+        return options[log_likelihoods.index(max(log_likelihoods))]
+
     def public_prompts(self) -> list[Example]:
         """Prompts of neither split; the targets are references, for reports only."""
         tasks = [(f"public prompt {i}", i % self.num_tasks) for i in range(self.num_public)]

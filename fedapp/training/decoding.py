@@ -1,13 +1,14 @@
-"""How a language model decodes: greedy, or sampled from a seed."""
+"""How a language model decodes: greedy, or sampled from a seed; what a seed and a mode hold for."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import nn
 
 from fedapp.core.types import Decoding
 from fedapp.models.base import Base
@@ -76,12 +77,24 @@ def _only(model: Any, settings: Any) -> Iterator[None]:
 
 
 @contextmanager
-def seeded(base: Base, decoding: Decoding | None) -> Iterator[None]:
-    """While open, torch draws from the decoding's seed; the caller's random numbers are left alone."""
-    if decoding is None:
+def seeded(base: Base, seed: int | None) -> Iterator[None]:
+    """While open, torch draws from a seed, if one is given; the caller's random numbers are left alone."""
+    if seed is None:
         yield
         return
     devices = [base.device] if base.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(decoding.seed)
+        torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def in_training(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """While open, these modules (dropout) are in training mode."""
+    for module in modules:
+        module.train()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.eval()

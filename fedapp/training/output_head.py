@@ -141,6 +141,28 @@ def per_row(losses: Tensor, places: Tensor, batch: Batch) -> Tensor:
     return spread.view_as(batch.input_ids).sum(1)
 
 
+def answer_losses(head: OutputHead, batch: Batch) -> tuple[Tensor, int]:
+    """Cross entropy over the vocabulary of all tokens behind the prompts, [batch], and how many they are.
+
+    Args:
+        head: The model's.
+        batch: Padded on the right.
+    """
+    places = answer_places(batch)
+    logits = head.logits(batch.input_ids, batch.attention_mask, places)
+    losses = token_losses(logits, batch.targets.flatten()[places + 1])
+    return per_row(losses, places, batch), len(places)
+
+
+def answer_ratings(head: OutputHead, batch: Batch) -> tuple[Tensor, int]:
+    """The same with how many of a row's tokens are not the likeliest, [batch, 2]."""
+    places = answer_places(batch)
+    logits = head.logits(batch.input_ids, batch.attention_mask, places)
+    targets = batch.targets.flatten()[places + 1]
+    parts = token_losses(logits, targets), (logits.argmax(1) != targets).float()
+    return torch.stack([per_row(part, places, batch) for part in parts], 1), len(places)
+
+
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross entropy in fp32 without an fp32 copy of all logits.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +19,10 @@ from fedapp.models.base import Base
 from fedapp.training.batching import batches_by_length, training_batches
 from fedapp.training.checkpointing import checkpointable_blocks, checkpointed
 from fedapp.training.cuts import CutLog
-from fedapp.training.decoding import complete, seeded
+from fedapp.training.decoding import complete, in_training, seeded
 from fedapp.training.label_words import label_tokens, label_words_for_loss, with_choices
-from fedapp.training.output_head import OutputHead, answer_places, per_row, token_losses
+from fedapp.training.options import option_rows
+from fedapp.training.output_head import OutputHead, answer_losses, answer_ratings
 from fedapp.training.tokens import Batch, Encoded, Encoder
 
 
@@ -108,7 +111,7 @@ class Trainer:
         optimizer = self.optimizer()
         self._starts = [v.detach().clone() for v in self._decayed + self._fixed if self.config.proximal]
         losses = seen = 0.0
-        with self._training(rng):
+        with seeded(self.base, int(rng.integers(2**63))), in_training(self._toggled):
             batches = training_batches(rows, size, total, rng, grouped=self.config.length_grouped)
             for step, batch in enumerate(batches):
                 for group in optimizer.param_groups:
@@ -201,10 +204,7 @@ class Trainer:
             return functional.cross_entropy(logits.float(), targets, reduction="none"), len(ids)
         if batch.choices is not None:
             return self.label_losses(batch)
-        places = answer_places(batch)
-        logits = self._output_head.logits(ids, mask, places)
-        losses = token_losses(logits, targets.flatten()[places + 1])
-        return per_row(losses, places, batch), len(places)
+        return answer_losses(self._output_head, batch)
 
     def label_losses(self, batch: Batch) -> tuple[Tensor, int]:
         """Cross entropy over the label words alone, [batch], and the number of rows."""
@@ -220,15 +220,9 @@ class Trainer:
         Raises:
             ValueError: If there are no examples.
         """
-        total = 0.0
         if not examples:
             raise ValueError("loss needs at least one example, got none")
-        with torch.no_grad():
-            for _, batch in self.batches(self._rows(examples)):
-                padded = self.encoder.batch(batch)
-                with self._scope(padded):
-                    total += float(self.losses(padded)[0].double().sum())
-        return total / len(examples)
+        return sum(self._losses_of(self._rows(examples), self.losses)) / len(examples)
 
     def batches(self, rows: Sequence[Encoded]) -> Iterator[tuple[list[int], list[Encoded]]]:
         """Batches for a pass without gradients, with their row numbers, longest first."""
@@ -236,21 +230,37 @@ class Trainer:
 
     def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
         """Mean log-likelihood of each example's answer, nats per token (a classifier: of its label)."""
-        found = [0.0] * len(examples)
+        rows = self.encoder.examples(examples)
+        losses = self._losses_of(rows, self.losses)
+        pairs = zip(rows, losses, strict=True)
+        return [-loss / max(len(row.ids) - row.prompt_length, 1) for row, loss in pairs]
+
+    def rate_options(self, examples: Sequence[Example]) -> list[list[float]]:
+        """Log-likelihood of each example's options, nats; errors as in ``option_rows``."""
+        rated = iter(self.rate(option_rows(self.base, self.config, examples)))
+        return [[next(rated)[0] for _ in example.options] for example in examples]
+
+    def rate(self, rows: Sequence[Encoded]) -> list[tuple[float, bool]]:
+        """Log-likelihood of what stands behind each row's prompt, nats; whether greedy would write it."""
+        found = self._losses_of(rows, partial(answer_ratings, self._output_head))
+        return [(-loss, not wrong) for loss, wrong in found]
+
+    def _losses_of(self, rows: Sequence[Encoded], losses: Callable[[Batch], tuple[Tensor, int]]) -> list[Any]:
+        """What ``losses`` says of each row, in their order."""
+        found: list[Any] = [0.0] * len(rows)
         with torch.no_grad():
-            for indices, rows in self.batches(self.encoder.examples(examples)):
-                batch = self.encoder.batch(rows)
+            for indices, some in self.batches(rows):
+                batch = self.encoder.batch(some)
                 with self._scope(batch):
-                    losses = self.losses(batch)[0].tolist()
-                for index, row, loss in zip(indices, rows, losses, strict=True):
-                    found[index] = -loss / max(len(row.ids) - row.prompt_length, 1)
+                    for index, loss in zip(indices, losses(batch)[0].tolist(), strict=True):
+                        found[index] = loss
         return found
 
     def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """Answer each prompt: text up to the end-of-sequence token, or a label's name."""
         answers = [""] * len(prompts)
         classifies = self.base.head == "classification"
-        with torch.no_grad(), seeded(self.base, decoding):
+        with torch.no_grad(), seeded(self.base, None if decoding is None else decoding.seed):
             for indices, batch in self.batches(self.prompts(prompts)):
                 padded = self.encoder.batch(batch, left=not classifies and self.words is None)
                 with self._scope(padded):
@@ -285,16 +295,3 @@ class Trainer:
         """
         starts = torch.arange(0, ids.numel(), ids.shape[1], device=ids.device)
         return self._output_head.logits(ids, mask, starts + lengths - 1, tokens)
-
-    @contextmanager
-    def _training(self, rng: np.random.Generator) -> Iterator[None]:
-        devices = [self.base.device] if self.base.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(int(rng.integers(2**63)))
-            for module in self._toggled:
-                module.train()
-            try:
-                yield
-            finally:
-                for module in self._toggled:
-                    module.eval()

@@ -166,3 +166,100 @@ def test_every_reply_of_the_real_files_holds_its_answer(task):
 def test_a_task_without_a_train_split_is_named():
     with pytest.raises(ValueError, match=r"benchmark.data_dir=\S+ has no train rows of piqa"):
         Commonsense(tasks=["piqa"], data_dir=str(DATA)).load("train")
+
+
+# Options, by likelihood
+
+LIKELY = Commonsense(tasks=list(FOLDERS), scoring="loglikelihood")
+ROWS = {
+    "arc": (
+        "Please choose the correct answer to the question: Why?\n\nAnswer1: It is. Answer2: Answer1: no. "
+        "Answer3: So.\n\nAnswer format: answer1/answer2/answer3",
+        "answer3",
+        ("Question: Why?\nAnswer:", "So.", ("It is.", "Answer1: no.", "So.")),
+    ),
+    "piqa": (
+        "Please choose the correct solution to the question: How to?\n\nSolution1: This\n\n"
+        "Solution2: That \n\nAnswer format: solution1/solution2",
+        "solution1",
+        ("Question: How to?\nAnswer:", "This", ("This", "That")),
+    ),
+    "winogrande": (
+        "Please choose the correct answer to fill in the blank to complete the given sentence: Sarah saw "
+        "Maria so _ left early.\n\nOption1: Sarah Option2: Maria Answer format: option1/option2",
+        "option2",
+        ("Sarah saw Maria so", "Maria left early.", ("Sarah left early.", "Maria left early.")),
+    ),
+    "hellaswag": (
+        "Please choose the correct ending to complete the given sentence: Running: A man runs. He\n\n"
+        "Ending1: flies. Ending2: sweats.\n\nAnswer format: ending1/ending2",
+        "ending2",
+        ("Running: A man runs. He", "sweats.", ("flies.", "sweats.")),
+    ),
+    "boolq": (BOOLQ["instruction"], "true", ("Question: is it?\nAnswer:", "yes", ("yes", "no"))),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_rows_instruction_is_taken_apart_into_prompt_and_options(kind):
+    instruction, answer, wanted = ROWS[kind]
+    row = {
+        "instruction": instruction,
+        "input": "",
+        "output": f"it is {answer}",
+        "answer": answer,
+        "task": kind,
+    }
+    example = LIKELY.template(row)
+    assert (example.prompt, example.target, example.options) == wanted
+
+
+def test_the_option_of_the_highest_likelihood_per_character_is_chosen():
+    options, ratings = ("short", "much longer one"), [-5.0, -9.0]  # per character: 1.0 and 0.6
+    assert LIKELY.choose(options, ratings) == "much longer one"
+    plain = Commonsense(tasks=["piqa"], scoring="loglikelihood", length_norm="none")
+    assert plain.choose(options, ratings) == "short"
+    assert LIKELY.score(["yes", "no"], ["yes", "yes"]) == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"answer": "answer9"}, "must be one of its options: answer1, answer2, answer3"),
+        ({"instruction": "What?"}, "is not laid out as question, options and answer format"),
+        ({"instruction": ROWS["arc"][0].replace("Answer2:", "2:")}, "offers answer2 and does not say what"),
+    ],
+)
+def test_a_row_without_options_is_named_without_its_words(change, said):
+    row = {
+        "instruction": ROWS["arc"][0],
+        "input": "",
+        "output": "x",
+        "answer": "answer3",
+        "task": "arc",
+        **change,
+    }
+    with pytest.raises(RowError, match=said) as caught:
+        LIKELY.template(row)
+    assert "What?" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"scoring": "likely"}, r"scoring='likely' must be one of: generate, loglikelihood"),
+        ({"length_norm": "words"}, r"length_norm='words' must be one of: characters, none"),
+        ({"scoring": "loglikelihood", "prompt": "{instruction}"}, r"must be null with benchmark\.scoring"),
+    ],
+)
+def test_settings_of_the_scoring_that_cannot_be_are_refused(settings, said):
+    with pytest.raises(ValueError, match=said):
+        Commonsense(tasks=["piqa"], **settings)
+
+
+@needs_data
+@pytest.mark.parametrize("task", ["piqa", "arc_easy", "arc_challenge", "winogrande", "social_i_qa", "boolq"])
+def test_every_real_row_has_its_answer_among_its_options(task):
+    benchmark = Commonsense(tasks=[task], train=["boolq"], data_dir=str(DATA), scoring="loglikelihood")
+    examples = [benchmark.template(row) for row in benchmark.load("test")]
+    assert all(example.target in example.options and all(example.options) for example in examples)

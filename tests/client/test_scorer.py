@@ -6,8 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from fedapp.client.scoring import ScoreConfig, Scorer
+from fedapp.client.workplace import require_ratings
 from fedapp.core.types import CONSTANT_SCORE, EMPTY_SHARE, LOST_SHARE, SAME_SHARE, ClientFailure, Example
 from fedapp.records.predictions import Prediction, prompt_id, write_predictions
+from fedapp.toy.adapter import ToyModel
 from fedapp.toy.benchmark import Toy
 from tests.federation import run_toy
 
@@ -63,3 +65,34 @@ def test_a_folder_that_cannot_be_written_is_told_in_one_line_without_its_name(tm
 def test_without_being_asked_nothing_is_kept(tmp_path):
     run = run_toy(tmp_path / "run", "num_rounds=1", "num_clients=2", num_nodes=2)
     assert not list(run.folder.rglob("predictions.jsonl"))
+
+
+class WithOptions(Toy):
+    """The toy, whose model chooses."""
+
+    has_options = True
+
+
+def test_where_examples_have_options_the_model_chooses_and_does_not_write():
+    class Model(ToyModel):
+        def __init__(self):
+            pass
+
+        def rate_options(self, examples):
+            return [[-1.0, -2.0], [-3.0, -0.5]]
+
+        def loss(self, examples):
+            return 0.5
+
+    examples = [Example(f"p{i}", "no", options=("yes", "no")) for i in range(2)]
+    session = SimpleNamespace(val_set=(), test_set=examples)
+    config = ScoreConfig(("test",), base=False, before=False, after=False)
+    (row,), predictions = Scorer(Model(), WithOptions(), config).final_rows(session)
+    assert [one.answer for one in predictions] == ["yes", "no"]
+    assert row.scores["accuracy"] == 0.5
+
+
+def test_a_model_that_rates_no_options_is_refused_where_it_is_to_choose():
+    require_ratings(Toy(), SimpleNamespace())
+    with pytest.raises(ClientFailure, match=r"benchmark\.scoring='loglikelihood' needs a model that rates"):
+        require_ratings(WithOptions(), SimpleNamespace())

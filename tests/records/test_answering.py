@@ -18,6 +18,7 @@ AUTO, TEXT = {"train": {"answers": "auto"}}, {"train": {"answers": "text"}}
         ({**AUTO, "model": {"head": "classification"}}, True, "classification head"),
         ({}, True, "free text"),
         ({**AUTO, "by_client": ["x", ""], "client_configs": {"x": TEXT}}, True, "free text / label words"),
+        ({**TEXT, "benchmark": {"scoring": "loglikelihood"}}, False, "likeliest option"),
         ({**AUTO, "by_client": ["x"], "client_configs": {"x": TEXT}}, True, "free text"),
     ],
 )

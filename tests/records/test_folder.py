@@ -9,7 +9,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from fedapp.cli.export import export
+from fedapp.cli.adapters.export import export
 from fedapp.config.composed import Composed
 from fedapp.models import processor
 from fedapp.models.processor import Processor
@@ -245,3 +245,13 @@ def test_an_adapter_is_not_exported_with_another_base(run, tmp_path):
     with pytest.raises(ValueError, match="is not an empty folder"):
         export(kept, tmp_path / "ours")
     assert json.loads((kept / "adapter.json").read_text())["seed"] == 1
+
+
+def test_a_kept_adapter_says_how_it_was_trained_and_what_it_scores(run):
+    _, about = read_adapter(run.folder / "adapters" / "client-1")
+    assert about["train"] == yaml.safe_load((run.folder / "config.yaml").read_text())["train"]
+    scored = {one["split"]: one for one in about["scores"]}
+    summary = next(one for one in run.json("summary")["clients"] if one["client-id"] == 1)
+    assert scored["test"]["accuracy"] == summary["final-score"]
+    assert scored["test"]["num-examples"] == summary["test-rows"]
+    assert set(scored) == {"test", "validation"}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from fedapp.adapters.base import HookedModel
 from fedapp.adapters.lora.export import saved_modules
@@ -173,6 +174,8 @@ class LoraAdapted(HookedModel):
         save_arrays(self.parameters(), folder / "adapter.safetensors")
         config = self._config(saved_modules(self.base, head))
         config.inference_mode = True
+        layers = [self.base.model.get_submodule(path).get_base_layer() for path in self._paths.values()]
+        config.fan_in_fan_out = any(isinstance(layer, Conv1D) for layer in layers)
         if whole:
             ranks = {self._paths[name]: len(a) for name, (a, _) in whole.items()}
             config.r = config.lora_alpha = max(ranks.values())

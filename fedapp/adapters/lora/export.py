@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,22 @@ def write_peft(
         inference_mode=True,
         **settings,
     ).save_pretrained(str(folder))
+
+
+def config_with_base(folder: Path, base: str) -> bytes:
+    """The adapter_config.json of an exported folder, as peft writes it, with another name of the base.
+
+    Args:
+        folder: In peft's format; left as it is.
+        base: A hub id.
+    """
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(str(folder))
+    config.base_model_name_or_path = base
+    with tempfile.TemporaryDirectory() as work:
+        config.save_pretrained(work)
+        return (Path(work) / "adapter_config.json").read_bytes()
 
 
 def saved_modules(base: Base, head: Iterable[str]) -> list[str] | None:
