@@ -1,5 +1,5 @@
-"""The ``fedapp`` command. To add a subcommand: one module, one ``_add_…`` function and one line
-in ``COMMANDS`` here.
+"""The ``fedapp`` command. To add a subcommand: one module, one ``_add_…`` function (of commands
+on runs that have ended: in ``runs/commands.py``) and one line in ``COMMANDS`` here.
 
 Heavy modules are imported when a command runs, so that ``--help`` answers at once.
 """
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import fedapp
-from fedapp.cli.output import OK, USAGE, complain, leave_quietly, nearest, warn
+from fedapp.cli.output import OK, USAGE, complain, leave_quietly, nearest, told_in_one_line
 from fedapp.cli.preview import add_preview_options, preview
+from fedapp.cli.runs.commands import add_compare, add_report, add_results
 
 HELP = ("-h", "--help")
 Command = Callable[[argparse.Namespace], int]
@@ -73,17 +74,6 @@ def _main(arguments: Sequence[str] | None) -> int:
 def _complain_of_usage(message: str, program: str) -> NoReturn:
     complain(f"{message} (see: {program} --help)")
     raise SystemExit(USAGE)
-
-
-def _told_in_one_line(act: Callable[[], int | None]) -> int:
-    """Do something; what it refuses is one line and a wrong usage."""
-    try:
-        return act() or OK
-    except BrokenPipeError:  # the reader has gone: ``main`` knows the exit code
-        raise
-    except (ValueError, OSError) as error:
-        complain(str(error))
-        return USAGE
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -197,25 +187,6 @@ def _export(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _add_compare(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
-    about = "put finished runs side by side: mean, worst client, spread over seeds, bytes, time"
-    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
-    parser.add_argument(
-        "folders", nargs="*", metavar="FOLDER", help="runs, or folders of runs (default: runs)"
-    )
-    parser.add_argument(
-        "--metric", metavar="NAME", help="compare by this, as macro-f1 (default: the benchmark's first)"
-    )
-    parser.set_defaults(command=_compare)
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from fedapp.cli.compare import compare
-
-    folders = [Path(folder) for folder in arguments.folders or ["runs"]]
-    return _told_in_one_line(lambda: compare(folders, sys.stdout, warn, arguments.metric))
-
-
 def _add_tasks(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "list, show or remove calibrated tasks that runs with method.store_dir have kept"
     parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
@@ -229,29 +200,7 @@ def _tasks(arguments: argparse.Namespace) -> int:
     from fedapp.cli.tasks import manage
 
     folder = Path(arguments.folder)
-    return _told_in_one_line(lambda: manage(arguments.action, folder, arguments.task, sys.stdout))
-
-
-def _add_results(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
-    about = "keep finished runs in small result files, and make the docs' tables of these"
-    parser = commands.add_parser(
-        name,
-        help=about,
-        description=f"{about.capitalize()} (docs/scores.md).",
-        epilog="examples: fedapp results add runs/icl --to results/icl.jsonl; fedapp results tables",
-        allow_abbrev=False,
-    )
-    parser.add_argument("action", metavar="ACTION", help="add, show, tables or check")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="folders of runs; NAME of a file; pages")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="the result file, for add")
-    parser.set_defaults(command=_results)
-
-
-def _results(arguments: argparse.Namespace) -> int:
-    from fedapp.cli.results import manage
-
-    words, to = arguments.words, arguments.to
-    return _told_in_one_line(lambda: manage(arguments.action, words, to, sys.stdout, warn))
+    return told_in_one_line(lambda: manage(arguments.action, folder, arguments.task, sys.stdout))
 
 
 def _add_tune(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -283,8 +232,9 @@ COMMANDS = {
     "run": _add_run,
     "budget": _add_budget,
     "list": _add_list,
-    "compare": _add_compare,
-    "results": _add_results,
+    "compare": add_compare,
+    "report": add_report,
+    "results": add_results,
     "tune": _add_tune,
     "export": _add_export,
     "tasks": _add_tasks,

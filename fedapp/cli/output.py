@@ -6,7 +6,7 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from fedapp.core.errors import printable
@@ -74,3 +74,14 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """A hint to append to a complaint: the one known word most like ``word``, else all of them."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
+
+
+def told_in_one_line(act: Callable[[], int | None]) -> int:
+    """Do something; what it refuses is one line and a wrong usage."""
+    try:
+        return act() or OK
+    except BrokenPipeError:  # the reader has gone: ``cli.main`` knows the exit code
+        raise
+    except (ValueError, OSError) as error:
+        complain(str(error))
+        return USAGE
