@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedapp.client.workplace import Workplace
-from fedapp.core.files import writing, write_atomically
+from fedapp.core.files import write_atomically, writing
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Example
 from fedapp.records.adapter_file import digest_arrays, write_adapter

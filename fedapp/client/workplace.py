@@ -56,7 +56,7 @@ class ClientSetup:
         if self.score.matrix and not self.partitioner.divides:
             raise ClientFailure(
                 "score.matrix=true needs the test rows of all clients in one place, and with "
-                "partitioner=private nobody has them: set score.matrix=false or take a partitioner that divides"
+                "partitioner=private nobody has them: set score.matrix=false"
             )
         asks = self.routine.needs.public_prompts
         self.public: PublicSet | None = PublicSet.of(self.benchmark) if asks else None

@@ -41,14 +41,23 @@ def made_run(
     (folder / "run.json").write_text(json.dumps(about))
     head = {"split": "test", "moment": "after", "num-examples": num_examples}
     rows = [
-        {**head, "server-round": 1, "client-id": client, "model": "base", "moment": "before", "accuracy": score}
+        {
+            **head,
+            "server-round": 1,
+            "client-id": client,
+            "model": "base",
+            "moment": "before",
+            "accuracy": score,
+        }
         for client, score in enumerate(base)
     ]
     traffic = []
     for number, scores in enumerate(rounds, start=1):
         model = "final" if number == len(rounds) else "current"
         for client, score in enumerate(scores):
-            rows.append({**head, "server-round": number, "client-id": client, "model": model, "accuracy": score})
+            rows.append(
+                {**head, "server-round": number, "client-id": client, "model": model, "accuracy": score}
+            )
             for way in ("down", "up"):
                 traffic.append(TrafficRow(number, client, "train", way, num_bytes, num_bytes + 9).to_json())
     write_lines(folder / "metrics.jsonl", rows)

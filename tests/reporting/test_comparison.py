@@ -168,7 +168,10 @@ def test_a_table_at_80_columns_keeps_the_scores_beside_the_configuration(runs, m
     ("words", "said"),
     [
         (["--format", "cvs"], "--format cvs is none; did you mean csv?"),
-        (["--within", "lots"], "--within lots is no size; it must be a number of bytes, such as 500kB or 2.5MB"),
+        (
+            ["--within", "lots"],
+            "--within lots is no size; it must be a number of bytes, such as 500kB",
+        ),
         (["--target", "70"], "target=70.0 must be"),
         (["--benchmark", "trec"], "--benchmark trec: no run of it; there are runs of embedded (5 runs)"),
     ],
@@ -195,9 +198,8 @@ def test_runs_of_different_benchmarks_do_not_stand_in_one_table(runs, capsys):
 def test_a_folder_that_is_no_run_is_one_line(runs, tmp_path, capsys):
     (tmp_path / "docs").mkdir()
     assert main(["compare", str(runs), str(tmp_path / "docs")]) == 2
-    assert capsys.readouterr().err == (
-        f"fedapp: error: {tmp_path / 'docs'} is no run folder, and there is none below it: run.json is missing\n"
-    )
+    said = f"{tmp_path / 'docs'} is no run folder, and there is none below it: run.json is missing"
+    assert capsys.readouterr().err == f"fedapp: error: {said}\n"
 
 
 def test_a_run_that_is_named_twice_is_one_run(runs):

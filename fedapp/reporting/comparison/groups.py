@@ -79,7 +79,9 @@ def read_runs(
 
 def _of_one_benchmark(results: Sequence[RunResult], wanted: str | None) -> list[RunResult]:
     counts = Counter(benchmark_of(run) for run in results)
-    listed = ", ".join(f"{name} ({number} run{'s' * (number > 1)})" for name, number in sorted(counts.items()))
+    listed = ", ".join(
+        f"{name} ({number} run{'s' * (number > 1)})" for name, number in sorted(counts.items())
+    )
     if wanted is not None and wanted not in counts:
         raise ValueError(f"--benchmark {wanted}: no run of it; there are runs of {listed}")
     if wanted is None and len(counts) > 1:

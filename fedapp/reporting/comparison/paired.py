@@ -51,12 +51,14 @@ def reference(groups: Sequence[Group], wanted: str | None) -> Group:
         ValueError: If there is no such configuration, or more than one.
     """
     if wanted is None:
-        return max(groups, key=lambda group: (round(np.mean([_mean(run) for run in group.runs]), 9)))
+        return max(groups, key=lambda group: round(np.mean([_mean(run) for run in group.runs]), 9))
     found = [group for group in groups if group.label == wanted]
     found = found or [group for group in groups if set(wanted.split()) <= set(group.label.split())]
     if len(found) != 1:
         labels = "; ".join(group.label for group in found or groups)
-        raise ValueError(f"--against {wanted!r} must name one configuration; {len(found)} fit; there are: {labels}")
+        raise ValueError(
+            f"--against {wanted!r} must name one configuration; {len(found)} fit; there are: {labels}"
+        )
     return found[0]
 
 
