@@ -116,7 +116,8 @@ def _read(path: Path, wanted: str | None) -> RunResult:
     """The run that a run.json belongs to.
 
     Raises:
-        ValueError: If the run was killed or has not ended, a file is missing or damaged, or there are no final scores.
+        ValueError: If the run was killed or has not ended, a file is missing or damaged, or there are no
+            final scores.
         LookupError, TypeError, AttributeError: If a file holds something else.
     """
     folder = path.parent

@@ -96,9 +96,9 @@ def notes_of(comparison: Comparison) -> Iterator[str]:
     yield from _difference_notes(comparison)
     if asked.target is not None or asked.max_bytes is not None:
         yield (
-            f"bytes: payload sent and received by all clients, until the mean over clients, {comparison.curve} "
-            "on test rows, is as high for the first time; within: the mean at the last round that ends "
-            "within these bytes"
+            "bytes: payload sent and received by all clients, until the mean over clients, "
+            f"{comparison.curve} on test rows, is as high for the first time; within: the mean at the last "
+            "round that ends within these bytes"
         )
     if any(run.summary.best for run in results):
         yield f"{BEST}: the same at the round (after @, by seed) with the highest mean on validation data"
@@ -125,14 +125,14 @@ def _difference_notes(comparison: Comparison) -> Iterator[str]:
     if comparison.differences:
         yield (
             f"{DIFFERENCE}: mean over pairs of seed and client of the score minus that of "
-            f"'{comparison.against}', in points; in brackets 95 % of a bootstrap over pairs; p of a sign-flip "
-            "test, after Holm's correction for all rows. Clients of one seed share what they learnt: with "
-            "few seeds p is too small rather than too large"
+            f"'{comparison.against}', in points; in brackets 95 % of a bootstrap over pairs; p of a "
+            "sign-flip test, after Holm's correction for all rows. Clients of one seed share what they "
+            "learnt: with few seeds p is too small rather than too large"
         )
     if comparison.against is not None and len(comparison.differences) < len(comparison.groups) - 1:
         yield (
-            f"no difference is shown where a configuration shares no seed with '{comparison.against}', or its "
-            "clients have other rows there"
+            "no difference is shown where a configuration shares no seed with "
+            f"'{comparison.against}', or its clients have other rows there"
         )
 
 

@@ -76,8 +76,8 @@ def pareto(comparison: Comparison) -> Figure | None:
         for row in on_front[:8]
     )
     note = (
-        f"Mean over clients and seeds, {comparison.curve}. The wide grey line is the Pareto front: nothing reached "
-        "as much with fewer bytes."
+        f"Mean over clients and seeds, {comparison.curve}. The wide grey line is the Pareto front: nothing "
+        "reached as much with fewer bytes."
     )
     table: list[list[Cell]] = [
         [row["configuration"], row["round"], row["bytes"], row["score"], "yes" if row in on_front else ""]
@@ -158,8 +158,8 @@ def differences(comparison: Comparison) -> Figure | None:
         for row in rows
     )
     note = (
-        "Mean over pairs of seed and client; the line is 95 % of a bootstrap over pairs, p that of a sign-flip test "
-        "after Holm's correction."
+        "Mean over pairs of seed and client; the line is 95 % of a bootstrap over pairs, p that of a "
+        "sign-flip test after Holm's correction."
     )
     columns = ["configuration", "difference", "low", "high", "p", "pairs"]
     table: list[list[Cell]] = [[row[name] for name in columns] for row in rows]

@@ -28,7 +28,7 @@ MOST_SERIES = len(COLOURS)
 """With more series than these no reader tells them apart: they get one look, and their names on hover."""
 WIDTH: Any = "container"
 HEIGHT, CELL, LINE = 260, 40, 15
-"""Sides of a figure, of a heat map's cell, and of a line of text, pixels; charts are as wide as their place."""
+"""Sides of a figure, of a heat map's cell, and of a line of text, pixels; charts fill their place's width."""
 MOST_WRITTEN = 12
 """With more names than these on a side the cells of a heat map become smaller and hold no numbers."""
 SCHEME = "viridis"

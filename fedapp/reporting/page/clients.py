@@ -1,4 +1,4 @@
-"""Figures on the clients of one run: which rows they have, how alike their adapters are, whose works where."""
+"""Figures on the clients of one run: their rows, how alike their adapters are, whose model works where."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def similarity(run: RunFiles) -> Figure | None:
         f"{max(between):.3f} between two different ones."
     )
     note = (
-        "All numbers of an adapter as one vector. Clients start from the same values, so that even adapters that "
-        "learnt nothing in common are alike to some degree: compare cells with one another."
+        "All numbers of an adapter as one vector. Clients start from the same values, so that even adapters "
+        "that learnt nothing in common are alike to some degree: compare cells with one another."
     )
     columns, table = _square_table(clients, rounded)
     return Figure("similarity", "Similarity of final adapters", said, note, spec_of(chart), columns, table)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +115,18 @@ def _libraries() -> tuple[Any, str]:
     """
     try:
         import jinja2
-        import vl_convert
-    except ImportError as error:
+
+        return jinja2, vega()
+    except ModuleNotFoundError as error:
         raise ValueError(f"a report needs {error.name}: pip install 'fedapp[report]'") from None
-    return jinja2, vl_convert.javascript_bundle().replace("</script", "<\\/script")
+
+
+@lru_cache(maxsize=1)
+def vega() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, safe within a script element."""
+    import vl_convert
+
+    return str(vl_convert.javascript_bundle()).replace("</script", "<\\/script")
 
 
 def _named(comparison: Comparison, warn: Callable[[str], None]) -> Iterator[RunFiles]:
