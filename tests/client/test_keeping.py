@@ -5,6 +5,8 @@ import json
 import pytest
 
 from fedapp.client.keeping import count_rows
+from fedapp.client.workplace import ClientSetup
+from fedapp.config.compose import load_config
 from fedapp.core.types import ClientFailure, Example
 from tests.federation import run_toy
 
@@ -26,7 +28,9 @@ def test_rows_are_counted_by_task_and_by_label():
 
 
 def test_a_client_scores_its_final_model_on_the_test_rows_of_all(tmp_path):
-    run = run_toy(tmp_path / "run", *MATRIX, "method=local", "partitioner=distinct_task", "benchmark.num_tasks=3")
+    run = run_toy(
+        tmp_path / "run", *MATRIX, "method=local", "partitioner=distinct_task", "benchmark.num_tasks=3"
+    )
     abouts = about_clients(run)
     finals = {one["client-id"]: one["final-score"] for one in run.json("summary")["clients"]}
     metric = run.json("summary")["metric"]
@@ -56,10 +60,7 @@ def test_without_adapters_nothing_is_kept(tmp_path):
     assert list(run.folder.glob("adapters/*/client.json")) == []
 
 
-def test_a_matrix_needs_rows_that_were_dealt(tmp_path):
-    from fedapp.client.workplace import ClientSetup
-    from fedapp.config.compose import compose
-
+def test_a_matrix_needs_rows_that_were_dealt():
     words = ["model=toy", "adapter=toy", "benchmark=toy", "partitioner=private", "score.matrix=true"]
     with pytest.raises(ClientFailure, match=r"partitioner=private nobody has them: set score\.matrix=false"):
-        ClientSetup(compose(words))
+        ClientSetup(load_config(words))

@@ -92,8 +92,8 @@ class Page(HTMLParser):
 
     @property
     def specs(self):
-        (text,) = [data for attrs, data in self.scripts if attrs.get("id") == "charts"]
-        return json.loads(text)["specs"]
+        parts = [data for attrs, data in self.scripts if attrs.get("id") == "charts"]
+        return json.loads("".join(parts))["specs"]
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +238,13 @@ def test_votes_coefficients_and_times_are_read_from_their_files(tmp_path):
     assert [list(row) for row in course.agreement(run).rows] == [[1, 80.0, 90.0], [2, 80.0, 90.0]]
     assert [list(row) for row in course.cluster_sizes(run).rows] == [["1", 3, 7], ["2", 3, 7]]
     injected = course.coefficients(run)
-    assert list(injected.columns) == ["layer", "lambda, attention", "beta, attention", "lambda, MLP", "beta, MLP"]
+    assert list(injected.columns) == [
+        "layer",
+        "lambda, attention",
+        "beta, attention",
+        "lambda, MLP",
+        "beta, MLP",
+    ]
     assert list(injected.rows[2]) == [2, 0.5, 0.5, 0.5, 0.5]  # lambda: the mean of 0 and 1
     assert [list(row) for row in course.time_by_phase(run).rows] == [
         ["start", 1.5, None, None],
