@@ -1,4 +1,4 @@
-"""What a client keeps on its own machine at the end: its adapter, what it said, and which rows it has.
+"""What a client keeps of its own rows, and of its final model's scores on everybody's, in ``client.json``.
 
 Nothing of it is sent. In a simulation it lies in the run folder, where ``fedapp report`` finds it.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +15,8 @@ from fedapp.client.workplace import Workplace
 from fedapp.core.files import write_atomically, writing
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Example
-from fedapp.records.adapter_file import digest_arrays, write_adapter
-from fedapp.records.predictions import write_predictions
-from fedapp.wire.messages import Row
 
 FILE = "client.json"
-
-
-def finish(place: Workplace, session: ClientSession, output_dir: str | None) -> list[Row]:
-    """Score the final model, and keep what the config says is kept of it.
-
-    Args:
-        place: The client's workplace, its model in the final state.
-        session: Of the run's last message.
-        output_dir: Folder of the node, if it has one.
-    """
-    rows, predictions = place.scorer.final_rows(session)
-    digest = digest_arrays(place.model.parameters(), place.base.fingerprint)
-    rows = [replace(row, digest=digest) for row in rows]
-    config = place.setup.config
-    folder = own_folder(place, session.client_id, output_dir)
-    if folder is None:
-        return rows
-    if config["save_adapters"]:
-        write_adapter(folder, place.model.parameters(), config, place.base.fingerprint)
-    if config["save_predictions"]:
-        write_predictions(folder, predictions)
-    if config["save_adapters"] or place.setup.score.matrix:
-        _write_about(folder, place, session)
-    return rows
-
-
-def own_folder(place: Workplace, client_id: int, output_dir: str | None) -> Path | None:
-    """Where a client keeps what is its own: below the node's ``output-dir``, else in the run folder where
-    that is on this machine (a simulation); None where there is neither.
-    """
-    run_dir = place.setup.config.get("run_dir")
-    folder = Path(output_dir) if output_dir else Path(run_dir) / "adapters" if run_dir else None
-    if folder is None or not (output_dir or folder.parent.is_dir()):
-        return None
-    return folder / f"client-{client_id}"
 
 
 def count_rows(examples: Sequence[Example], labels: Sequence[str]) -> dict[str, dict[str, int]]:
@@ -80,8 +41,14 @@ def cross_scores(place: Workplace, num_clients: int) -> dict[str, dict[str, floa
     return found
 
 
-def _write_about(folder: Path, place: Workplace, session: ClientSession) -> None:
-    """Write ``client.json``, whole or not at all."""
+def write_about(folder: Path, place: Workplace, session: ClientSession) -> None:
+    """Write ``client.json``, whole or not at all.
+
+    Args:
+        folder: The client's own.
+        place: Its workplace, the model in its final state.
+        session: Of the run's last message.
+    """
     setup = place.setup
     sets = {"train": session.train_set, "validation": session.val_set, "test": session.test_set}
     labels = tuple(setup.benchmark.labels or ())

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from pathlib import Path
 
-from fedapp.client.keeping import finish
+from fedapp.client.keeping import write_about
 from fedapp.client.repeats import warn_of_repeats
 from fedapp.client.workplace import Workplace, read_config, workplace
 from fedapp.core.method import ClientRoutine
 from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, count
+from fedapp.records.adapter_file import digest_arrays, write_adapter
+from fedapp.records.predictions import write_predictions
 from fedapp.wire.messages import ClientSizes, Done, Join, Joined, Row, Work
 from fedapp.wire.reading import MAX_CLIENTS
 
@@ -92,7 +96,7 @@ def serve(work: Work, state: Arrays, output_dir: str | None = None) -> Done:
         routine.evaluate(work.download, session)
         metrics = dict(session.metrics)
         if work.final:
-            rows += finish(place, session, output_dir)
+            rows += _finish(place, session, output_dir)
         else:
             rows += place.scorer.rows(session, "current", "after")
     return Done(
@@ -139,3 +143,39 @@ def check_fingerprint(place: Workplace, expected: str | None, client_id: int) ->
     """
     if expected is not None and expected != place.base.fingerprint:
         raise ClientFailure(f"client {client_id} has another base model than this run's, {expected[:16]}")
+
+
+def _finish(place: Workplace, session: ClientSession, output_dir: str | None) -> list[Row]:
+    """Score the final model, and keep what the config says is kept of it."""
+    rows, predictions = place.scorer.final_rows(session)
+    digest = digest_arrays(place.model.parameters(), place.base.fingerprint)
+    rows = [replace(row, digest=digest) for row in rows]
+    if place.setup.config["save_adapters"]:
+        save_adapter(place, session.client_id, output_dir)
+    folder = own_folder(place, session.client_id, output_dir)
+    if place.setup.config["save_predictions"] and folder is not None:
+        write_predictions(folder, predictions)
+    if folder is not None and (place.setup.config["save_adapters"] or place.setup.score.matrix):
+        write_about(folder, place, session)
+    return rows
+
+
+def own_folder(place: Workplace, client_id: int, output_dir: str | None) -> Path | None:
+    """Where a client keeps what is its own: below the node's ``output-dir``, else in the run folder where
+    that is on this machine (a simulation); None where there is neither.
+    """
+    run_dir = place.setup.config.get("run_dir")
+    folder = Path(output_dir) if output_dir else Path(run_dir) / "adapters" if run_dir else None
+    if folder is None or not (output_dir or folder.parent.is_dir()):
+        return None
+    return folder / f"client-{client_id}"
+
+
+def save_adapter(place: Workplace, client_id: int, output_dir: str | None) -> None:
+    """Keep the client's final adapter on the client's own machine.
+
+    Parameters that a method does not share thus never leave the client.
+    """
+    folder = own_folder(place, client_id, output_dir)
+    if folder is not None:
+        write_adapter(folder, place.model.parameters(), place.setup.config, place.base.fingerprint)
