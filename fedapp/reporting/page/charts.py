@@ -31,7 +31,7 @@ HEIGHT, CELL, LINE = 260, 40, 15
 """Sides of a figure, of a heat map's cell, and of a line of text, pixels; charts fill their place's width."""
 MOST_WRITTEN = 12
 """With more names than these on a side the cells of a heat map become smaller and hold no numbers."""
-SCHEME = "viridis"
+SCHEME: Any = "viridis"
 
 Rows = Sequence[dict[str, Any]]
 
