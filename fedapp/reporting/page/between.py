@@ -27,7 +27,7 @@ from fedapp.reporting.page.figure import Cell, Figure, percent
 def means_by_round(comparison: Comparison) -> Figure | None:
     """The mean over clients by round, a line for each configuration."""
     means = _means(comparison)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"round": number, "configuration": label, "score": percent(score), "bytes": size}
         for label, points in means.items()
         for number, size, score in points
@@ -56,7 +56,7 @@ def means_by_round(comparison: Comparison) -> Figure | None:
 def pareto(comparison: Comparison) -> Figure | None:
     """The mean score against payload bytes, and the front: what no other point beats in both."""
     means = _means(comparison)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"bytes": size, "configuration": label, "score": percent(score), "round": number}
         for label, points in means.items()
         for number, size, score in points

@@ -150,7 +150,7 @@ def heat_map(
 def bars(rows: Rows, x: alt.X, y: alt.Y, text: alt.Text, tooltip: Sequence[Any]) -> alt.LayerChart:
     """Horizontal bars of one colour, with their values at their ends."""
     count = len({row[str(y.shorthand).split(":")[0]] for row in rows})
-    base = alt.Chart({"values": list(rows)}, width=WIDTH, height=alt.Step(22) if count else HEIGHT)
+    base = alt.Chart({"values": list(rows)}, width=WIDTH, height=22 * count)
     base = base.encode(x=x, y=y, tooltip=list(tooltip))
     return base.mark_bar(color=COLOURS[0]) + base.mark_text(align="left", dx=4).encode(text=text)
 

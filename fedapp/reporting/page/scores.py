@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 
 from fedapp.records.table import format_bytes
@@ -78,7 +80,7 @@ def bytes_curve(run: RunFiles) -> Figure | None:
 def weights(run: RunFiles) -> Figure | None:
     """How much of its own parameters each client kept when it mixed, by round."""
     # Training alone: an evaluation mixes too, and says by which weight.
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "round": row.server_round,
             "client": f"client {row.client_id}",
