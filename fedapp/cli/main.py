@@ -1,5 +1,5 @@
-"""The ``fedapp`` command. To add a subcommand: one module, one ``_add_…`` function and one line
-in ``COMMANDS`` here; those for adapters stand in ``cli/adapters/commands.py``.
+"""The ``fedapp`` command. To add a subcommand: one module, one ``_add_…`` function (on runs that have
+ended: in ``runs/commands.py``; for adapters: in ``adapters/commands.py``), one line in ``COMMANDS``.
 
 Heavy modules are imported when a command runs, so that ``--help`` answers at once.
 """
@@ -15,8 +15,9 @@ from typing import NoReturn
 import fedapp
 from fedapp.cli.adapters.commands import ADAPTER_COMMANDS
 from fedapp.cli.deploy.parsers import add_doctor, add_site
-from fedapp.cli.output import OK, USAGE, complain, leave_quietly, nearest, told_in_one_line, warn
+from fedapp.cli.output import OK, USAGE, complain, leave_quietly, nearest, told_in_one_line
 from fedapp.cli.preview import add_preview_options, preview
+from fedapp.cli.runs.commands import add_compare, add_report, add_results
 
 HELP = ("-h", "--help")
 Command = Callable[[argparse.Namespace], int]
@@ -167,25 +168,6 @@ def _list(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _add_compare(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
-    about = "put finished runs side by side: mean, worst client, spread over seeds, bytes, time"
-    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
-    parser.add_argument(
-        "folders", nargs="*", metavar="FOLDER", help="runs, or folders of runs (default: runs)"
-    )
-    parser.add_argument(
-        "--metric", metavar="NAME", help="compare by this, as macro-f1 (default: the benchmark's first)"
-    )
-    parser.set_defaults(command=_compare)
-
-
-def _compare(arguments: argparse.Namespace) -> int:
-    from fedapp.cli.compare import compare
-
-    folders = [Path(folder) for folder in arguments.folders or ["runs"]]
-    return told_in_one_line(lambda: compare(folders, sys.stdout, warn, arguments.metric))
-
-
 def _add_tasks(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
     about = "list, show or remove calibrated tasks that runs with method.store_dir have kept"
     parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
@@ -200,28 +182,6 @@ def _tasks(arguments: argparse.Namespace) -> int:
 
     folder = Path(arguments.folder)
     return told_in_one_line(lambda: manage(arguments.action, folder, arguments.task, sys.stdout))
-
-
-def _add_results(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
-    about = "keep finished runs in small result files, and make the docs' tables of these"
-    parser = commands.add_parser(
-        name,
-        help=about,
-        description=f"{about.capitalize()} (docs/scores.md).",
-        epilog="examples: fedapp results add runs/icl --to results/icl.jsonl; fedapp results tables",
-        allow_abbrev=False,
-    )
-    parser.add_argument("action", metavar="ACTION", help="add, show, tables or check")
-    parser.add_argument("words", nargs="*", metavar="WORD", help="folders of runs; NAME of a file; pages")
-    parser.add_argument("--to", type=Path, metavar="FILE", help="the result file, for add")
-    parser.set_defaults(command=_results)
-
-
-def _results(arguments: argparse.Namespace) -> int:
-    from fedapp.cli.results import manage
-
-    words, to = arguments.words, arguments.to
-    return told_in_one_line(lambda: manage(arguments.action, words, to, sys.stdout, warn))
 
 
 def _add_tune(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -253,8 +213,9 @@ COMMANDS = {
     "run": _add_run,
     "budget": _add_budget,
     "list": _add_list,
-    "compare": _add_compare,
-    "results": _add_results,
+    "compare": add_compare,
+    "report": add_report,
+    "results": add_results,
     "tune": _add_tune,
     "tasks": _add_tasks,
     "site": add_site,

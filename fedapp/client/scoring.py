@@ -25,7 +25,7 @@ from fedapp.records.predictions import Prediction
 from fedapp.wire.messages import Row
 
 SPLITS = ("validation", "test")
-MOMENTS = ("base", "before", "after")
+SWITCHES = ("base", "before", "after", "matrix")
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,14 @@ class ScoreConfig:
         base: The base model alone, in the first round.
         before: What arrives, and what training starts from.
         after: What training ends with.
+        matrix: Each client's final model on every client's test rows; kept by the client, not sent.
     """
 
     splits: tuple[str, ...]
     base: bool
     before: bool
     after: bool
+    matrix: bool = False
 
     @classmethod
     def of(cls, node: Any) -> ScoreConfig:
@@ -51,8 +53,8 @@ class ScoreConfig:
         Raises:
             ClientFailure: If it cannot be used; the message names the setting.
         """
-        expected = "score must hold splits (a list), base, before and after (true or false)"
-        if not isinstance(node, Mapping) or set(node) != {"splits", *MOMENTS}:
+        expected = "score must hold splits (a list), base, before, after and matrix (true or false)"
+        if not isinstance(node, Mapping) or set(node) != {"splits", *SWITCHES}:
             raise ClientFailure(f"score={show_value(node)} cannot be used: {expected}")
         splits = node["splits"]
         if not isinstance(splits, Sequence) or isinstance(splits, str):
@@ -60,10 +62,10 @@ class ScoreConfig:
         for split in splits:
             if split not in SPLITS:
                 raise ClientFailure(f"score.splits={split!r} must be one of: {', '.join(SPLITS)}")
-        for name in MOMENTS:
+        for name in SWITCHES:
             if not isinstance(node[name], bool):
                 raise ClientFailure(f"score.{name}={node[name]!r} must be true or false")
-        return cls(tuple(splits), *(node[name] for name in MOMENTS))
+        return cls(tuple(splits), *(node[name] for name in SWITCHES))
 
     def wants(self, moment: str) -> bool:
         """Whether models are scored ``before`` or ``after`` local training."""
@@ -122,6 +124,10 @@ class Scorer:
                 )
             ]
         return rows, predictions
+
+    def scores_on(self, examples: Sequence[Example]) -> Metrics:
+        """The benchmark's metrics of the model as it stands, without its loss; nothing of no examples."""
+        return self._metrics(examples, self._answer(examples)[1]) if examples else {}
 
     def main_metric(self, examples: Sequence[Example]) -> float:
         """The benchmark's main metric on some examples."""

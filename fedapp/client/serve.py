@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from fedapp.client.keeping import write_about
 from fedapp.client.repeats import warn_of_repeats
 from fedapp.client.workplace import Workplace, read_config, workplace
 from fedapp.core.method import ClientRoutine
@@ -156,6 +157,8 @@ def _finish(place: Workplace, session: ClientSession, output_dir: str | None) ->
     folder = own_folder(place, session.client_id, output_dir)
     if place.setup.config["save_predictions"] and folder is not None:
         write_predictions(folder, predictions)
+    if folder is not None and (place.setup.config["save_adapters"] or place.setup.score.matrix):
+        write_about(folder, place, session)
     return rows
 
 

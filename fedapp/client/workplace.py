@@ -53,6 +53,11 @@ class ClientSetup:
         self.hostility = _hostility(config["hostile"], config.run.num_clients)
         self.partitioner: Partitioning = like.partitioner if like else Partitioning.of(config["partitioner"])
         self.benchmark: Any = like.benchmark if like else build(config["benchmark"], "benchmark")
+        if self.score.matrix and not self.partitioner.divides:
+            raise ClientFailure(
+                "score.matrix=true needs the test rows of all clients in one place, and with "
+                "partitioner=private nobody has them: set score.matrix=false"
+            )
         asks = self.routine.needs.public_prompts
         self.public: PublicSet | None = PublicSet.of(self.benchmark) if asks else None
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,8 +23,10 @@ from fedapp.records.summary import SCORES
 PIPE_WIDTH = 200
 # So that a run's table fits a terminal of 80 columns.
 TASKS_WIDTH = 16
-# To what columns of text are folded before a table becomes lists, and what parts two columns.
+# To what columns of text are folded before other columns move below the row, and what parts two columns.
 FOLDED_WIDTH, GAP = 24, 2
+# Stands for a blank within a name and its value, where no line is to be broken.
+_FIXED = "\ue000"
 OWN, UNKNOWN = "†", "‡"
 """Marks of a pooled score: of models that differ, and of models of which it is not known."""
 COLUMNS = ("client", "tasks", "train", "test", "base", "round 1", "final", "sent", "received")
@@ -36,8 +40,8 @@ def print_table(
     left: Sequence[str] = (),
     ruled: bool = True,
 ) -> None:
-    """Print a table as wide as the terminal allows: columns of text are folded, and where that is not enough
-    every row becomes a list of its own.
+    """Print a table as wide as the terminal allows: columns of text are folded, and columns for which there
+    is no room are told in lines below each row.
 
     Args:
         columns: Headings.
@@ -48,9 +52,9 @@ def print_table(
     """
     texts = [[printable(show_cell(value), keep="\n") for value in row] for row in rows]
     console = _console(stream)
-    if stream.isatty() and _narrowest(columns, texts, left) > console.width:
-        for row in texts:
-            _print_list(columns, row, console)
+    widths = _widths(columns, texts, left)
+    if stream.isatty() and sum(widths) + GAP * len(columns) > console.width:
+        _print_folded(columns, texts, widths, left, console)
         return
     look: Any = {"box": box.SIMPLE_HEAD if ruled else None, "padding": (0, 1 if ruled else 2, 0, 0)}
     table = Table(pad_edge=False, **look)
@@ -68,23 +72,59 @@ def print_table(
     console.print(table)
 
 
-def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]) -> int:
-    """The characters that a table needs with its columns of text folded as far as they can be read."""
-    total = 0
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[str]) -> list[int]:
+    """The characters that each column needs, columns of text folded as far as they can be read."""
+    found = []
     for name, *cells in zip(columns, *rows, strict=True):
-        widest = max(len(line) for cell in (name, *cells) for line in cell.split("\n"))
-        total += min(widest, FOLDED_WIDTH) if name in left else widest
-    return total + GAP * len(columns)
+        widest = max(cell_len(line) for cell in (name, *cells) for line in cell.split("\n"))
+        found.append(min(widest, FOLDED_WIDTH) if name in left else widest)
+    return found
 
 
-def _print_list(columns: Sequence[str], row: Sequence[str], console: Console) -> None:
-    """Print a row below one another: its first cell, then a line for each of the others."""
-    names = [" ".join(name.split()) for name in columns[1:]]
-    width = max(map(len, names))
-    lines = [
-        f"  {name:<{width}}  {' '.join(cell.split())}" for name, cell in zip(names, row[1:], strict=True)
+def _print_folded(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    widths: Sequence[int],
+    left: Sequence[str],
+    console: Console,
+) -> None:
+    """Print the columns that fit as a table, and below each row the others with their names."""
+    room = console.width
+    fitting = max(n for n in range(1, len(widths)) if n == 1 or sum(widths[:n]) + GAP * (n - 1) <= room)
+    spare = room - sum(widths[:fitting]) - GAP * (fitting - 1)
+    wide = [widths[0] + max(spare, 0) * (columns[0] in left), *widths[1:fitting]]
+    lines = _row_lines(columns[:fitting], wide, left)
+    lines += ["─" * min(sum(wide) + GAP * (fitting - 1), room)]
+    for row in rows:
+        lines += _row_lines(row[:fitting], wide, left, columns)
+        told = [
+            f"{' '.join(name.split())}: {' '.join(cell.split())}".replace(" ", _FIXED)
+            for name, cell in zip(columns[fitting:], row[fitting:], strict=True)
+        ]
+        indent = "  "
+        rest = textwrap.wrap(" · ".join(told), room, initial_indent=indent, subsequent_indent=indent)
+        lines += [*(line.replace(_FIXED, " ") for line in rest), ""]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+def _row_lines(
+    cells: Sequence[str], widths: Sequence[int], left: Sequence[str], columns: Sequence[str] | None = None
+) -> list[str]:
+    """The lines of one row; ``columns`` are the names of the cells where these are not the headings."""
+    of_text = [name in left for name, _ in zip(columns or cells, cells, strict=False)]
+    parts = [
+        [one for line in cell.split("\n") for one in textwrap.wrap(line, width) or [""]]
+        for cell, width in zip(cells, widths, strict=True)
     ]
-    console.print("\n".join([row[0], *lines, ""]), highlight=False, markup=False)
+    found = []
+    for number in range(max(map(len, parts))):
+        texts = [part[number] if number < len(part) else "" for part in parts]
+        padded = [
+            text + " " * (width - cell_len(text)) if text_like else " " * (width - cell_len(text)) + text
+            for text, width, text_like in zip(texts, widths, of_text, strict=True)
+        ]
+        found.append((" " * GAP).join(padded).rstrip())
+    return found
 
 
 def print_notes(notes: Sequence[str], stream: TextIO) -> None:

@@ -72,6 +72,7 @@ def test_compare_names_the_dead_and_changes_nothing(tmp_path, capsys):
         assert main(["compare", str(tmp_path)]) == 2
     assert capsys.readouterr().err.splitlines()[:-1] == [
         f"fedapp: warning: {dead} is left out: the run died, process 77 has gone without a word",
+        f"fedapp: warning: {tmp_path / 'alive'} is left out: the run has not ended, it is running",
         f"fedapp: warning: {told} is left out: the run died, fedapp run (process 5) was killed",
     ]
     assert (dead / "run.json").read_bytes() == before

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from fedapp.cli.compare import compare
+from fedapp.cli.runs.compare import compare
 from fedapp.client.hostile import HostileRoutine, Hostility, Noise, Sent, SignFlip, Stale
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config

@@ -3,6 +3,7 @@
 import io
 
 import pytest
+from rich.cells import cell_len
 
 from fedapp.cli.list import print_choices
 from fedapp.records.table import name_tasks, print_notes, print_table, show_summary
@@ -42,17 +43,33 @@ def test_a_table_that_fits_is_a_table_whose_numbers_are_whole():
     assert stream.getvalue().count("123,456") == 5
 
 
-def test_a_table_that_does_not_fit_becomes_lists():
+def test_columns_that_do_not_fit_move_into_lines_below_their_row():
     columns = ["configuration", *(f"number\n{i}" for i in range(9))]
     stream = Terminal()
-    print_table(
-        columns, [["method=x", *["1,234,567"] * 9], ["method=y", *["7"] * 9]], stream, left=columns[:1]
-    )
-    assert stream.lines()[:3] == ["method=x", "  number 0  1,234,567", "  number 1  1,234,567"]
-    assert "method=y" in stream.lines()
+    words = "method=x and words that are folded over two lines"
+    rows = [[words, *["1,234,567"] * 9], ["method=y", *["7"] * 9]]
+    print_table(columns, rows, stream, left=columns[:1])
+    lines = stream.lines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["configuration", *["number"] * 5]
+    assert lines[1].split() == ["0", "1", "2", "3", "4"]
+    assert set(lines[2]) == {"─"}
+    assert lines[3].split() == ["method=x", "and", "words", "that", *["1,234,567"] * 5]
+    assert lines[5] == "  number 5: 1,234,567 · number 6: 1,234,567 · number 7: 1,234,567 ·"
+    assert lines[6:8] == ["  number 8: 1,234,567", ""]
+    assert lines[8].split() == ["method=y", *["7"] * 5]
+    assert lines[9] == "  number 5: 7 · number 6: 7 · number 7: 7 · number 8: 7"
     pipe = io.StringIO()
     print_table(columns, [["method=x", *["1,234,567"] * 9]], pipe, left=columns[:1])
     assert len([line for line in pipe.getvalue().splitlines() if "1,234,567" in line]) == 1
+
+
+def test_wide_letters_keep_the_columns_straight():
+    stream = Terminal()
+    rows = [["方法", *["1"] * 9], ["ab", *["22"] * 9]]
+    print_table(["name", *(f"a column {i}" for i in range(9))], rows, stream, left=["name"])
+    table = [line for line in stream.lines() if line.endswith((" 1", " 22")) and ":" not in line]
+    assert cell_len(table[0]) == cell_len(table[1])
 
 
 def test_a_run_and_a_list_fit(tmp_path):

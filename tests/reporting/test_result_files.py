@@ -7,8 +7,8 @@ import statistics
 
 import pytest
 
-from fedapp.cli import results as command
 from fedapp.cli.main import main
+from fedapp.cli.runs import results as command
 from fedapp.config.compose import load_config
 from fedapp.core.files import ROOT
 from fedapp.records.results import read_finished

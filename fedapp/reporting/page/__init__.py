@@ -1,0 +1,1 @@
+"""Finished runs as one page: what is read of them, the figures, the page."""
