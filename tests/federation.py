@@ -16,6 +16,7 @@ import server_app
 from fedapp.client import workplace as workplaces
 from fedapp.engines.grid import Network, run_local
 from fedapp.server import directory, transport
+from fedapp.wire.records import unpack
 
 TOY = ["model=toy", "adapter=toy", "benchmark=toy", "engine=local", "join_timeout=30"]
 
@@ -65,8 +66,38 @@ def run_toy(
     folder: Path, *overrides: str, network: Network | None = None, num_nodes: int = 4, app: Any = None
 ) -> ToyRun:
     """Run a toy federation to its end; what the server app raises is raised here."""
-    clock = Clock()
-    joined = shlex.join([*TOY, "round_timeout=30", *overrides, f"run_dir={folder}"])
+    words = [*TOY, "round_timeout=30", *overrides, f"run_dir={folder}"]
+    return _run(folder, words, network, num_nodes, app)
+
+
+def resume_toy(folder: Path, *overrides: str, network: Network | None = None, num_nodes: int = 4) -> ToyRun:
+    """Go on with a toy federation that was killed."""
+    return _run(folder, [f"resume={folder}", *overrides], network, num_nodes, None)
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would: nobody gets to say or write anything more."""
+
+
+def killing(server_round: int, phase: str, client: int = 2) -> Network:
+    """A network on which the run is killed as soon as a client has done its part of a round."""
+
+    def kill(client_id: int, reply: Any) -> Any:
+        facts = unpack(reply.content).facts
+        evaluates = reply.metadata.message_type == "evaluate"
+        if (
+            client_id == client
+            and facts.get("server-round") == server_round
+            and evaluates == (phase != "train")
+        ):
+            raise Killed
+        return reply
+
+    return Network(tamper=kill)
+
+
+def _run(folder: Path, overrides: list[str], network: Network | None, num_nodes: int, app: Any) -> ToyRun:
+    clock, joined = Clock(), shlex.join(overrides)
     try:
         with pytest.MonkeyPatch.context() as patch:
             for module in (directory, transport):

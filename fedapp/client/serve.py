@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from logging import getLogger
 from pathlib import Path
 
 from fedapp.client.repeats import warn_of_repeats
@@ -13,9 +14,14 @@ from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, count
 from fedapp.records.adapter_file import digest_arrays, write_adapter
+from fedapp.records.checkpoints.memory import find_memory
+from fedapp.records.checkpoints.memory import keep_memory as keep_memory  # whoever serves keeps it
+from fedapp.records.checkpoints.run import FOLDER
 from fedapp.records.predictions import write_predictions
 from fedapp.wire.messages import ClientSizes, Done, Join, Joined, Row, Work
 from fedapp.wire.reading import MAX_CLIENTS
+
+logger = getLogger("fedapp.party")
 
 
 def join(message: Join, node_config: dict[str, object]) -> tuple[int, ...]:
@@ -166,6 +172,33 @@ def own_folder(place: Workplace, client_id: int, output_dir: str | None) -> Path
     if folder is None or not (output_dir or folder.parent.is_dir()):
         return None
     return folder / f"client-{client_id}"
+
+
+def memory_folder(work: Work, named: str | None) -> Path | None:
+    """Where a client keeps its memory of a run between rounds.
+
+    Args:
+        work: What the server asks for.
+        named: The folder of the party's policy; in it, each run has its own.
+
+    Returns:
+        A folder that may not be there yet: below that one, in a simulation in the run folder. None where
+        there is neither, or the run is not to go on should it stop.
+    """
+    run_dir = read_config(work.config).get("run_dir")
+    client = f"client-{work.client_id}"
+    if not work.run:
+        return None
+    if named is not None:
+        return Path(named) / work.run / client
+    return Path(run_dir) / FOLDER / client if run_dir and Path(run_dir).is_dir() else None
+
+
+def recall(work: Work, folder: Path | None) -> Arrays:
+    """A client's memory of what it did before this message, from its disk; empty where there is none."""
+    if folder is None or work.asked_last is None:
+        return {}
+    return find_memory(folder, work.asked_last, logger.warning) or {}
 
 
 def save_adapter(place: Workplace, client_id: int, output_dir: str | None) -> None:

@@ -14,7 +14,7 @@ from fedapp.aggregation import Rule
 from fedapp.core.checks import require_choice, require_kind, show_value
 from fedapp.core.files import ArraysOnDisk
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
-from fedapp.core.payload import DTYPES, Payload, Upload, UploadsOnDisk
+from fedapp.core.payload import DTYPES, Payload, State, Upload, UploadsOnDisk
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
 from fedapp.methods.mixing import FixedMixing, Mixing
@@ -180,6 +180,14 @@ class Average(ServerStrategy):
         """The combination itself."""
         return self.current
 
+    def state(self) -> State:
+        """The combination."""
+        return State(self.current)
+
+    def restore(self, state: State) -> None:
+        """The combination."""
+        self.current = state.arrays
+
 
 class AllButMe(ServerStrategy):
     """Send each client the combination of every other client's parameters.
@@ -224,3 +232,14 @@ class AllButMe(ServerStrategy):
             arrays, weights = [u.arrays for u in uploads], [float(u.num_examples) for u in uploads]
             self.everyone = self.combine.combine(arrays, weights) if uploads else {}
         return self.everyone
+
+    def state(self) -> State:
+        """The last uploads, and what each client gets of them."""
+        return State.of(
+            {"latest": State.of_uploads(self.latest.values()), "others": State.of_each(self.others)}
+        )
+
+    def restore(self, state: State) -> None:
+        """The same; what everyone comes to is worked out when it is asked for."""
+        self.latest = UploadsOnDisk(state.part("latest").uploads())
+        self.others = ArraysOnDisk(state.part("others").each())

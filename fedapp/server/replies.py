@@ -11,7 +11,7 @@ from flwr.app import Message
 
 from fedapp.core.errors import one_line
 from fedapp.core.method import Phase
-from fedapp.core.payload import Spec, Upload, spec_of
+from fedapp.core.payload import Spec, State, Upload, spec_of
 from fedapp.core.types import JUDGED, Arrays
 from fedapp.wire.limits import Limits, WireError
 from fedapp.wire.messages import ClientSizes, Failed, Row
@@ -62,6 +62,18 @@ class ReplyReader:
         self._usual: dict[str, Spec] = {}  # of each part of an upload, what most clients sent first
         self._scores: tuple[str, ...] | None = None  # what most clients called their scores first
         self._grown: set[int] = set()
+
+    def state(self) -> State:
+        """What is usual by now, and who was warned of."""
+        usual = {part: [[*row] for row in spec] for part, spec in self._usual.items()}
+        return State(facts={"usual": usual, "scores": self._scores, "grown": sorted(self._grown)})
+
+    def restore(self, state: State) -> None:
+        """The same."""
+        usual, scores = state.facts["usual"], state.facts["scores"]
+        self._usual = {part: tuple((n, d, tuple(s)) for n, d, s in spec) for part, spec in usual.items()}
+        self._scores = None if scores is None else tuple(scores)
+        self._grown = set(state.facts["grown"])
 
     def afresh(self) -> ReplyReader:
         """A reader to which nothing is usual yet; what it leaves out counts as this one's."""

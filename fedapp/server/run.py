@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from fedapp.config.run import RunSettings
 from fedapp.core.errors import FederationError
 from fedapp.core.method import Moment, RunFacts, TaskFacts
-from fedapp.core.payload import Payload, Upload
+from fedapp.core.payload import Payload, State, Upload
 from fedapp.core.public_set import PublicSet
 from fedapp.core.sampling import sample
 from fedapp.server.directory import ClientDirectory
@@ -26,6 +26,10 @@ from fedapp.wire.records import wire_bytes
 
 class Observer(Protocol):
     """Who watches a run: the run folder."""
+
+    @property
+    def key(self) -> str:
+        """16 hex digits that are the run's own, also where it is gone on with."""
 
     def warning(self, message: str) -> None:
         """Something that a reader of the results should know."""
@@ -42,6 +46,9 @@ class Observer(Protocol):
     def round_done(self, server_round: int, phase: str, replies: Sequence[Reply]) -> None:
         """A round's usable replies, sorted by client id."""
 
+    def keep(self, state: State) -> None:
+        """The server as it is once a round's uploads are taken in, to go on from."""
+
 
 @dataclass
 class ServerRun:
@@ -54,7 +61,10 @@ class ServerRun:
         reader: Checks replies.
         settings: Of the run.
         task: Works out what the task is.
+        resumed: What ``keep`` kept, where the run goes on, until it is taken over; None for a new run.
         public: The public prompts, for methods whose clients answer them.
+        trained: The last round whose uploads had been taken in when the run stopped; 0 for a new run.
+        asked_last: For each client the last round in which it was asked to train.
         sent: Of each phase's last messages, the clients they went to and their metadata. Flower
             fills in the message id when it sends; a reply names that id.
     """
@@ -65,8 +75,29 @@ class ServerRun:
     reader: ReplyReader
     settings: RunSettings
     task: Callable[[], TaskFacts]
+    resumed: State | None = None
     public: PublicSet | None = None
+    trained: int = 0
+    asked_last: dict[int, int] = field(default_factory=dict)
     sent: dict[str, list[tuple[int, Metadata]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.resumed is not None:
+            self.trained = int(self.resumed.facts["round"])
+            self.asked_last = dict(self.resumed.facts["asked"])
+            self.reader.restore(self.resumed.part("reader"))
+
+    def keep(self, server_round: int, method: State, **facts: Any) -> None:
+        """Have the observer keep the server's state.
+
+        Args:
+            server_round: Whose uploads are taken in.
+            method: What the method remembers.
+            facts: What the strategy remembers beside it.
+        """
+        parts = {"method": method, "reader": self.reader.state()}
+        asked = list(self.asked_last.items())
+        self.observer.keep(State.of(parts, round=server_round, asked=asked, **facts))
 
     def join(self, grid: Grid) -> bool:
         """Find the clients, unless that is done; say whether it was done now.
@@ -90,6 +121,7 @@ class ServerRun:
             public=self.public,
             warn=self.observer.warning,
             record=self.observer.record,
+            resumed=self.resumed is not None,
         )
 
     def clients_of(self, moment: Moment) -> list[int]:
@@ -111,6 +143,9 @@ class ServerRun:
         sent = self.sent[moment.phase] = []
         for client_id in clients:
             payload = download(client_id, moment)
+            asked_last = self.asked_last.get(client_id)
+            if moment.phase != "evaluate":
+                self.asked_last[client_id] = moment.server_round
             content = Work(
                 config=self.config_json,
                 client_id=client_id,
@@ -118,6 +153,8 @@ class ServerRun:
                 phase=moment.phase,
                 fingerprint=self.directory.fingerprint(client_id),
                 final=moment.server_round == self.settings.num_rounds,
+                asked_last=asked_last,
+                run=self.observer.key,
                 download=payload,
             ).pack()
             self._count(moment, client_id, "down", payload.num_bytes, wire_bytes(content))

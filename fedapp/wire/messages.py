@@ -89,6 +89,9 @@ class Work:
         fingerprint: The base model that the client must have; None if the run prescribes none.
         final: Whether this is the run's last round.
         download: What this client gets.
+        asked_last: The last round before this message in which the client was asked to train: from then is
+            the memory that it goes on with. None if it was not.
+        run: 16 hex digits that are the run's own, also where it stopped and goes on; empty: it cannot.
     """
 
     config: str
@@ -98,6 +101,8 @@ class Work:
     fingerprint: str | None
     final: bool
     download: Payload = field(default_factory=Payload)
+    asked_last: int | None = None
+    run: str = ""
 
     def pack(self) -> RecordDict:
         """As Flower's records."""
@@ -108,6 +113,8 @@ class Work:
             "phase": self.phase,
             "fingerprint": self.fingerprint,
             "final": self.final,
+            "asked-last": self.asked_last,
+            "run": self.run,
         }
         return pack(Envelope(facts, self.download))
 

@@ -106,7 +106,12 @@ def read_work(records: RecordDict) -> Work:
     if not isinstance(phase, str) or phase not in PHASES:
         raise WireError(f"the server's message is for phase={show(phase)}")
     client_id, server_round = (_whole(facts, name) for name in ("client-id", "server-round"))
-    return Work(config, client_id, server_round, phase, fingerprint, final, envelope.payload)  # type: ignore[arg-type]
+    asked_last = _whole(facts, "asked-last") if facts.get("asked-last") is not None else None
+    run = facts.get("run", "")
+    if not isinstance(run, str) or not re.fullmatch(r"([0-9a-f]{16})?", run):  # it names a folder
+        raise WireError(f"the server's message names run={show(run)}")
+    about = (config, client_id, server_round, phase, fingerprint, final, envelope.payload)
+    return Work(*about, asked_last, run)  # type: ignore[arg-type]
 
 
 def read_done(
