@@ -14,6 +14,7 @@ from fedapp.config.composed import Composed
 from fedapp.config.overrides import split_words
 from fedapp.core.method import TaskFacts
 from fedapp.core.public_set import PublicSet
+from fedapp.records.checkpoints.opening import open_folder
 from fedapp.records.checkpoints.resume import resumed_words
 from fedapp.records.folder import RunFolder
 from fedapp.records.refusal import refusals_kept
@@ -36,7 +37,7 @@ def main(grid: Grid, context: Context) -> None:
         words = resumed_words(split_words(overrides))
         config = load_config(words)
         strategy, routine = build_strategy(config), build_routine(config)
-        folder = RunFolder.open(config, words)
+        folder = open_folder(config, words)
     with folder:
         run = _server_run(folder)
         if routine.needs.public_prompts:

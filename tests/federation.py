@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets  # noqa: F401  here, so that no client spends join_timeout on these imports
 import flwr_datasets.partitioner  # noqa: F401
 import pytest
+from flwr.app import Context, RecordDict
 
 import client_app
 import server_app
 from fedapp.client import workplace as workplaces
-from fedapp.engines.grid import Network, run_local
+from fedapp.engines.grid import InProcessGrid, Network, run_local, server_identity
 from fedapp.server import directory, transport
 from fedapp.wire.records import unpack
 
@@ -75,6 +78,15 @@ def resume_toy(folder: Path, *overrides: str, network: Network | None = None, nu
     return _run(folder, [f"resume={folder}", *overrides], network, num_nodes, None)
 
 
+def run_on(grid: type[InProcessGrid], folder: Path, *overrides: str, num_nodes: int = 4) -> ToyRun:
+    """Run a toy federation on a grid of one's own kind."""
+    said = {"overrides": shlex.join([*TOY, *overrides, f"run_dir={folder}"])}
+    nodes = grid(client_app.app, num_nodes, said)
+    with _toy_world(), server_identity(nodes.run.run_id):
+        server_app.app(nodes, Context(nodes.run.run_id, 1, {}, RecordDict(), said))
+    return ToyRun(folder)
+
+
 class Killed(BaseException):
     """Ends a run as SIGKILL would: nobody gets to say or write anything more."""
 
@@ -97,18 +109,25 @@ def killing(server_round: int, phase: str, client: int = 2) -> Network:
 
 
 def _run(folder: Path, overrides: list[str], network: Network | None, num_nodes: int, app: Any) -> ToyRun:
-    clock, joined = Clock(), shlex.join(overrides)
+    with _toy_world():
+        run_local(
+            server_app.app,
+            app or client_app.app,
+            num_nodes=num_nodes,
+            run_config={"overrides": shlex.join(overrides)},
+            network=network,
+        )
+    return ToyRun(folder)
+
+
+@contextmanager
+def _toy_world() -> Iterator[None]:
+    """A server with a clock of its own, and no workplace left behind."""
+    clock = Clock()
     try:
         with pytest.MonkeyPatch.context() as patch:
             for module in (directory, transport):
                 patch.setattr(module, "time", clock)
-            run_local(
-                server_app.app,
-                app or client_app.app,
-                num_nodes=num_nodes,
-                run_config={"overrides": joined},
-                network=network,
-            )
+            yield
     finally:
         workplaces.close()
-    return ToyRun(folder)

@@ -138,6 +138,8 @@ class PlainDisplay:
             self._print(f"{self.state.describe_round(event)}, {self.state.seconds:.1f} s")
         elif kind == "warning":
             self._print(f"warning: {one_line(str(event.get('message')))}")
+        elif kind == "stop":
+            self._print(one_line(str(event.get("message"))))
         self.state.update(event)
 
     def _print(self, line: str) -> None:
@@ -186,6 +188,8 @@ class BarDisplay:
         elif kind == "warning":
             text = escape(one_line(str(event.get("message"))))
             self.console.print(f"[yellow]warning:[/yellow] {text}", highlight=False)
+        elif kind == "stop":
+            self.console.print(escape(one_line(str(event.get("message")))), highlight=False)
         elif kind == "round":
             self.console.print(escape(self.state.describe_round(event)), highlight=False)
         self.state.update(event)

@@ -14,6 +14,7 @@ from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, count
 from fedapp.records.adapter_file import digest_arrays, write_adapter
+from fedapp.records.checkpoints import best
 from fedapp.records.checkpoints.memory import find_memory
 from fedapp.records.checkpoints.memory import keep_memory as keep_memory  # whoever serves keeps it
 from fedapp.records.checkpoints.run import FOLDER
@@ -104,6 +105,7 @@ def serve(work: Work, state: Arrays, output_dir: str | None = None) -> Done:
             rows += _finish(place, session, output_dir)
         else:
             rows += place.scorer.rows(session, "current", "after")
+        _keep_rounds(place, work, output_dir)
     return Done(
         client_id=work.client_id,
         server_round=work.server_round,
@@ -194,11 +196,22 @@ def memory_folder(work: Work, named: str | None) -> Path | None:
     return Path(run_dir) / FOLDER / client if run_dir and Path(run_dir).is_dir() else None
 
 
-def recall(work: Work, folder: Path | None) -> Arrays:
-    """A client's memory of what it did before this message, from its disk; empty where there is none."""
-    if folder is None or work.asked_last is None:
+def recall(work: Work, folder: Path | None) -> Arrays | None:
+    """A client's memory of what it did before this message, from its disk; None where there is none."""
+    if work.asked_last is None:
         return {}
-    return find_memory(folder, work.asked_last, logger.warning) or {}
+    return None if folder is None else find_memory(folder, work.asked_last, logger.warning)
+
+
+def _keep_rounds(place: Workplace, work: Work, output_dir: str | None) -> None:
+    """Keep the client's adapter as it is after this round, and those of other rounds, as the server says."""
+    folder = own_folder(place, work.client_id, output_dir)
+    if folder is None or not place.setup.config["save_adapters"]:
+        return
+    if work.server_round in work.keep:
+        kept = best.round_folder(folder, work.server_round)
+        write_adapter(kept, place.model.parameters(), place.setup.config, place.base.fingerprint)
+    best.prune_rounds(folder, work.keep)
 
 
 def save_adapter(place: Workplace, client_id: int, output_dir: str | None) -> None:

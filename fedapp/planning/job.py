@@ -36,7 +36,7 @@ def make_job(overrides: Sequence[str], config: Mapping[str, Any], warn: Callable
         ConfigError: If there is no app to run, the run folder is taken or its run cannot go on.
     """
     app_dir = find_app()
-    resumed = config["resume"] is not None
+    resumed = config.get("resume") is not None
     run_dir = _resumed_folder(config, warn) if resumed else _run_folder(config)
     extra = {**absolute_paths(config), "run_dir": str(run_dir)}
     words = [*overrides, *(f"{key}={quote(value)}" for key, value in extra.items()), *_of_clients(config)]

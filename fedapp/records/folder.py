@@ -20,7 +20,7 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -46,7 +46,7 @@ from fedapp.core.status import (
 from fedapp.core.types import Arrays
 from fedapp.models.processor import describe_choices
 from fedapp.records.adapter_file import write_adapter
-from fedapp.records.checkpoints.resume import resume
+from fedapp.records.checkpoints import best
 from fedapp.records.checkpoints.run import checkpoints_of, lengths, rows_of
 from fedapp.records.machine import describe_machine
 from fedapp.records.rows import ScoreRow, Spent, Told, TrafficRow
@@ -61,7 +61,7 @@ class RunFolder:
     """Writes a run's folder; the observer of a strategy, and a context manager around the run."""
 
     def __init__(self, path: Path, config: Composed, overrides: Sequence[str] = ()) -> None:
-        """Open the files of an existing, empty folder; use ``create`` or ``open``."""
+        """Open the files of an existing, empty folder; use ``create``, or ``checkpoints.opening``."""
         self.path = path
         self.key = secrets.token_hex(8) if config["checkpoints"] else ""
         self.resumed: State | None = None
@@ -76,6 +76,7 @@ class RunFolder:
         self._started = time.time()
         self._warnings: list[str] = []
         self._told = Told()
+        self._stopped = ""
 
     @classmethod
     def create(cls, config: Composed, overrides: Sequence[str] = ()) -> RunFolder:
@@ -98,33 +99,15 @@ class RunFolder:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         folder = cls(path, config.in_folder(path), overrides)
-        folder._begin()
+        folder.begin()
         return folder
 
-    @classmethod
-    def open(cls, config: Composed, overrides: Sequence[str] = ()) -> RunFolder:
-        """The folder of the run that ``config["resume"]`` names, to go on with; else as ``create``.
-
-        Attribute ``resumed`` then holds what the server kept of it.
+    def begin(self) -> None:
+        """Hold the folder, and write what is known of the run.
 
         Raises:
-            ConfigError: As ``create``; if that run cannot go on, or not with this config.
             WriteError: If it cannot be written to.
         """
-        if config["resume"] is None:
-            return cls.create(config, overrides)
-        path = folder_setting(config, "resume")
-        found: list[str] = []
-        kept = resume(path, config, found.append)
-        folder = cls(path, config.in_folder(path), overrides)
-        if kept is not None:
-            folder._take_over(kept)
-        folder._begin()
-        for message in found:
-            folder.warning(message)
-        return folder
-
-    def _begin(self) -> None:
         with ExitStack() as hold:
             hold.enter_context(holding(self.path))
             # First of all: what is said last on a full disk takes this file's place.
@@ -133,13 +116,35 @@ class RunFolder:
             write_atomically(self.path / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
             self._hold = hold.pop_all()
 
-    def _take_over(self, kept: State) -> None:
-        """What was known of the run when it was kept."""
+    def take_over(self, kept: State) -> None:
+        """Go on with what was known of the run when it was kept."""
         self.resumed, facts = kept.part("run"), kept.facts
         self.key = facts["key"] if self.key else ""
         self._started = time.time() - facts["seconds"]
         self._warnings = list(facts["warnings"])
         self._told = Told.of(facts["told"], rows_of(self.path, "metrics"), rows_of(self.path, "traffic"))
+
+    def rounds_to_keep(self, server_round: int, final: bool) -> Sequence[int]:
+        """After which rounds adapters are kept beside the final ones."""
+        if not self.config["save_adapters"]:
+            return ()
+        validated = "validation" in self.config["score"]["splits"]
+        rows, every = self._told.of_honest(hostile_clients(self.config)), self.config.run.keep_adapters_every
+        return best.rounds_to_keep(rows, every, server_round, validated=validated, final=final)
+
+    def evaluated(self, server_round: int, shared: Callable[[], Arrays]) -> bool:
+        """Keep the shared adapter where this round's is kept; say whether the run's patience is over."""
+        folder, keep = self.path / "adapters" / "shared", self.rounds_to_keep(server_round, False)
+        if server_round in keep and (arrays := shared()):
+            kept = best.round_folder(folder, server_round)
+            write_adapter(kept, arrays, self.config, self.fingerprint or "")
+        best.prune_rounds(folder, keep)
+        rows, run = self._told.of_honest(hostile_clients(self.config)), self.config.run
+        self._stopped = best.why_to_stop(rows, run.patience, f"{server_round} of {run.num_rounds}")
+        if not self._stopped:
+            return False
+        self.event("stop", message=self._stopped)
+        return True
 
     def keep(self, state: State) -> None:
         """Keep what the server knows, and how far the files of this folder are, to go on from."""
@@ -163,7 +168,7 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status, reason = (COMPLETED, "") if error is None else (FAILED, reason_of(error))
+        status, reason = (COMPLETED, self._stopped) if error is None else (FAILED, reason_of(error))
         with self._hold:
             try:
                 self.event("end", status=status, message=reason)

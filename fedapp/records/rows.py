@@ -169,12 +169,15 @@ class Told:
         scores = [row for row in rows if row.split != "train"]  # a method's own measures
         return cls(scores, dict(facts["about"]), spent, [TrafficRow.from_json(row) for row in traffic])
 
+    def of_honest(self, hostile: Collection[int]) -> list[ScoreRow]:
+        """Scores of all clients but the hostile ones."""
+        return [row for row in self.rows if row.client_id not in hostile]
+
     def means(self, server_round: int, hostile: Collection[int]) -> dict[str, float]:
         """Mean over honest clients of the round's newest test scores, for progress displays."""
         newest: dict[int, Mapping[str, float]] = {}
-        for row in self.rows:
-            told = row.client_id not in hostile and row.server_round == server_round
-            if told and row.split == "test" and row.model != "base":
+        for row in self.of_honest(hostile):
+            if row.server_round == server_round and row.split == "test" and row.model != "base":
                 newest[row.client_id] = row.metrics
         if not newest:
             return {}

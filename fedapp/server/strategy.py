@@ -206,30 +206,42 @@ class ServerStrategy(Strategy, ABC):
         The same steps as Flower's own ``start``, which also works with this class. This one looks
         for replies ten times a second and asks a node that stands in for several clients about
         one client at a time. Initial arrays do not exist here: every client starts from the seed.
-        A run that goes on does so with what follows the training of its last round kept.
+        A run that goes on does so with what follows the training of its last round kept; one whose
+        patience is over ends with the round that it is in.
         """
         empty, config = ArrayRecord(), ConfigRecord()
         run, result = self._server_run, Result()
         for server_round in range(max(run.trained, 1), (num_rounds or run.settings.num_rounds) + 1):
             if server_round > run.trained:
+                run.look_again(grid, server_round)
                 messages = self.configure_train(server_round, empty, config, grid)
                 replies = run.exchange(grid, Moment(server_round, "train"), messages, timeout)
                 _, train_metrics = self.aggregate_train(server_round, _given_away(replies))
                 result.train_metrics_clientapp[server_round] = train_metrics
             self._end_after(server_round)
-            messages = self.configure_evaluate(server_round, empty, config, grid)
-            replies = run.exchange(grid, Moment(server_round, "evaluate"), messages, timeout)
-            metrics = self.aggregate_evaluate(server_round, _given_away(replies))
-            if metrics is not None:
-                result.evaluate_metrics_clientapp[server_round] = metrics
+            self._evaluate(grid, server_round, timeout, result)
+            scored = server_round < run.last_round and run.settings.evaluates(server_round)
+            if scored and run.observer.evaluated(server_round, self.shared):
+                run.last_round = server_round
+                self._end_after(server_round)
+                self._evaluate(grid, server_round, timeout, result)
+                break
         return result
+
+    def _evaluate(self, grid: Grid, server_round: int, timeout: float | None, result: Result) -> None:
+        run = self._server_run
+        messages = self.configure_evaluate(server_round, ArrayRecord(), ConfigRecord(), grid)
+        replies = run.exchange(grid, Moment(server_round, "evaluate"), messages, timeout)
+        metrics = self.aggregate_evaluate(server_round, _given_away(replies))
+        if metrics is not None:
+            result.evaluate_metrics_clientapp[server_round] = metrics
 
     def _keep(self, server_round: int) -> None:
         """Have the run kept as it is once a round's uploads are taken in."""
         self._server_run.keep(server_round, self.state(), opened=self._opened, ended=self._ended)
 
     def _end_after(self, server_round: int) -> None:
-        if server_round == self._server_run.settings.num_rounds != self._ended:
+        if server_round == self._server_run.last_round != self._ended:
             self.end()
             self._ended = server_round
             self._keep(server_round)

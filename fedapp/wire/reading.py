@@ -111,7 +111,10 @@ def read_work(records: RecordDict) -> Work:
     if not isinstance(run, str) or not re.fullmatch(r"([0-9a-f]{16})?", run):  # it names a folder
         raise WireError(f"the server's message names run={show(run)}")
     about = (config, client_id, server_round, phase, fingerprint, final, envelope.payload)
-    return Work(*about, asked_last, run)  # type: ignore[arg-type]
+    keep = facts.get("keep", [])
+    if not isinstance(keep, list) or not all(type(one) is int and 0 < one < 2**31 for one in keep):
+        raise WireError(f"the server's message names keep={show(keep)}")
+    return Work(*about, asked_last, run, tuple(keep))  # type: ignore[arg-type]
 
 
 def read_done(
@@ -177,6 +180,7 @@ def _done(
         _number("times", "seconds", facts.get("seconds", 0.0), (0.0, MAX_SECONDS)),
         _number("times", "cpu-seconds", facts.get("cpu-seconds", 0.0), (0.0, MAX_SECONDS)),
         payload,
+        facts.get("forgot") is True,
     )
 
 

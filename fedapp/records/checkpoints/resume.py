@@ -17,6 +17,7 @@ from fedapp.records.checkpoints.run import cut_back, newest_checkpoint
 MAY_CHANGE = frozenset(
     {
         "num_rounds",
+        "patience",
         "engine",
         "run_dir",
         "runs_dir",
