@@ -52,7 +52,7 @@ def uploads(*clients):
 
 @pytest.mark.parametrize(("absent", "others"), [("without", 1.0), ("last", 4.0)])
 def test_an_absent_client_counts_with_what_it_sent_last_where_the_method_says_so(absent, others):
-    strategy = AllButMe(Mean("uniform"), absent)
+    strategy = AllButMe(Mean(weighting="uniform"), absent)
     strategy.aggregate(1, uploads(0, 1, 7), [])
     strategy.aggregate(2, uploads(0, 1), [7])
     assert strategy.download(0, TRAIN).arrays["w"].tolist() == [others, others]
