@@ -15,11 +15,10 @@ class Restarted(InProcessGrid):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.first = {node: about.context for node, about in self._nodes.items()}
+        self.first = dict(self._contexts)
 
     def push_messages(self, messages):
-        for node, context in self.first.items():
-            self._nodes[node].context = context
+        self._contexts.update(self.first)
         return super().push_messages(messages)
 
 
