@@ -14,6 +14,8 @@ from fedapp.config.composed import Composed
 from fedapp.config.overrides import split_words
 from fedapp.core.method import TaskFacts
 from fedapp.core.public_set import PublicSet
+from fedapp.records.checkpoints.opening import open_folder
+from fedapp.records.checkpoints.resume import resumed_words
 from fedapp.records.folder import RunFolder
 from fedapp.records.refusal import refusals_kept
 from fedapp.records.table import show_summary
@@ -32,10 +34,10 @@ def main(grid: Grid, context: Context) -> None:
     show_explained_in_one_line()
     overrides = str(context.run_config.get("overrides", ""))
     with refusals_kept(overrides):
-        words = split_words(overrides)
+        words = resumed_words(split_words(overrides))
         config = load_config(words)
         strategy, routine = build_strategy(config), build_routine(config)
-        folder = RunFolder.create(config, words)
+        folder = open_folder(config, words)
     with folder:
         run = _server_run(folder)
         if routine.needs.public_prompts:
@@ -64,6 +66,7 @@ def _server_run(folder: RunFolder) -> ServerRun:
         observer=folder,
         reader=ReplyReader(limits, folder.warning, settings.max_norm_ratio, directory.examples),
         settings=settings,
+        resumed=folder.resumed,
         task=lambda: _task(config),
     )
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import datasets  # noqa: F401  here, so that no client spends join_timeout on these imports
 import flwr_datasets.partitioner  # noqa: F401
 import pytest
+from flwr.app import Context, RecordDict
 
 import client_app
 import server_app
 from fedapp.client import workplace as workplaces
-from fedapp.engines.grid import Network, run_local
+from fedapp.engines.grid import InProcessGrid, Network, run_local, server_identity
 from fedapp.server import directory, transport
+from fedapp.wire.records import unpack
 
 TOY = ["model=toy", "adapter=toy", "benchmark=toy", "engine=local", "join_timeout=30"]
 
@@ -65,19 +69,65 @@ def run_toy(
     folder: Path, *overrides: str, network: Network | None = None, num_nodes: int = 4, app: Any = None
 ) -> ToyRun:
     """Run a toy federation to its end; what the server app raises is raised here."""
+    words = [*TOY, "round_timeout=30", *overrides, f"run_dir={folder}"]
+    return _run(folder, words, network, num_nodes, app)
+
+
+def resume_toy(folder: Path, *overrides: str, network: Network | None = None, num_nodes: int = 4) -> ToyRun:
+    """Go on with a toy federation that was killed."""
+    return _run(folder, [f"resume={folder}", *overrides], network, num_nodes, None)
+
+
+def run_on(grid: type[InProcessGrid], folder: Path, *overrides: str, num_nodes: int = 4) -> ToyRun:
+    """Run a toy federation on a grid of one's own kind."""
+    said = {"overrides": shlex.join([*TOY, *overrides, f"run_dir={folder}"])}
+    nodes = grid(client_app.app, num_nodes, said)
+    with _toy_world(), server_identity(nodes.run.run_id):
+        server_app.app(nodes, Context(nodes.run.run_id, 1, {}, RecordDict(), said))
+    return ToyRun(folder)
+
+
+class Killed(BaseException):
+    """Ends a run as SIGKILL would: nobody gets to say or write anything more."""
+
+
+def killing(server_round: int, phase: str, client: int = 2) -> Network:
+    """A network on which the run is killed as soon as a client has done its part of a round."""
+
+    def kill(client_id: int, reply: Any) -> Any:
+        facts = unpack(reply.content).facts
+        evaluates = reply.metadata.message_type == "evaluate"
+        if (
+            client_id == client
+            and facts.get("server-round") == server_round
+            and evaluates == (phase != "train")
+        ):
+            raise Killed
+        return reply
+
+    return Network(tamper=kill)
+
+
+def _run(folder: Path, overrides: list[str], network: Network | None, num_nodes: int, app: Any) -> ToyRun:
+    with _toy_world():
+        run_local(
+            server_app.app,
+            app or client_app.app,
+            num_nodes=num_nodes,
+            run_config={"overrides": shlex.join(overrides)},
+            network=network,
+        )
+    return ToyRun(folder)
+
+
+@contextmanager
+def _toy_world() -> Iterator[None]:
+    """A server with a clock of its own, and no workplace left behind."""
     clock = Clock()
-    joined = shlex.join([*TOY, "round_timeout=30", *overrides, f"run_dir={folder}"])
     try:
         with pytest.MonkeyPatch.context() as patch:
             for module in (directory, transport):
                 patch.setattr(module, "time", clock)
-            run_local(
-                server_app.app,
-                app or client_app.app,
-                num_nodes=num_nodes,
-                run_config={"overrides": joined},
-                network=network,
-            )
+            yield
     finally:
         workplaces.close()
-    return ToyRun(folder)

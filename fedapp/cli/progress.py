@@ -44,6 +44,7 @@ class RunState:
         self.num_rounds = 0
         self.num_clients = 0
         self.server_round = 0
+        self._first = 0
         self.answered: set[int] = set()
         self.loss: float | None = None
         self.evaluating = False
@@ -58,6 +59,7 @@ class RunState:
         if kind == "start":
             self.num_rounds = int(event["num-rounds"])
             self.num_clients = len(event["clients"])
+            self.server_round = self._first = int(event.get("after-round", 0))
             self._begin = time.monotonic()
         elif kind == "reply":
             self._replies += 1
@@ -101,7 +103,8 @@ class RunState:
         """Estimate of the seconds to go; None while there is nothing to judge by."""
         if not self.num_rounds or self.done <= 0:
             return None
-        return self.seconds * (self.num_rounds - self.done) / self.done
+        done = self.done - self._first
+        return self.seconds * (self.num_rounds - self.done) / done if done > 0 else None
 
 
 class PlainDisplay:
@@ -135,6 +138,8 @@ class PlainDisplay:
             self._print(f"{self.state.describe_round(event)}, {self.state.seconds:.1f} s")
         elif kind == "warning":
             self._print(f"warning: {one_line(str(event.get('message')))}")
+        elif kind == "stop":
+            self._print(one_line(str(event.get("message"))))
         self.state.update(event)
 
     def _print(self, line: str) -> None:
@@ -183,6 +188,8 @@ class BarDisplay:
         elif kind == "warning":
             text = escape(one_line(str(event.get("message"))))
             self.console.print(f"[yellow]warning:[/yellow] {text}", highlight=False)
+        elif kind == "stop":
+            self.console.print(escape(one_line(str(event.get("message")))), highlight=False)
         elif kind == "round":
             self.console.print(escape(self.state.describe_round(event)), highlight=False)
         self.state.update(event)
@@ -225,9 +232,11 @@ def make_display(stream: TextIO, opening: str) -> Display:
 def describe_start(event: Event) -> str:
     """One line on a run that starts."""
     num_clients, num_rounds = len(event["clients"]), int(event["num-rounds"])
+    goes_on = f", goes on after round {event['after-round']}" if "after-round" in event else ""
     return printable(
         f"{event.get('method')} on {event.get('benchmark')}: "
         f"{num_clients} client{'s' * (num_clients != 1)}, {num_rounds} round{'s' * (num_rounds != 1)}"
+        f"{goes_on}"
     )
 
 

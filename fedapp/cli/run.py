@@ -22,6 +22,7 @@ from fedapp.engines.closing import ENDING, close_run
 from fedapp.engines.job import RunFailed
 from fedapp.planning.job import make_job
 from fedapp.planning.preflight import check_config, look_ahead
+from fedapp.records.checkpoints.resume import resumed_words
 from fedapp.records.table import show_summary
 
 
@@ -93,12 +94,13 @@ def run_once(overrides: Sequence[str], stream: TextIO) -> Outcome:
     """
     with _interruptible():
         try:
+            overrides = resumed_words(overrides)
             config = check_config(overrides)
             engine = ENGINES[config["engine"]]()
             for note in look_ahead(config):
                 warn(note)
             _note_death(folder_setting(config, "runs_dir"))
-            job = make_job(overrides, config)
+            job = make_job(overrides, config, warn)
         except ConfigError as error:
             return Outcome(USAGE, str(error))
         for text in idle_settings(overrides, config):

@@ -42,6 +42,7 @@ ITEMS: Mapping[str, str] = MappingProxyType(
         "about.parameters": "",
         "about.tasks": "task_names",
         "fingerprints": "fingerprint",
+        "forgot": "",
         "failure": "reasons",
     }
 )
@@ -116,7 +117,8 @@ def _masked(text: str, policy: Policy) -> str:
 
     Names of tasks are those of the folders of the party's data.
     """
-    places = [(folder, f"<{name}>") for name, folder in (("data", policy.data), ("output", policy.output))]
+    own = {"data": policy.data, "output": policy.output, "memory": policy.memory}
+    places = [(folder, f"<{name}>") for name, folder in own.items()]
     places += [(one, "<models>") for one in policy.models if Path(one).is_absolute()]
     places += [(str(Path.cwd()), "<here>"), (str(Path.home()), "<home>")]
     for folder, name in places:

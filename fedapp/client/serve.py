@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from logging import getLogger
 from pathlib import Path
 
 from fedapp.client.keeping import write_about
@@ -15,10 +16,16 @@ from fedapp.core.payload import Payload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, count
 from fedapp.records.adapter_file import digest_arrays, write_adapter
+from fedapp.records.checkpoints import best
+from fedapp.records.checkpoints.memory import find_memory
+from fedapp.records.checkpoints.memory import keep_memory as keep_memory  # whoever serves keeps it
+from fedapp.records.checkpoints.run import FOLDER
 from fedapp.records.predictions import write_predictions
 from fedapp.records.rows import NOT_METRICS
 from fedapp.wire.messages import ClientSizes, Done, Join, Joined, Row, Work
 from fedapp.wire.reading import MAX_CLIENTS
+
+logger = getLogger("fedapp.party")
 
 
 def join(message: Join, node_config: dict[str, object]) -> tuple[int, ...]:
@@ -101,6 +108,7 @@ def serve(work: Work, state: Arrays, output_dir: str | None = None) -> Done:
             rows += _finish(place, session, output_dir)
         else:
             rows += place.scorer.rows(session, "current", "after")
+        _keep_rounds(place, work, output_dir)
     return Done(
         client_id=work.client_id,
         server_round=work.server_round,
@@ -171,6 +179,44 @@ def own_folder(place: Workplace, client_id: int, output_dir: str | None) -> Path
     if folder is None or not (output_dir or folder.parent.is_dir()):
         return None
     return folder / f"client-{client_id}"
+
+
+def memory_folder(work: Work, named: str | None) -> Path | None:
+    """Where a client keeps its memory of a run between rounds.
+
+    Args:
+        work: What the server asks for.
+        named: The folder of the party's policy; in it, each run has its own.
+
+    Returns:
+        A folder that may not be there yet: below that one, in a simulation in the run folder. None where
+        there is neither, or the run is not to go on should it stop.
+    """
+    run_dir = read_config(work.config).get("run_dir")
+    client = f"client-{work.client_id}"
+    if not work.run:
+        return None
+    if named is not None:
+        return Path(named) / work.run / client
+    return Path(run_dir) / FOLDER / client if run_dir and Path(run_dir).is_dir() else None
+
+
+def recall(work: Work, folder: Path | None) -> Arrays | None:
+    """A client's memory of what it did before this message, from its disk; None where there is none."""
+    if work.asked_last is None:
+        return {}
+    return None if folder is None else find_memory(folder, work.asked_last, logger.warning)
+
+
+def _keep_rounds(place: Workplace, work: Work, output_dir: str | None) -> None:
+    """Keep the client's adapter as it is after this round, and those of other rounds, as the server says."""
+    folder = own_folder(place, work.client_id, output_dir)
+    if folder is None or not place.setup.config["save_adapters"]:
+        return
+    if work.server_round in work.keep:
+        kept = best.round_folder(folder, work.server_round)
+        write_adapter(kept, place.model.parameters(), place.setup.config, place.base.fingerprint)
+    best.prune_rounds(folder, work.keep)
 
 
 def save_adapter(place: Workplace, client_id: int, output_dir: str | None, rows: Sequence[Row] = ()) -> None:

@@ -24,7 +24,7 @@ from fedapp.config.policy import Policy, PolicyError
 from fedapp.core.checks import require_bool, show_value
 from fedapp.core.errors import one_line
 
-SWITCHES = ("save_adapters", "save_predictions")
+SWITCHES = ("save_adapters", "save_predictions", "checkpoints")
 # Keys of a group's file without which no run can be put together.
 INDISPENSABLE = ("about", "name", "routine", "strategy", "_target_")
 

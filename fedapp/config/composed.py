@@ -70,8 +70,8 @@ class Composed(Mapping[str, Any]):
         return Composed({**self._tree, "client_configs": client_configs}, self.run)
 
     def in_folder(self, run_dir: Path) -> Composed:
-        """The same with the run folder that was made for it."""
-        return Composed({**self._tree, "run_dir": str(run_dir)}, self.run)
+        """The same with the run folder that was made for it; whether it is gone on with shows there."""
+        return Composed({**self._tree, "run_dir": str(run_dir), "resume": None}, self.run)
 
     def variant(self, client_id: int) -> str:
         """The overrides that hold for one client alone; clients with the same text are alike."""

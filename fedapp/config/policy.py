@@ -72,6 +72,8 @@ class Policy:
         models: Folders, and ids of the hub, of base models; beside them only those that come with
             fedapp or in an installed package.
         output: Folder for final adapters; None: none is kept.
+        memory: Folder for what a client must remember between the rounds of a run, so that its node can be
+            stopped and started; None: it remembers as long as its node runs.
         log: File of the audit log; None: ``audit.jsonl`` in ``$XDG_STATE_HOME/fedapp``, which is
             ``~/.local/state/fedapp`` by default.
         methods: Choices of ``conf/method`` whose classes may run; empty: all.
@@ -88,6 +90,7 @@ class Policy:
     data: str | None = None
     models: tuple[str, ...] = ()
     output: str | None = None
+    memory: str | None = None
     log: str | None = None
     methods: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
@@ -184,7 +187,7 @@ def _policy(tree: Mapping[str, Any], folder: Path) -> Policy:
     known = [one.name for one in fields(Policy) if one.name != "open"]
     _refuse_unknown(tree, known, "")
     values = {key: value for key, value in tree.items() if value is not None}  # null: the default
-    for name in ("data", "output", "log"):
+    for name in ("data", "output", "memory", "log"):
         if name in values:
             values[name] = _placed(name, values[name], folder)
     for name in ("models", *GROUPS):

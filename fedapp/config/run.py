@@ -10,6 +10,9 @@ from typing import Any
 from fedapp.config.build import ConfigError
 from fedapp.core.checks import require_int, require_number, show_value
 
+AUTO = "auto"
+"""For ``round_timeout``: by what the first rounds took."""
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -22,8 +25,11 @@ class RunSettings:
         clients_per_round: Clients sampled for a round; 0 means all.
         min_replies: Usable replies without which a round fails; 0 means half of those asked, rounded up.
         join_timeout: Seconds to wait for nodes to join before the run goes on without or fails.
-        round_timeout: Seconds to wait for the replies of a round.
+        round_timeout: Seconds to wait for the replies of a round; ``auto``: three times what the longer of
+            the first two rounds took, from 60 to 3600 (``fedapp.server.deadline``).
         evaluate_every: Rounds between evaluations on top of the one after the last round; 0 means none.
+        patience: Evaluated rounds without a better mean validation score after which the run ends; 0: none.
+        keep_adapters_every: Rounds after which all models are evaluated and kept as they are then; 0: none.
         max_payload_bytes: Most bytes of arrays in a message that the server accepts.
         max_text_bytes: The same of text: lists of text, scores and names, unpacked.
         max_examples: Most rows that a client may say it has; where clients count by examples, the most
@@ -43,8 +49,10 @@ class RunSettings:
     clients_per_round: int = 0
     min_replies: int = 0
     join_timeout: float = 180.0
-    round_timeout: float = 3600.0
+    round_timeout: float | str = 3600.0
     evaluate_every: int = 0
+    patience: int = 0
+    keep_adapters_every: int = 0
     max_payload_bytes: int = 2**31
     max_text_bytes: int = 2**26
     max_examples: int = 1_000_000
@@ -59,10 +67,16 @@ class RunSettings:
             require_int(name, getattr(self, name), at_least=1)
         for name in ("max_payload_bytes", "max_text_bytes", "max_examples"):
             require_int(name, getattr(self, name), at_least=1)
-        for name in ("seed", "clients_per_round", "min_replies", "evaluate_every"):
+        counts = ("clients_per_round", "min_replies", "evaluate_every", "patience", "keep_adapters_every")
+        for name in ("seed", *counts):
             require_int(name, getattr(self, name), at_least=0)
+        if self.patience and not self.evaluate_every:
+            raise ValueError(
+                f"patience={self.patience} needs evaluate_every: only evaluated rounds are judged"
+            )
         for name in ("join_timeout", "round_timeout"):
-            require_number(name, getattr(self, name), "(0, inf]", "number of seconds")
+            if name != "round_timeout" or self.round_timeout != AUTO:
+                require_number(name, getattr(self, name), "(0, inf]", "number of seconds")
         require_number("num_gpus_per_client", self.num_gpus_per_client, "[0, inf)")
         if self.num_gpus_per_client > 1 and self.num_gpus_per_client % 1:
             raise ValueError(f"num_gpus_per_client={self.num_gpus_per_client} must be whole if above 1")
@@ -81,8 +95,9 @@ class RunSettings:
 
     def evaluates(self, server_round: int) -> bool:
         """Whether all clients' models are evaluated after this round, from 1."""
-        every = self.evaluate_every
-        return server_round == self.num_rounds or bool(every and server_round and server_round % every == 0)
+        everies = (self.evaluate_every, self.keep_adapters_every)
+        due = any(every and server_round and server_round % every == 0 for every in everies)
+        return server_round == self.num_rounds or due
 
     @property
     def replies_needed(self) -> int:
@@ -109,9 +124,12 @@ def run_settings(config: Mapping[Any, Any]) -> RunSettings:
         ConfigError: If one of them cannot be used.
     """
     try:
-        return RunSettings(**{name: config[name] for name in RunSettings.__dataclass_fields__})
+        settings = RunSettings(**{name: config[name] for name in RunSettings.__dataclass_fields__})
     except ValueError as error:
         raise ConfigError(str(error)) from None
+    if settings.patience and "validation" not in (config.get("score") or {}).get("splits", ()):
+        raise ConfigError(f"patience={settings.patience} needs validation among score.splits, to judge by")
+    return settings
 
 
 def folder_setting(config: Mapping[str, Any], name: str) -> Path:

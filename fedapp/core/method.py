@@ -135,6 +135,7 @@ class RunFacts:
         public: The public prompts, where the client half needs them.
         warn: Takes one line that a reader of the results should know.
         record: ``record(name, row)`` appends to the run's ``<name>.jsonl``.
+        resumed: Whether the run goes on: what the method remembered comes next (``ServerStrategy.restore``).
     """
 
     num_clients: int
@@ -144,6 +145,7 @@ class RunFacts:
     public: PublicSet | None
     warn: Callable[[str], None]
     record: Callable[[str, Mapping[str, Any]], None]
+    resumed: bool = False
 
 
 class ClientRoutine(ABC):

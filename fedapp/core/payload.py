@@ -1,9 +1,10 @@
-"""What one party sends to another: named arrays and named lists of text."""
+"""What one party sends to another, named arrays and named lists of text; and what a side remembers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -72,3 +73,57 @@ Spec = tuple[tuple[str, str, tuple[int, ...]], ...]
 def spec_of(arrays: Arrays) -> Spec:
     """Names, dtypes and shapes, sorted: equal for arrays that may be combined element by element."""
     return tuple((name, str(arrays[name].dtype), arrays[name].shape) for name in sorted(arrays))
+
+
+@dataclass(frozen=True)
+class State:
+    """All that somebody must remember to go on: named arrays in their order, and what JSON can hold.
+
+    JSON turns the keys of a table into texts: numbered things are kept as pairs.
+    """
+
+    arrays: Arrays = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, parts: Mapping[str, State], **facts: Any) -> State:
+        """Several states as one, under names without a slash, and facts beside them."""
+        arrays = {
+            f"{part}/{name}": array for part, one in parts.items() for name, array in one.arrays.items()
+        }
+        return cls(arrays, {**facts, **{part: one.facts for part, one in parts.items()}})
+
+    def part(self, name: str) -> State:
+        """One of the states that ``of`` joined; an empty one where there is none of this name."""
+        start = f"{name}/"
+        arrays = {
+            key.removeprefix(start): array for key, array in self.arrays.items() if key.startswith(start)
+        }
+        return State(arrays, self.facts.get(name, {}))
+
+    @classmethod
+    def of_uploads(cls, uploads: Iterable[Upload]) -> State:
+        """Uploads as a state, in their order; their texts are left out."""
+        arrays: Arrays = {}
+        about = []
+        for number, upload in enumerate(uploads):
+            arrays |= {f"{number}/{name}": array for name, array in upload.arrays.items()}
+            about.append([upload.client_id, upload.num_examples, dict(upload.metrics)])
+        return cls(arrays, {"uploads": about})
+
+    def uploads(self) -> list[Upload]:
+        """The uploads that ``of_uploads`` took."""
+        found = []
+        for number, (client_id, num_examples, metrics) in enumerate(self.facts.get("uploads", [])):
+            arrays = self.part(str(number)).arrays
+            found.append(Upload(arrays, {}, client_id, num_examples, metrics))
+        return found
+
+    @classmethod
+    def of_each(cls, each: Mapping[int, Arrays]) -> State:
+        """Numbered arrays as a state, in their order."""
+        return cls.of({str(number): State(arrays) for number, arrays in each.items()}, order=list(each))
+
+    def each(self) -> dict[int, Arrays]:
+        """The numbered arrays that ``of_each`` took."""
+        return {number: self.part(str(number)).arrays for number in self.facts.get("order", [])}

@@ -81,6 +81,11 @@ def read_status(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a folder is a run's already, and not only made for one that is about to begin."""
+    return (folder / FILE).exists() and read_status(folder).get("status") != STARTING
+
+
 def has_died(folder: Path) -> bool:
     """Whether the run was ended by something that left it no last word."""
     status = read_status(folder).get("status")

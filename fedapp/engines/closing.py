@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -26,35 +27,37 @@ from fedapp.core.status import (
     read_status,
     write_status,
 )
-from fedapp.engines.job import RunFailed
+from fedapp.engines.job import Job, RunFailed
 
 # Windows has no SIGHUP.
 ENDING = tuple(one for one in signal.Signals if one.name in ("SIGINT", "SIGTERM", "SIGHUP"))
 
 
-def open_run(run_dir: Path, pid: int) -> None:
+def open_run(job: Job, pid: int) -> None:
     """Say in run.json that the run starts, before its server can.
 
     Args:
-        run_dir: The run folder, which exists.
+        job: The run; its folder exists.
         pid: Of the command that runs it.
 
     Raises:
         WriteError: If the folder cannot be written to.
     """
-    write_status(run_dir, {"status": STARTING, "reason": "", "started": time.strftime(TIME), "pid": pid})
+    facts = {"status": STARTING, "reason": "", "started": time.strftime(TIME), "pid": pid}
+    write_status(job.run_dir, {**facts, "overrides": shlex.split(job.overrides)})
 
 
 @contextmanager
-def opened(run_dir: Path) -> Iterator[None]:
+def opened(job: Job) -> Iterator[None]:
     """Hold a run's folder while the body runs it, with the first and, whatever happens, a last word.
 
     Raises:
         RunFailed: In the place of an ``OSError``, which comes of a disk that takes no more.
     """
+    run_dir = job.run_dir
     with holding(run_dir):
         try:
-            open_run(run_dir, os.getpid())
+            open_run(job, os.getpid())
             yield
             complete_run(run_dir)
         except BaseException as error:

@@ -18,14 +18,15 @@ class EventTail:
 
     Args:
         path: The events file.
+        from_now: Pass over what it holds already.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, from_now: bool = False) -> None:
         self.path = path
         self.end: Event | None = None
         self.started = False
         self.replied = False
-        self._offset = 0
+        self._offset = path.stat().st_size if from_now and path.exists() else 0
 
     def poll(self) -> list[Event]:
         """Events since the last call; a line that is still being written waits for its end."""

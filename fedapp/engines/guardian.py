@@ -154,13 +154,14 @@ def _descendants() -> list[int]:
 def _closing(run_dir: Path, reason: str) -> Iterator[None]:
     """Close the run when the body has ended what writes to it."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-    from fedapp.core.status import DIED
+    from fedapp.core.status import DIED, is_held
     from fedapp.engines.closing import close_run, is_closed
 
     # A server that sees its clients go may say so before it goes, too.
     overrule = not is_closed(run_dir)
     yield
-    close_run(run_dir, reason, overrule=overrule, status=DIED)
+    if not is_held(run_dir):  # else somebody goes on with it already
+        close_run(run_dir, reason, overrule=overrule, status=DIED)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Job:
         num_clients: Nodes to provide.
         num_cpus_per_client: CPUs that Ray reserves per client at work.
         num_gpus_per_client: GPUs, or a fraction of one, that Ray reserves per client at work.
+        resumed: Whether the folder holds a run that goes on.
         start_timeout: Seconds from the submission until the server must have found its clients.
     """
 
@@ -48,6 +49,7 @@ class Job:
     num_cpus_per_client: int = 1
     num_gpus_per_client: float = 0.0
     start_timeout: float = 360.0
+    resumed: bool = False
 
     @property
     def run_config(self) -> dict[str, str | int | float | bool]:

@@ -13,7 +13,7 @@ from fedapp.aggregation import Rule, joint_subspace
 from fedapp.core.checks import require_choice, require_kind, require_number
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
 from fedapp.core.model import SubspaceModel
-from fedapp.core.payload import DTYPES, Payload, Upload
+from fedapp.core.payload import DTYPES, Payload, State, Upload
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
 from fedapp.server.strategy import ServerStrategy
@@ -151,6 +151,17 @@ class SharedSubspace(ServerStrategy):
             left, values, right = joint_subspace(lefts, rights, weights, len(rights[0]))
             self.subspace |= {name + _LEFT: left, name + _RIGHT: right}
             self.current[name + _CORE] = np.diag(values * np.float32(self.init_step))
+
+    def state(self) -> State:
+        """The subspace, the mean in it, and who has the subspace."""
+        parts = {"subspace": State(self.subspace or {}), "current": State(self.current)}
+        return State.of(parts, found=self.subspace is not None, holders=sorted(self._holders))
+
+    def restore(self, state: State) -> None:
+        """The same."""
+        self.subspace = state.part("subspace").arrays if state.facts["found"] else None
+        self.current = state.part("current").arrays
+        self._holders = set(state.facts["holders"])
 
     def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
         """After the estimates B, A and the first R; then R."""

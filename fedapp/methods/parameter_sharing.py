@@ -14,7 +14,7 @@ from fedapp.aggregation import Rule
 from fedapp.core.checks import require_choice, require_kind, show_value
 from fedapp.core.files import ArraysOnDisk
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
-from fedapp.core.payload import DTYPES, Payload, Upload, UploadsOnDisk
+from fedapp.core.payload import DTYPES, Payload, State, Upload, UploadsOnDisk
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
 from fedapp.methods.mixing import FixedMixing, Mixing
@@ -180,19 +180,34 @@ class Average(ServerStrategy):
         """The combination itself."""
         return self.current
 
+    def state(self) -> State:
+        """The combination."""
+        return State(self.current)
+
+    def restore(self, state: State) -> None:
+        """The combination."""
+        self.current = state.arrays
+
 
 class AllButMe(ServerStrategy):
     """Send each client the combination of every other client's parameters.
 
     A client that did not take part in a round keeps its own parameters and is in nobody's
-    combination. Source: FedReFT, https://arxiv.org/abs/2508.20295 (the case of clients that do
-    not take part: ours).
+    combination, unless ``absent`` has its last upload stand for it.
+    Source: FedReFT, https://arxiv.org/abs/2508.20295 (the case of clients that do not take part: ours).
     """
 
-    def __init__(self, combine: Rule) -> None:
-        """Take the rule that combines the others' uploads (``fedapp.aggregation``)."""
+    def __init__(self, combine: Rule, absent: str = "without") -> None:
+        """Take the rule that combines the others' uploads.
+
+        Args:
+            combine: From ``fedapp.aggregation``.
+            absent: What a client of which nothing came in a round is to the others: ``without``: nothing;
+                ``last``: what it uploaded last, however long ago (ours).
+        """
         require_kind("combine", combine, Rule, A_RULE)
-        self.combine = combine
+        require_choice("absent", absent, ("without", "last"))
+        self.combine, self.absent = combine, absent
         self.latest: Mapping[int, Upload] = {}
         self.others: Mapping[int, Arrays] = {}
         self.everyone: Arrays | None = None
@@ -205,6 +220,9 @@ class AllButMe(ServerStrategy):
 
     def aggregate(self, server_round: int, uploads: Sequence[Upload], lost: Sequence[int]) -> None:
         """Combine all leave-one-out sets of this round at once."""
+        if self.absent == "last":
+            came = dict(self.latest) | {upload.client_id: upload for upload in uploads}
+            uploads = [came[client] for client in sorted(came)]
         # Kept on disk: among many clients these two are the largest things on a server.
         self.latest = UploadsOnDisk(uploads)
         self.others = {}  # the last round's are let go of before this round's are made
@@ -224,3 +242,14 @@ class AllButMe(ServerStrategy):
             arrays, weights = [u.arrays for u in uploads], [float(u.num_examples) for u in uploads]
             self.everyone = self.combine.combine(arrays, weights) if uploads else {}
         return self.everyone
+
+    def state(self) -> State:
+        """The last uploads, and what each client gets of them."""
+        return State.of(
+            {"latest": State.of_uploads(self.latest.values()), "others": State.of_each(self.others)}
+        )
+
+    def restore(self, state: State) -> None:
+        """The same; what everyone comes to is worked out when it is asked for."""
+        self.latest = UploadsOnDisk(state.part("latest").uploads())
+        self.others = ArraysOnDisk(state.part("others").each())

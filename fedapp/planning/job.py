@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,26 +15,29 @@ from fedapp.config.build import ConfigError, about
 from fedapp.config.composed import MAY_DIFFER
 from fedapp.config.overrides import quote
 from fedapp.config.run import folder_setting
-from fedapp.core.files import ROOT
-from fedapp.core.status import has_died, how_it_died
+from fedapp.core.files import ROOT, WriteError
+from fedapp.core.status import has_died, how_it_died, is_held
 from fedapp.engines.job import Job
+from fedapp.records.checkpoints.resume import resume
 
 # On top of the wait for the clients themselves: SuperLink and Ray have to start first.
 ENGINE_START_SECONDS = 180.0
 
 
-def make_job(overrides: Sequence[str], config: Mapping[str, Any]) -> Job:
-    """Make the run folder and what the engine needs to know.
+def make_job(overrides: Sequence[str], config: Mapping[str, Any], warn: Callable[[str], None] = print) -> Job:
+    """Make the run folder, or make that of a run ready to go on, and what the engine needs to know.
 
     Args:
-        overrides: What the user asked for.
+        overrides: What the user asked for; behind those of the run that goes on.
         config: The tree composed of it.
+        warn: Told of checkpoints that are damaged.
 
     Raises:
-        ConfigError: If there is no app to run or the run folder is taken.
+        ConfigError: If there is no app to run, the run folder is taken or its run cannot go on.
     """
     app_dir = find_app()
-    run_dir = _run_folder(config)
+    resumed = config.get("resume") is not None
+    run_dir = _resumed_folder(config, warn) if resumed else _run_folder(config)
     extra = {**absolute_paths(config), "run_dir": str(run_dir)}
     words = [*overrides, *(f"{key}={quote(value)}" for key, value in extra.items()), *_of_clients(config)]
     job = Job(
@@ -45,6 +48,7 @@ def make_job(overrides: Sequence[str], config: Mapping[str, Any]) -> Job:
         num_cpus_per_client=config["num_cpus_per_client"],
         num_gpus_per_client=config["num_gpus_per_client"],
         start_timeout=config["join_timeout"] + ENGINE_START_SECONDS,
+        resumed=resumed,
     )
     return job
 
@@ -101,6 +105,17 @@ def _of_clients(config: Mapping[str, Any]) -> list[str]:
     if texts == list(config.get("by_client") or ()):
         return []
     return [f"by_client=[{','.join(map(quote, texts))}]"]
+
+
+def _resumed_folder(config: Mapping[str, Any], warn: Callable[[str], None]) -> Path:
+    run_dir = folder_setting(config, "resume")
+    if is_held(run_dir):
+        raise ConfigError(f"resume={run_dir}: somebody is still at work on this run")
+    try:
+        resume(run_dir, config, warn)
+    except WriteError as error:
+        raise ConfigError(str(error)) from None
+    return run_dir
 
 
 def _run_folder(config: Mapping[str, Any]) -> Path:

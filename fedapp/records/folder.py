@@ -9,6 +9,7 @@ consensus.jsonl  one row per round, where clients vote: what they agreed on
 summary.json     what the run comes to, in numbers; the command line prints them as a table
 adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json; with save_predictions a
                  client's predictions.jsonl
+checkpoints/     what the run can go on from: server/, and in a simulation client-<id>/
 log.txt          Flower's log (written by the command line)
 """
 
@@ -16,9 +17,10 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -31,22 +33,23 @@ from fedapp.config.composed import Composed
 from fedapp.config.run import folder_setting
 from fedapp.core.errors import printable, reason_of
 from fedapp.core.files import LineFile, WriteError, write_atomically, writing
+from fedapp.core.payload import State
 from fedapp.core.status import (
     COMPLETED,
     FAILED,
-    FILE,
     RUNNING,
-    STARTING,
     TIME,
     holding,
-    read_status,
+    holds_run,
     write_status,
 )
-from fedapp.core.types import JUDGED, Arrays
+from fedapp.core.types import Arrays
 from fedapp.models.processor import describe_choices
 from fedapp.records.adapter_file import write_adapter
+from fedapp.records.checkpoints import best
+from fedapp.records.checkpoints.run import checkpoints_of, lengths, rows_of
 from fedapp.records.machine import describe_machine
-from fedapp.records.rows import ScoreRow, Spent, TrafficRow
+from fedapp.records.rows import ScoreRow, Spent, Told, TrafficRow
 from fedapp.records.summary import hostile_clients, summarise
 from fedapp.records.table import name_clients
 from fedapp.server.directory import ClientDirectory
@@ -58,8 +61,11 @@ class RunFolder:
     """Writes a run's folder; the observer of a strategy, and a context manager around the run."""
 
     def __init__(self, path: Path, config: Composed, overrides: Sequence[str] = ()) -> None:
-        """Open the files of an existing, empty folder; use ``create``."""
+        """Open the files of an existing, empty folder; use ``create``, or ``checkpoints.opening``."""
         self.path = path
+        self.key = secrets.token_hex(8) if config["checkpoints"] else ""
+        self.resumed: State | None = None
+        self._checkpoints = checkpoints_of(path)
         self.overrides = list(overrides)
         self.config = config
         self.fingerprint: str | None = None
@@ -69,10 +75,8 @@ class RunFolder:
         self._auto = describe_choices(config["model"])
         self._started = time.time()
         self._warnings: list[str] = []
-        self._rows: list[ScoreRow] = []
-        self._about: dict[int, dict[str, Any]] = {}
-        self._spent: dict[int, Spent] = {}
-        self._traffic: list[TrafficRow] = []
+        self._told = Told()
+        self._stopped = ""
 
     @classmethod
     def create(cls, config: Composed, overrides: Sequence[str] = ()) -> RunFolder:
@@ -95,14 +99,68 @@ class RunFolder:
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
         folder = cls(path, config.in_folder(path), overrides)
-        with ExitStack() as hold:
-            hold.enter_context(holding(path))
-            # First of all: what is said last on a full disk takes this file's place.
-            folder._describe(RUNNING)
-            tree = folder.config.to_dict()
-            write_atomically(path / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
-            folder._hold = hold.pop_all()
+        folder.begin()
         return folder
+
+    def begin(self) -> None:
+        """Hold the folder, and write what is known of the run.
+
+        Raises:
+            WriteError: If it cannot be written to.
+        """
+        with ExitStack() as hold:
+            hold.enter_context(holding(self.path))
+            # First of all: what is said last on a full disk takes this file's place.
+            self._describe(RUNNING)
+            tree = self.config.to_dict()
+            write_atomically(self.path / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
+            self._hold = hold.pop_all()
+
+    def take_over(self, kept: State) -> None:
+        """Go on with what was known of the run when it was kept."""
+        self.resumed, facts = kept.part("run"), kept.facts
+        self.key = facts["key"] if self.key else ""
+        self._started = time.time() - facts["seconds"]
+        self._warnings = list(facts["warnings"])
+        self._told = Told.of(facts["told"], rows_of(self.path, "metrics"), rows_of(self.path, "traffic"))
+
+    def rounds_to_keep(self, server_round: int, final: bool) -> Sequence[int]:
+        """After which rounds adapters are kept beside the final ones."""
+        if not self.config["save_adapters"]:
+            return ()
+        validated = "validation" in self.config["score"]["splits"]
+        rows, every = self._told.of_honest(hostile_clients(self.config)), self.config.run.keep_adapters_every
+        return best.rounds_to_keep(rows, every, server_round, validated=validated, final=final)
+
+    def evaluated(self, server_round: int, shared: Callable[[], Arrays]) -> bool:
+        """Keep the shared adapter where this round's is kept; say whether the run's patience is over."""
+        folder, keep = self.path / "adapters" / "shared", self.rounds_to_keep(server_round, False)
+        if server_round in keep and (arrays := shared()):
+            kept = best.round_folder(folder, server_round)
+            write_adapter(kept, arrays, self.config, self.fingerprint or "")
+        best.prune_rounds(folder, keep)
+        rows, run = self._told.of_honest(hostile_clients(self.config)), self.config.run
+        self._stopped = best.why_to_stop(rows, run.patience, f"{server_round} of {run.num_rounds}")
+        if not self._stopped:
+            return False
+        self.event("stop", message=self._stopped)
+        return True
+
+    def keep(self, state: State) -> None:
+        """Keep what the server knows, and how far the files of this folder are, to go on from."""
+        if not self.key:
+            return
+        facts = {
+            "round": state.facts["round"],
+            "key": self.key,
+            "config": self.config.to_dict(),
+            "overrides": self.overrides,
+            "files": lengths(self.path),
+            "seconds": time.time() - self._started,
+            "warnings": self._warnings,
+            "told": self._told.facts(),
+        }
+        self._checkpoints.write(state.facts["round"], State.of({"run": state}, **facts))
 
     def __enter__(self) -> RunFolder:
         return self
@@ -110,7 +168,7 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        status, reason = (COMPLETED, "") if error is None else (FAILED, reason_of(error))
+        status, reason = (COMPLETED, self._stopped) if error is None else (FAILED, reason_of(error))
         with self._hold:
             try:
                 self.event("end", status=status, message=reason)
@@ -137,7 +195,7 @@ class RunFolder:
         self.fingerprint = directory.fingerprint(0)
         self._describe(RUNNING)
         hostile = hostile_clients(self.config)
-        if hostile:
+        if hostile and self.resumed is None:
             self.warning(
                 f"{name_clients(hostile)} made hostile (hostile={about(self.config['hostile'], 'name')}, "
                 f"{self.config['hostile']['_target_']}): an experiment on robustness, "
@@ -147,6 +205,7 @@ class RunFolder:
         self.event(
             "start",
             **{"num-rounds": self.config["num_rounds"], "clients": sorted(directory.nodes)},
+            **({} if self.resumed is None else {"after-round": self.resumed.facts["round"]}),
             method=method,
             benchmark=benchmark,
         )
@@ -156,7 +215,8 @@ class RunFolder:
         if shared and self.config["save_adapters"]:
             write_adapter(self.path / "adapters" / "shared", shared, self.config, fingerprint)
         hostile = hostile_clients(self.config)
-        summary = summarise(self._rows, self._about, self._traffic, hostile, spent=self._spent)
+        told = self._told
+        summary = summarise(told.rows, told.about, told.traffic, hostile, spent=told.spent)
         for text in summary.warnings():
             self.warning(text)
         write_atomically(self.path / "summary.json", json.dumps(summary.to_json(), indent=1))
@@ -174,16 +234,16 @@ class RunFolder:
 
     def reply(self, phase: str, done: Done) -> None:
         """A client has answered; for progress displays, and for what its work took."""
-        before = self._spent.get(done.client_id, Spent())
-        self._spent[done.client_id] = before.plus(done.seconds, done.cpu_seconds)
+        before = self._told.spent.get(done.client_id, Spent())
+        self._told.spent[done.client_id] = before.plus(done.seconds, done.cpu_seconds)
         names = {"server-round": done.server_round, "client-id": done.client_id}
         took = {"seconds": done.seconds, "cpu-seconds": done.cpu_seconds}
         self.event("reply", **names, phase=phase, loss=done.metrics.get("train-loss"), **took)
 
     def traffic(self, row: Mapping[str, Any]) -> None:
         """Append to traffic.jsonl."""
-        self._traffic.append(TrafficRow.from_json(row))
-        self._append("traffic", self._traffic[-1].to_json())
+        self._told.traffic.append(TrafficRow.from_json(row))
+        self._append("traffic", self._told.traffic[-1].to_json())
 
     def record(self, name: str, row: Mapping[str, Any]) -> None:
         """Append to a method's own <name>.jsonl."""
@@ -193,7 +253,7 @@ class RunFolder:
         """Append a round's scores to metrics.jsonl."""
         for reply in replies:
             client = reply.upload.client_id
-            self._about.setdefault(client, reply.sizes.facts())
+            self._told.about.setdefault(client, reply.sizes.facts())
             for row in reply.rows:
                 about = (
                     row.split,
@@ -204,17 +264,15 @@ class RunFolder:
                     row.counts,
                     row.digest,
                 )
-                self._rows.append(ScoreRow(server_round, client, *about))
-                self._append("metrics", self._rows[-1].to_json())
+                self._told.rows.append(ScoreRow(server_round, client, *about))
+                self._append("metrics", self._told.rows[-1].to_json())
             model = "own" if phase == "train" else reply.rows[0].model if reply.rows else "final"
             if metrics := reply.upload.metrics:
                 measured = ScoreRow(
                     server_round, client, "train", model, "after", reply.upload.num_examples, metrics
                 )
                 self._append("metrics", measured.to_json())
-        hostile = hostile_clients(self.config)
-        honest = [row for row in self._rows if row.client_id not in hostile]
-        means = _mean_of_last(honest, server_round)
+        means = self._told.means(server_round, hostile_clients(self.config))
         self.event("round", **{"server-round": server_round}, phase=phase, metrics=means)
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
@@ -239,22 +297,3 @@ class RunFolder:
             **self._machine,
         }
         write_status(self.path, facts)
-
-
-def holds_run(path: Path) -> bool:
-    """Whether a folder is a run's already, and not only made for one that is about to begin."""
-    return (path / FILE).exists() and read_status(path).get("status") != STARTING
-
-
-def _mean_of_last(rows: Sequence[ScoreRow], server_round: int) -> dict[str, float]:
-    """Mean over clients of the round's newest test scores, for progress displays."""
-    newest: dict[int, Mapping[str, float]] = {}
-    for row in rows:
-        if row.server_round == server_round and row.split == "test" and row.model != "base":
-            newest[row.client_id] = row.metrics
-    names = (
-        sorted(set.intersection(*(set(metrics) for metrics in newest.values())) - set(JUDGED))
-        if newest
-        else []
-    )
-    return {f"test-{name}": sum(metrics[name] for metrics in newest.values()) / len(newest) for name in names}

@@ -13,8 +13,7 @@ from pathlib import Path
 from fedapp.config.overrides import plain_value
 from fedapp.core.errors import reason_of
 from fedapp.core.files import WriteError, append_line, writing
-from fedapp.core.status import FAILED, TIME, write_status
-from fedapp.records.folder import holds_run
+from fedapp.core.status import FAILED, TIME, holds_run, write_status
 from fedapp.records.machine import describe_machine
 
 LONGEST_OVERRIDES = 4000
@@ -42,8 +41,9 @@ def refusals_kept(overrides: str) -> Iterator[None]:
 def keep_refusal(overrides: str, error: Exception) -> Path:
     """Leave a run folder that says why a run could not begin.
 
-    It is the folder that ``run_dir`` names, as far as the overrides can be read, and one beside it where that
-    holds a run; where none is named, a new one below ``runs_dir``, else below ``runs`` in the current folder.
+    It is the folder that ``run_dir`` or ``resume`` names, as far as the overrides can be read, and one beside
+    it where that holds a run; where none is named, a new one below ``runs_dir``, else below ``runs`` in the
+    current folder.
 
     Args:
         overrides: As the run was given them, in one string.
@@ -55,7 +55,8 @@ def keep_refusal(overrides: str, error: Exception) -> Path:
     Raises:
         WriteError: If there can be no such folder.
     """
-    named, runs_dir = (plain_value(overrides, name) for name in ("run_dir", "runs_dir"))
+    run_dir, resumed, runs_dir = (plain_value(overrides, name) for name in ("run_dir", "resume", "runs_dir"))
+    named = resumed or run_dir
     path = Path(named or runs_dir or "runs").expanduser().absolute()
     if not named:
         path = _free(path / f"{time.strftime('%Y%m%d-%H%M%S')}-refused")

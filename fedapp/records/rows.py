@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +134,55 @@ class Spent:
     def plus(self, seconds: float, cpu_seconds: float) -> Spent:
         """With another message."""
         return Spent(self.seconds + seconds, self.cpu_seconds + cpu_seconds)
+
+
+@dataclass
+class Told:
+    """What clients have told in a run so far.
+
+    Attributes:
+        rows: Scores.
+        about: What each client says of itself: tasks, numbers of rows and of parameters.
+        spent: What its work took.
+        traffic: A row for each message.
+    """
+
+    rows: list[ScoreRow] = field(default_factory=list)
+    about: dict[int, dict[str, Any]] = field(default_factory=dict)
+    spent: dict[int, Spent] = field(default_factory=dict)
+    traffic: list[TrafficRow] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        """What the run's files do not hold, as JSON can."""
+        spent = [[client, [one.seconds, one.cpu_seconds]] for client, one in self.spent.items()]
+        return {"about": list(self.about.items()), "spent": spent}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], metrics: Iterable[Any], traffic: Iterable[Any]) -> Told:
+        """What ``facts`` gave, with the rows of metrics.jsonl and traffic.jsonl.
+
+        Raises:
+            ValueError: If a row is none.
+        """
+        rows = [ScoreRow.from_json(row) for row in metrics]
+        spent = {client: Spent(*one) for client, one in facts["spent"]}
+        scores = [row for row in rows if row.split != "train"]  # a method's own measures
+        return cls(scores, dict(facts["about"]), spent, [TrafficRow.from_json(row) for row in traffic])
+
+    def of_honest(self, hostile: Collection[int]) -> list[ScoreRow]:
+        """Scores of all clients but the hostile ones."""
+        return [row for row in self.rows if row.client_id not in hostile]
+
+    def means(self, server_round: int, hostile: Collection[int]) -> dict[str, float]:
+        """Mean over honest clients of the round's newest test scores, for progress displays."""
+        newest: dict[int, Mapping[str, float]] = {}
+        for row in self.of_honest(hostile):
+            if row.server_round == server_round and row.split == "test" and row.model != "base":
+                newest[row.client_id] = row.metrics
+        if not newest:
+            return {}
+        names = sorted(set.intersection(*(set(metrics) for metrics in newest.values())) - set(JUDGED))
+        return {f"test-{n}": sum(metrics[n] for metrics in newest.values()) / len(newest) for n in names}
 
 
 def main_metric(rows: Iterable[ScoreRow]) -> str | None:

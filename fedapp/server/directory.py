@@ -65,6 +65,9 @@ class ClientDirectory:
         self._answers: dict[int, Joined] = {}
         self._refusals: dict[int, str] = {}
         self._claims: dict[int, set[int]] = {}
+        self._known: set[int] = set()
+        self._pending: dict[str, int] = {}
+        self._faults: list[str] = []
 
     def join(self, grid: Grid, message: Join, timeout: float, needed: int) -> None:
         """Ask nodes who they are until all clients are there or time is up.
@@ -83,9 +86,7 @@ class ClientDirectory:
             UnreadableReply: If Flower can read no answer at all.
         """
         deadline = time.monotonic() + timeout
-        asked: set[int] = set()
-        pending: dict[str, int] = {}
-        faults: list[str] = []
+        asked, pending, faults = self._known, self._pending, self._faults
         while time.monotonic() < deadline:
             new = [node for node in grid.get_node_ids() if node not in asked]
             messages = [
@@ -93,7 +94,7 @@ class ClientDirectory:
                 for node in new
             ]
             asked.update(new)
-            pending |= push(grid, messages)
+            pending.update(push(grid, messages))
             arrived = pull_or_warn(grid, list(pending), self.notify, faults)
             for message_id, reply in arrived:
                 self._hear(pending.pop(message_id), reply)
@@ -104,6 +105,42 @@ class ClientDirectory:
                 time.sleep(POLL_SECONDS)
         self._settle(set(grid.get_node_ids()))
         self._check(needed, timeout)
+
+    def look_again(self, grid: Grid, message: Join) -> list[tuple[int, int]]:
+        """Ask nodes that came since the last look who they are, and take in those that have answered.
+
+        Nobody is waited for: who answers later is taken in at the next look.
+
+        Args:
+            grid: Where the nodes are.
+            message: What the handshake tells a node.
+
+        Returns:
+            Clients with their nodes that are there now and were not, or were another node that has left.
+        """
+        present = set(grid.get_node_ids())
+        new = sorted(present - self._known)
+        asked = [
+            Message(message.pack(), dst_node_id=node, message_type="query", group_id="join") for node in new
+        ]
+        self._known |= present
+        self._pending |= push(grid, asked)
+        if not self._pending:
+            return []
+        before = dict(self.nodes)
+        heard = pull_or_warn(grid, list(self._pending), self.notify, self._faults)
+        self._answers, self._refusals = {}, {}
+        for message_id, reply in heard:
+            self._hear(self._pending.pop(message_id), reply)
+        for node, answer in self._answers.items():
+            if taken := [c for c in answer.clients if self.nodes.get(c, node) in present - {node}]:
+                self.notify(
+                    f"node {node} claims client {_listed(taken)}, which another node is: it is left out"
+                )
+            free = [at for at, client in enumerate(answer.clients) if client not in taken]
+            self._answers[node] = _only(answer, free)
+        self._take_in()
+        return [(client, node) for client, node in sorted(self.nodes.items()) if before.get(client) != node]
 
     def fingerprint(self, client_id: int) -> str | None:
         """The base model that a client must have; None before anybody has joined."""
@@ -162,18 +199,18 @@ class ClientDirectory:
             f"node {node} claims client {_listed(false)}, bound to node {owners} (seats); that is left out"
         )
         kept = [at for at, client in enumerate(answer.clients) if client not in false]
-        clients = tuple(answer.clients[at] for at in kept)
         if isinstance(answer, Failed):
-            return Failed(answer.reason, clients)
-        return Joined(
-            clients,
-            tuple(answer.fingerprints[at] for at in kept),
-            tuple(answer.examples[at] for at in kept),
-        )
+            return Failed(answer.reason, tuple(answer.clients[at] for at in kept))
+        return _only(answer, kept)
 
     def _settle(self, present: set[int]) -> None:
         self._require_one_node_each(present)
         self._vote()
+        self._take_in()
+        self._warn_of_the_greedy()
+
+    def _take_in(self) -> None:
+        """Seat all who answered and have the run's base model."""
         for node, answer in sorted(self._answers.items(), key=lambda item: item[1].clients):
             own = dict(zip(answer.clients, answer.fingerprints, strict=True))
             if odd := [client for client in own if own[client] not in ("", self.fingerprint(client))]:
@@ -186,7 +223,6 @@ class ClientDirectory:
             self.examples |= dict(zip(answer.clients, answer.examples, strict=True))
         for refusal, count in Counter(self._refusals.values()).items():
             self.notify(refusal if count == 1 else f"{refusal} (the same from {count} nodes)")
-        self._warn_of_the_greedy()
 
     def _require_one_node_each(self, present: set[int]) -> None:
         """Two nodes that claim a client end the run, unless one has left and may be back as the other."""
@@ -246,6 +282,13 @@ class ClientDirectory:
             )
         if missing:
             self.notify(f"the run starts without client {_listed(missing)}")
+
+
+def _only(answer: Joined, kept: Sequence[int]) -> Joined:
+    """An answer with the clients that stand at some of its places."""
+    parts = (answer.clients, answer.fingerprints, answer.examples)
+    clients, fingerprints, examples = (tuple(part[at] for at in kept) for part in parts)
+    return Joined(clients, fingerprints, examples)  # type: ignore[arg-type]
 
 
 def _listed(clients: Sequence[int]) -> str:

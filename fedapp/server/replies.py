@@ -11,7 +11,7 @@ from flwr.app import Message
 
 from fedapp.core.errors import one_line
 from fedapp.core.method import Phase
-from fedapp.core.payload import Spec, Upload, spec_of
+from fedapp.core.payload import Spec, State, Upload, spec_of
 from fedapp.core.types import JUDGED, Arrays
 from fedapp.wire.limits import Limits, WireError
 from fedapp.wire.messages import ClientSizes, Failed, Row
@@ -28,12 +28,14 @@ class Reply:
         rows: Scores that the client measured.
         sizes: What the client says of itself.
         wire_bytes: Exact size as Flower serialised it.
+        forgot: Whether the client took part before and had no memory of it.
     """
 
     upload: Upload
     rows: tuple[Row, ...]
     sizes: ClientSizes
     wire_bytes: int
+    forgot: bool = False
 
 
 class ReplyReader:
@@ -62,6 +64,18 @@ class ReplyReader:
         self._usual: dict[str, Spec] = {}  # of each part of an upload, what most clients sent first
         self._scores: tuple[str, ...] | None = None  # what most clients called their scores first
         self._grown: set[int] = set()
+
+    def state(self) -> State:
+        """What is usual by now, and who was warned of."""
+        usual = {part: [[*row] for row in spec] for part, spec in self._usual.items()}
+        return State(facts={"usual": usual, "scores": self._scores, "grown": sorted(self._grown)})
+
+    def restore(self, state: State) -> None:
+        """The same."""
+        usual, scores = state.facts["usual"], state.facts["scores"]
+        self._usual = {part: tuple((n, d, tuple(s)) for n, d, s in spec) for part, spec in usual.items()}
+        self._scores = None if scores is None else tuple(scores)
+        self._grown = set(state.facts["grown"])
 
     def afresh(self) -> ReplyReader:
         """A reader to which nothing is usual yet; what it leaves out counts as this one's."""
@@ -198,7 +212,7 @@ class ReplyReader:
             raise WireError(done.reason)
         count = self._counted(client_id, done.num_examples)
         upload = Upload(done.upload.arrays, done.upload.texts, client_id, count, done.metrics)
-        return Reply(upload, done.rows, done.sizes, wire_bytes(message.content))
+        return Reply(upload, done.rows, done.sizes, wire_bytes(message.content), done.forgot)
 
     def _counted(self, client_id: int, reported: int) -> int:
         """What a client counts as: no more rows than it said it has when it joined."""

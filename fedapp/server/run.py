@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,9 +13,11 @@ from flwr.serverapp import Grid
 from fedapp.config.run import RunSettings
 from fedapp.core.errors import FederationError
 from fedapp.core.method import Moment, RunFacts, TaskFacts
-from fedapp.core.payload import Payload, Upload
+from fedapp.core.payload import Payload, State, Upload
 from fedapp.core.public_set import PublicSet
 from fedapp.core.sampling import sample
+from fedapp.core.types import Arrays
+from fedapp.server.deadline import CLOCK_SECONDS, LONGEST_TTL, Deadline
 from fedapp.server.directory import ClientDirectory
 from fedapp.server.replies import Reply, ReplyReader
 from fedapp.server.transport import ask
@@ -26,6 +29,10 @@ from fedapp.wire.records import wire_bytes
 
 class Observer(Protocol):
     """Who watches a run: the run folder."""
+
+    @property
+    def key(self) -> str:
+        """16 hex digits that are the run's own, also where it is gone on with."""
 
     def warning(self, message: str) -> None:
         """Something that a reader of the results should know."""
@@ -42,6 +49,20 @@ class Observer(Protocol):
     def round_done(self, server_round: int, phase: str, replies: Sequence[Reply]) -> None:
         """A round's usable replies, sorted by client id."""
 
+    def rounds_to_keep(self, server_round: int, final: bool) -> Sequence[int]:
+        """After which rounds, this one included, clients keep their adapters as they were then."""
+
+    def evaluated(self, server_round: int, shared: Callable[[], Arrays]) -> bool:
+        """All models are evaluated; say whether the run's patience is over.
+
+        Args:
+            server_round: After which round.
+            shared: The adapter for a newcomer, as it is now.
+        """
+
+    def keep(self, state: State) -> None:
+        """The server as it is once a round's uploads are taken in, to go on from."""
+
 
 @dataclass
 class ServerRun:
@@ -54,7 +75,12 @@ class ServerRun:
         reader: Checks replies.
         settings: Of the run.
         task: Works out what the task is.
+        resumed: What ``keep`` kept, where the run goes on, until it is taken over; None for a new run.
         public: The public prompts, for methods whose clients answer them.
+        trained: The last round whose uploads had been taken in when the run stopped; 0 for a new run.
+        last_round: The round after which the run ends; an earlier one where its patience is over.
+        heard: Clients of which a reply was used.
+        asked_last: For each client the last round in which it was asked to train.
         sent: Of each phase's last messages, the clients they went to and their metadata. Flower
             fills in the message id when it sends; a reply names that id.
     """
@@ -65,8 +91,36 @@ class ServerRun:
     reader: ReplyReader
     settings: RunSettings
     task: Callable[[], TaskFacts]
+    resumed: State | None = None
     public: PublicSet | None = None
+    trained: int = 0
+    last_round: int = field(init=False)
+    asked_last: dict[int, int] = field(default_factory=dict)
+    heard: set[int] = field(default_factory=set)
+    deadline: Deadline = field(default_factory=Deadline)
     sent: dict[str, list[tuple[int, Metadata]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.last_round = self.settings.num_rounds
+        if self.resumed is not None:
+            self.trained = int(self.resumed.facts["round"])
+            self.asked_last = dict(self.resumed.facts["asked"])
+            self.heard = set(self.resumed.facts["heard"])
+            self.deadline = Deadline(self.resumed.facts["took"])
+            self.reader.restore(self.resumed.part("reader"))
+
+    def keep(self, server_round: int, method: State, **facts: Any) -> None:
+        """Have the observer keep the server's state.
+
+        Args:
+            server_round: Whose uploads are taken in.
+            method: What the method remembers.
+            facts: What the strategy remembers beside it.
+        """
+        parts = {"method": method, "reader": self.reader.state()}
+        asked = list(self.asked_last.items())
+        facts |= {"round": server_round, "heard": sorted(self.heard), "took": self.deadline.took}
+        self.observer.keep(State.of(parts, asked=asked, **facts))
 
     def join(self, grid: Grid) -> bool:
         """Find the clients, unless that is done; say whether it was done now.
@@ -90,13 +144,15 @@ class ServerRun:
             public=self.public,
             warn=self.observer.warning,
             record=self.observer.record,
+            resumed=self.resumed is not None,
         )
 
     def clients_of(self, moment: Moment) -> list[int]:
         """Who is asked at this moment: the clients drawn, or all where models are evaluated."""
         settings, everybody = self.settings, sorted(self.directory.nodes)
         if moment.phase == "evaluate":
-            return everybody if settings.evaluates(moment.server_round) else []
+            asked = moment.server_round == self.last_round or settings.evaluates(moment.server_round)
+            return everybody if asked else []
         return sample(everybody, settings.clients_per_round, settings.seed, moment.server_round)
 
     def asked(self, phase: str) -> dict[str, int]:
@@ -109,16 +165,25 @@ class ServerRun:
         """One message for each client, with what the method gives it."""
         messages = []
         sent = self.sent[moment.phase] = []
+        final = moment.server_round == self.last_round
+        scored = moment.phase == "evaluate"
+        keep = self.observer.rounds_to_keep(moment.server_round, final) if scored else ()
         for client_id in clients:
             payload = download(client_id, moment)
+            asked_last = self.asked_last.get(client_id)
+            if moment.phase != "evaluate":
+                self.asked_last[client_id] = moment.server_round
             content = Work(
                 config=self.config_json,
                 client_id=client_id,
                 server_round=moment.server_round,
                 phase=moment.phase,
                 fingerprint=self.directory.fingerprint(client_id),
-                final=moment.server_round == self.settings.num_rounds,
+                final=final,
                 download=payload,
+                asked_last=asked_last,
+                run=self.observer.key,
+                keep=keep,
             ).pack()
             self._count(moment, client_id, "down", payload.num_bytes, wire_bytes(content))
             message = Message(
@@ -139,9 +204,13 @@ class ServerRun:
         by_client = dict(zip(clients, messages, strict=True))
         messages.clear()  # every message holds a download: none is kept longer than it is needed
         replies: list[Message] = []
-        for wave in self.directory.waves(by_client):
+        waves = self.directory.waves(by_client)
+        patience = timeout or self.deadline.patience(self.settings.round_timeout, moment.phase)
+        began = time.monotonic()
+        for number, wave in enumerate(waves, start=1):
             batch = [by_client.pop(client) for client in wave]
-            patience = timeout or self.settings.round_timeout
+            for message in batch:  # one that waits when its round is over is not handed out any more
+                message.metadata.ttl = min(number * patience + CLOCK_SECONDS, LONGEST_TTL)
             replies += ask(
                 grid,
                 batch,
@@ -149,7 +218,14 @@ class ServerRun:
                 lambda reply: self._notice(moment, reply),
                 lambda text: self.observer.warning(f"round {moment.server_round}: {text}"),
             )
+        self.deadline.note(moment.phase, (time.monotonic() - began) / max(len(waves), 1), bool(replies))
         return replies
+
+    def look_again(self, grid: Grid, server_round: int) -> None:
+        """Take in clients that came, or came back as another node, since the last round."""
+        for client, node in self.directory.look_again(grid, Join(self.config_json)):
+            told = f"client {client} is there now (node {node}): it is asked from round {server_round} on"
+            self.observer.warning(told)
 
     def take(self, received: Sequence[Reply], moment: Moment) -> list[Upload]:
         """Tell the observer of a round's usable replies, if they are enough.
@@ -159,6 +235,7 @@ class ServerRun:
         """
         for reply in received:
             self._count(moment, reply.upload.client_id, "up", reply.upload.num_bytes, reply.wire_bytes)
+            self._note_loss(moment, reply)
         needed = self.settings.replies_needed
         if len(received) < needed:
             why = "; ".join(self.reader.last_reasons) or "no reply came in time"
@@ -181,6 +258,16 @@ class ServerRun:
             return
         if isinstance(done, Done):
             self.observer.reply(moment.phase, done)
+
+    def _note_loss(self, moment: Moment, reply: Reply) -> None:
+        """Say so if a client that has sent something before went on without its memory of it."""
+        client = reply.upload.client_id
+        if reply.forgot and client in self.heard:
+            self.observer.warning(
+                f"round {moment.server_round}: client {client} goes on without its memory of earlier rounds: "
+                "its node was started again, and its policy names no folder for it (memory)"
+            )
+        self.heard.add(client)
 
     def _count(self, moment: Moment, client: int, way: str, payload: int, wire: int) -> None:
         self.observer.traffic(

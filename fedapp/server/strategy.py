@@ -18,7 +18,7 @@ from flwr.serverapp.strategy import Result, Strategy
 from fedapp.config.build import build_as
 from fedapp.config.run import RunSettings
 from fedapp.core.method import OPENING, ClientRoutine, MessageSpec, Moment, RunFacts
-from fedapp.core.payload import Payload, Spec, Upload, spec_of
+from fedapp.core.payload import Payload, Spec, State, Upload, spec_of
 from fedapp.core.types import Arrays
 from fedapp.server.run import ServerRun
 
@@ -81,6 +81,13 @@ class ServerStrategy(Strategy, ABC):
     def end(self) -> None:
         """The last round's uploads are taken in."""
 
+    def state(self) -> State:
+        """All that it must remember to go on as if nothing had happened; here it remembers nothing."""
+        return State()
+
+    def restore(self, state: State) -> None:
+        """Take over what ``state`` gave, after ``begin``; arrays in it are its own from then on."""
+
     def shared(self) -> Arrays:
         """The one adapter that this method would hand to a newcomer; empty if it has none."""
         return {}
@@ -115,12 +122,18 @@ class ServerStrategy(Strategy, ABC):
         """Attach the strategy to a run, before it starts."""
         self._server_run = run
         self._opened = not self.opens
+        self._ended = 0  # the round after which it did
 
     @final
     def join(self, grid: Grid) -> None:
-        """Find the clients and begin, unless that is done."""
-        if self._server_run.join(grid):
-            self.begin(self._server_run.facts())
+        """Find the clients and begin, unless that is done; where the run goes on, with what was known."""
+        run = self._server_run
+        if run.join(grid):
+            self.begin(run.facts())
+            if run.resumed is not None:
+                self._opened, self._ended = run.resumed.facts["opened"], run.resumed.facts["ended"]
+                self.restore(run.resumed.part("method"))
+                run.resumed = None
 
     @final
     def summary(self) -> None:
@@ -151,8 +164,8 @@ class ServerStrategy(Strategy, ABC):
             uploads, lost = self._receive(Moment(server_round, "train"), replies)
             self.aggregate(server_round, uploads, lost)
             metrics = _weighted_metrics(uploads)
-        if server_round == self._server_run.settings.num_rounds:
-            self.end()
+        self._keep(server_round)
+        self._end_after(server_round)
         return None, metrics
 
     @final
@@ -193,20 +206,45 @@ class ServerStrategy(Strategy, ABC):
         The same steps as Flower's own ``start``, which also works with this class. This one looks
         for replies ten times a second and asks a node that stands in for several clients about
         one client at a time. Initial arrays do not exist here: every client starts from the seed.
+        A run that goes on does so with what follows the training of its last round kept; one whose
+        patience is over ends with the round that it is in.
         """
         empty, config = ArrayRecord(), ConfigRecord()
         run, result = self._server_run, Result()
-        for server_round in range(1, (num_rounds or run.settings.num_rounds) + 1):
-            messages = self.configure_train(server_round, empty, config, grid)
-            replies = run.exchange(grid, Moment(server_round, "train"), messages, timeout)
-            _, train_metrics = self.aggregate_train(server_round, _given_away(replies))
-            result.train_metrics_clientapp[server_round] = train_metrics
-            messages = self.configure_evaluate(server_round, empty, config, grid)
-            replies = run.exchange(grid, Moment(server_round, "evaluate"), messages, timeout)
-            metrics = self.aggregate_evaluate(server_round, _given_away(replies))
-            if metrics is not None:
-                result.evaluate_metrics_clientapp[server_round] = metrics
+        for server_round in range(max(run.trained, 1), (num_rounds or run.settings.num_rounds) + 1):
+            if server_round > run.trained:
+                run.look_again(grid, server_round)
+                messages = self.configure_train(server_round, empty, config, grid)
+                replies = run.exchange(grid, Moment(server_round, "train"), messages, timeout)
+                _, train_metrics = self.aggregate_train(server_round, _given_away(replies))
+                result.train_metrics_clientapp[server_round] = train_metrics
+            self._end_after(server_round)
+            self._evaluate(grid, server_round, timeout, result)
+            scored = server_round < run.last_round and run.settings.evaluates(server_round)
+            if scored and run.observer.evaluated(server_round, self.shared):
+                run.last_round = server_round
+                self._end_after(server_round)
+                self._evaluate(grid, server_round, timeout, result)
+                break
         return result
+
+    def _evaluate(self, grid: Grid, server_round: int, timeout: float | None, result: Result) -> None:
+        run = self._server_run
+        messages = self.configure_evaluate(server_round, ArrayRecord(), ConfigRecord(), grid)
+        replies = run.exchange(grid, Moment(server_round, "evaluate"), messages, timeout)
+        metrics = self.aggregate_evaluate(server_round, _given_away(replies))
+        if metrics is not None:
+            result.evaluate_metrics_clientapp[server_round] = metrics
+
+    def _keep(self, server_round: int) -> None:
+        """Have the run kept as it is once a round's uploads are taken in."""
+        self._server_run.keep(server_round, self.state(), opened=self._opened, ended=self._ended)
+
+    def _end_after(self, server_round: int) -> None:
+        if server_round == self._server_run.last_round != self._ended:
+            self.end()
+            self._ended = server_round
+            self._keep(server_round)
 
     def _messages(self, moment: Moment) -> list[Message]:
         return self._server_run.messages(moment, self._server_run.clients_of(moment), self.download)

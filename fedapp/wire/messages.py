@@ -5,6 +5,7 @@ What travels beside a payload is JSON; its keys are in kebab-case, as Flower's.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -89,6 +90,10 @@ class Work:
         fingerprint: The base model that the client must have; None if the run prescribes none.
         final: Whether this is the run's last round.
         download: What this client gets.
+        asked_last: The last round before this message in which the client was asked to train: from then is
+            the memory that it goes on with. None if it was not.
+        run: 16 hex digits that are the run's own, also where it stopped and goes on; empty: it cannot.
+        keep: Rounds after which the client keeps its adapter as it was then; this one may be among them.
     """
 
     config: str
@@ -98,6 +103,9 @@ class Work:
     fingerprint: str | None
     final: bool
     download: Payload = field(default_factory=Payload)
+    asked_last: int | None = None
+    run: str = ""
+    keep: Sequence[int] = ()
 
     def pack(self) -> RecordDict:
         """As Flower's records."""
@@ -108,6 +116,9 @@ class Work:
             "phase": self.phase,
             "fingerprint": self.fingerprint,
             "final": self.final,
+            "asked-last": self.asked_last,
+            "run": self.run,
+            "keep": list(self.keep),
         }
         return pack(Envelope(facts, self.download))
 
@@ -175,6 +186,7 @@ class Done:
         seconds: What the work took.
         cpu_seconds: Processor time of it, of all threads of the client's process.
         upload: What the client sends.
+        forgot: Whether the client took part before and had no memory of it.
     """
 
     client_id: int
@@ -186,6 +198,7 @@ class Done:
     seconds: float
     cpu_seconds: float = 0.0
     upload: Payload = field(default_factory=Payload)
+    forgot: bool = False
 
     def facts(self) -> dict[str, Any]:
         """All but the upload, as a JSON object."""
@@ -198,6 +211,7 @@ class Done:
             "seconds": self.seconds,
             "cpu-seconds": self.cpu_seconds,
             "about": self.sizes.facts(),
+            **({"forgot": True} if self.forgot else {}),
         }
 
     def pack(self) -> RecordDict:

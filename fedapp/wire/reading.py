@@ -106,7 +106,15 @@ def read_work(records: RecordDict) -> Work:
     if not isinstance(phase, str) or phase not in PHASES:
         raise WireError(f"the server's message is for phase={show(phase)}")
     client_id, server_round = (_whole(facts, name) for name in ("client-id", "server-round"))
-    return Work(config, client_id, server_round, phase, fingerprint, final, envelope.payload)  # type: ignore[arg-type]
+    asked_last = _whole(facts, "asked-last") if facts.get("asked-last") is not None else None
+    run = facts.get("run", "")
+    if not isinstance(run, str) or not re.fullmatch(r"([0-9a-f]{16})?", run):  # it names a folder
+        raise WireError(f"the server's message names run={show(run)}")
+    about = (config, client_id, server_round, phase, fingerprint, final, envelope.payload)
+    keep = facts.get("keep", [])
+    if not isinstance(keep, list) or not all(type(one) is int and 0 < one < 2**31 for one in keep):
+        raise WireError(f"the server's message names keep={show(keep)}")
+    return Work(*about, asked_last, run, tuple(keep))  # type: ignore[arg-type]
 
 
 def read_done(
@@ -172,6 +180,7 @@ def _done(
         _number("times", "seconds", facts.get("seconds", 0.0), (0.0, MAX_SECONDS)),
         _number("times", "cpu-seconds", facts.get("cpu-seconds", 0.0), (0.0, MAX_SECONDS)),
         payload,
+        facts.get("forgot") is True,
     )
 
 

@@ -51,10 +51,14 @@ def serve(request: Request) -> Answer:
         serving.require_own(asked, dict(request.node_config))
         asked = replace(asked, config=party.admit(asked.config, exchange))
         memory = f"client-{asked.client_id}"
-        held = f"{memory}-message" in request.state
-        state = dict(unpack(request.state, prefix=memory).payload.arrays) if held else {}
-        done = serving.serve(asked, state, party.output)
+        kept = serving.memory_folder(asked, party.policy.memory)
+        held = f"{memory}-message" in request.state  # else this node is new to the run, or was started again
+        known = unpack(request.state, prefix=memory).payload.arrays if held else serving.recall(asked, kept)
+        state = dict(known or {})
+        done = replace(serving.serve(asked, state, party.output), forgot=known is None)
         if asked.phase != "evaluate":  # scoring leaves the memory as it was
+            if kept is not None:
+                serving.keep_memory(kept, asked.server_round, state)
             told.state.update(pack(Envelope({}, Payload(arrays=state)), prefix=memory))
         told.last = asked.final and asked.phase == "evaluate"
         return done

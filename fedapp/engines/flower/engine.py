@@ -46,7 +46,7 @@ def run_flower(job: Job, on_event: OnEvent) -> None:
         RunFailed: If the run was refused, crashed or did not complete.
         KeyboardInterrupt: If interrupted; the run is stopped first.
     """
-    with opened(job.run_dir):
+    with opened(job):
         with writing(job.log_file):
             log = job.log_file.open("ab", buffering=0)
         with log, flower_home() as home:
@@ -77,7 +77,7 @@ def _run_on_superlink(job: Job, on_event: OnEvent, log: int, home: Path) -> None
 
 def _attempt(job: Job, superlink: SuperLink, on_event: OnEvent, is_last: bool) -> bool:
     """Submit and watch once; false if it is worth another try."""
-    tail = EventTail(job.run_dir / "events.jsonl")
+    tail = EventTail(job.run_dir / "events.jsonl", job.resumed)
     log_start = job.log_file.stat().st_size
     superlink.submit(job)
     status, details = _watch(job, superlink, tail, on_event)
@@ -121,13 +121,16 @@ def _watch(job: Job, superlink: SuperLink, tail: EventTail, on_event: OnEvent) -
 
 
 def _clear(job: Job) -> None:
-    """Empty the run folder for another attempt; the log stays, and that the run is about to start."""
-    for path in job.run_dir.iterdir():
+    """Empty the run folder for another attempt; the log stays, and that the run is about to start.
+
+    A run that goes on is brought back to its last checkpoint by its server.
+    """
+    for path in () if job.resumed else job.run_dir.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
         elif path.name not in (job.log_file.name, FILE):
             path.unlink()
-    open_run(job.run_dir, getpid())
+    open_run(job, getpid())
 
 
 def _reason(status: str, details: str, log: str) -> str:

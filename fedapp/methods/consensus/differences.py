@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -112,6 +113,17 @@ class ServerMemory:
     labels: dict[int, dict[int, str]] = field(default_factory=dict)
     holds: dict[int, int] = field(default_factory=dict)
     heard: dict[int, int] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON can hold it, numbered things as pairs."""
+        labels = [[version, list(held.items())] for version, held in self.labels.items()]
+        return {"labels": labels, "holds": list(self.holds.items()), "heard": list(self.heard.items())}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> ServerMemory:
+        """What ``facts`` gave."""
+        labels = {version: dict(held) for version, held in facts["labels"]}
+        return cls(labels, dict(facts["holds"]), dict(facts["heard"]))
 
     def download(self, client_id: int) -> tuple[dict[str, list[str]], int]:
         """What a client gets, and how many bytes less that is than all pseudo-labels would be."""

@@ -12,7 +12,7 @@ https://github.com/kampmichael/federatedcotraining.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from fedapp.config.run import RunSettings
 from fedapp.core.checks import require_bool, require_choice, require_int, require_kind, require_number
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, RunFacts
 from fedapp.core.model import RatingModel
-from fedapp.core.payload import Payload, Upload
+from fedapp.core.payload import Payload, State, Upload
 from fedapp.core.public_set import PublicSet
 from fedapp.methods.consensus.answers import Answers, describe_refused, read_answers
 from fedapp.methods.consensus.cost import DIGEST_BYTES
@@ -150,6 +150,28 @@ class SemanticConsensus(ServerStrategy):
             self._saved = 0
         self.run.record("consensus", row)
 
+    def state(self) -> State:
+        """Pseudo-labels, everybody's latest answers, and the exchange's memory."""
+        return State(
+            facts={
+                "round": self.server_round,
+                "labels": list(self.labels.items()),
+                "memory": self.memory.facts(),
+                "latest": [[client, voter.facts()] for client, voter in self._latest.items()],
+                "saved": self._saved,
+                "warned": sorted(self._warned),
+            }
+        )
+
+    def restore(self, state: State) -> None:
+        """The same."""
+        facts = state.facts
+        self.server_round, self._saved = facts["round"], facts["saved"]
+        self.labels = dict(facts["labels"])
+        self.memory = ServerMemory.of(facts["memory"])
+        self._latest = {client: _Voter.of(said) for client, said in facts["latest"]}
+        self._warned = {(client, kind) for client, kind in facts["warned"]}
+
     def _hear(self, upload: Upload, public: PublicSet) -> Answers:
         found = read_answers(upload.texts, len(public.examples), public.digest, self.max_answer_chars)
         fault = found.fault or self.memory.confirmed(upload.client_id, upload.texts, self.server_round)
@@ -196,6 +218,21 @@ class _Voter:
         self.log_likelihoods: dict[int, float] = {}
         self.server_round, self.weight = 0, 1.0
         self.own_kind: set[int] = set()
+
+    def facts(self) -> dict[str, Any]:
+        """As JSON can hold it, numbered things as pairs."""
+        pairs = {name: list(vars(self)[name].items()) for name in ("texts", "log_likelihoods")}
+        about = {"round": self.server_round, "weight": self.weight, "own_kind": sorted(self.own_kind)}
+        return {**pairs, **about}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> _Voter:
+        """What ``facts`` gave."""
+        voter = cls()
+        voter.texts, voter.log_likelihoods = dict(facts["texts"]), dict(facts["log_likelihoods"])
+        voter.server_round, voter.weight = facts["round"], facts["weight"]
+        voter.own_kind = set(facts["own_kind"])
+        return voter
 
     def hear(self, found: Answers, server_round: int, weight: float) -> None:
         """Answers take the place of earlier ones to the same prompts."""

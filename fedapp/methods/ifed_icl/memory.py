@@ -14,6 +14,7 @@ import numpy as np
 from fedapp.core.checks import require_choice, require_number, show_value
 from fedapp.core.errors import FederationError
 from fedapp.core.method import RunFacts
+from fedapp.core.payload import State
 from fedapp.methods.ifed_icl.names import READ_BY
 from fedapp.methods.ifed_icl.store import StoredTask, TaskKey, TaskStore, cosine, merge_means
 
@@ -84,13 +85,9 @@ class TaskMemory:
             FederationError: If a task of this id has another base model, template or labels.
             ValueError: If the store cannot be read.
         """
-        if self.store is None:
+        self.know(run, rule)
+        if self.store is None or self._key is None:
             return None
-        task = run.task()
-        read = [f"{name} {task.adapter[name]!r}" for name in READ_BY if name in task.adapter]
-        template = ", ".join([f"{task.name} {task.version}", *read, rule])
-        self._form = "".join(one for one in read if one.startswith("injection "))
-        self._key = TaskKey(self.task or task.name, run.base_fingerprint, template, task.labels)
         self.store.prepare()
         self._found = self.store.get(self._key.task)
         if self._found is not None:
@@ -101,6 +98,43 @@ class TaskMemory:
                     f"{'; '.join(odd)}. Set method.task to a new id, or: fedapp tasks remove"
                 )
         return self._found
+
+    def know(self, run: RunFacts, rule: str) -> None:
+        """What the task of a run is called and known by, without a look into the store.
+
+        Args:
+            run: What is known of the run.
+            rule: As in ``recall``.
+        """
+        if self.store is None:
+            return
+        task = run.task()
+        read = [f"{name} {task.adapter[name]!r}" for name in READ_BY if name in task.adapter]
+        template = ", ".join([f"{task.name} {task.version}", *read, rule])
+        self._form = "".join(one for one in read if one.startswith("injection "))
+        self._key = TaskKey(self.task or task.name, run.base_fingerprint, template, task.labels)
+
+    def state(self) -> State:
+        """What was found in the store, and this run's own mean so far."""
+        parts: dict[str, State] = {"own": State() if self._own is None else State({"vectors": self._own})}
+        if self._found is not None:
+            found = {"coefficients": self._found.coefficients, "vectors": self._found.vectors}
+            parts["found"] = State(found, {"count": self._found.count, "rounds": self._found.rounds})
+        return State.of(parts, looked=self._looked_around, count=self._count)
+
+    def restore(self, state: State) -> None:
+        """The same; ``know`` was called before."""
+        self._own = state.part("own").arrays.get("vectors")
+        self._looked_around, self._count = state.facts["looked"], state.facts["count"]
+        found = state.part("found")
+        if found.facts and self._key is not None:
+            self._found = StoredTask(
+                self._key,
+                found.arrays["coefficients"],
+                found.arrays["vectors"],
+                found.facts["count"],
+                found.facts["rounds"],
+            )
 
     def describe_hit(self, found: StoredTask) -> str:
         """In one line, what a hit means for the run."""

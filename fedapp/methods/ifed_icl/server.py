@@ -15,7 +15,7 @@ from fedapp.aggregation import Rule
 from fedapp.core.checks import require_bool, require_choice, require_kind
 from fedapp.core.method import MessageSpec, Moment, RunFacts
 from fedapp.core.model import COEFFICIENTS, VECTORS
-from fedapp.core.payload import DTYPES, Payload, Upload
+from fedapp.core.payload import DTYPES, Payload, State, Upload
 from fedapp.core.types import Arrays
 from fedapp.methods.ifed_icl.memory import TaskMemory
 from fedapp.methods.ifed_icl.names import MISSING, READ_BY, WANTED, WIRE_DTYPES
@@ -124,7 +124,11 @@ class ContextAggregation(ServerStrategy):
     def begin(self, run: RunFacts) -> None:
         """Look the task up."""
         super().begin(run)
-        found = self.memory.recall(run, f"combined by {self.combine!r}")
+        rule = f"combined by {self.combine!r}"
+        if run.resumed:  # what was found then is part of the state
+            self.memory.know(run, rule)
+            return
+        found = self.memory.recall(run, rule)
         self._reuses = found is not None and self.memory.on_hit == "reuse"
         if run.num_rounds == 1 and not self._reuses:
             run.warn("num_rounds=1 calibrates nothing, it only gathers context vectors: set 2 or more")
@@ -134,6 +138,26 @@ class ContextAggregation(ServerStrategy):
         if self._reuses:
             self.vectors = found.vectors.astype(np.float32)
         run.warn(self.memory.describe_hit(found))
+
+    def state(self) -> State:
+        """Vectors with those that they come from, coefficients, who has what, and what was recalled."""
+        own = {VECTORS: self.vectors, COEFFICIENTS: self.coefficients}
+        parts = {
+            "own": State({name: value for name, value in own.items() if value is not None}),
+            "sources": State.of_uploads(self.sources.values()),
+            "memory": self.memory.state(),
+        }
+        flags = {"reuses": self._reuses, "calibrated": self._calibrated}
+        return State.of(parts, holding=sorted(self.holding), **flags)
+
+    def restore(self, state: State) -> None:
+        """The same."""
+        own = state.part("own").arrays
+        self.vectors, self.coefficients = own.get(VECTORS), own.get(COEFFICIENTS)
+        self.sources = {upload.client_id: upload for upload in state.part("sources").uploads()}
+        self.holding = set(state.facts["holding"])
+        self._reuses, self._calibrated = state.facts["reuses"], state.facts["calibrated"]
+        self.memory.restore(state.part("memory"))
 
     def trains(self, server_round: int) -> bool:
         """Whether anything is calibrated: not where a known task is answered from the store."""

@@ -14,7 +14,7 @@ from typing import ClassVar
 from fedapp.aggregation import low_rank as rules
 from fedapp.aggregation import weighted_mean
 from fedapp.core.method import MessageSpec, Moment
-from fedapp.core.payload import Payload, Spec, Upload
+from fedapp.core.payload import Payload, Spec, State, Upload
 from fedapp.core.types import Arrays, Shapes
 from fedapp.methods.products.updates import UpdateLog, spec_without_ranks, update_name
 from fedapp.server.strategy import ServerStrategy
@@ -50,6 +50,15 @@ class Stack(ServerStrategy):
     def shared(self) -> Arrays:
         """The sum of all updates, dense."""
         return rules.product(self.log.updates) | self.beside
+
+    def state(self) -> State:
+        """All updates, and what is trained beside them."""
+        return State.of({"log": self.log.state(), "beside": State(self.beside)})
+
+    def restore(self, state: State) -> None:
+        """The same."""
+        self.log.restore(state.part("log"))
+        self.beside = state.part("beside").arrays
 
     def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
         """Each client gets the ranks of all; see ``ServerStrategy``."""
@@ -87,6 +96,15 @@ class ExactAverage(ServerStrategy):
         if not self.means:
             return {}
         return rules.product([*self.log.updates, self.means]) | rules.rest_of(self.means)
+
+    def state(self) -> State:
+        """All residuals, and the means."""
+        return State.of({"log": self.log.state(), "means": State(self.means)})
+
+    def restore(self, state: State) -> None:
+        """The same."""
+        self.log.restore(state.part("log"))
+        self.means = state.part("means").arrays
 
     def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
         """Means of an upload's shapes, residuals of K - 1 times its rank; see ``ServerStrategy``."""
@@ -138,6 +156,16 @@ class Redistribute(ServerStrategy):
         if not self.current:
             return {}
         return rules.product([rules.truncate(self.current, self._largest())]) | self.beside
+
+    def state(self) -> State:
+        """The decomposed sum, what is trained beside it, and each client's ranks."""
+        parts = {"current": State(self.current), "beside": State(self.beside)}
+        return State.of(parts, ranks=list(self.ranks.items()))
+
+    def restore(self, state: State) -> None:
+        """The same."""
+        self.current, self.beside = state.part("current").arrays, state.part("beside").arrays
+        self.ranks = dict(state.facts["ranks"])
 
     def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:
         """The shapes of each upload, as far as a product can have its rank; see ``ServerStrategy``."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 
 from fedapp.aggregation.low_rank import MERGED, A, B, layers, rest_of
-from fedapp.core.payload import Spec, spec_of
+from fedapp.core.payload import Spec, State, spec_of
 from fedapp.core.types import Arrays
 
 FREE = -1
@@ -32,6 +32,16 @@ class UpdateLog:
         """Add a round's update; these clients' replies show that they have all the former ones."""
         self.confirmed |= dict.fromkeys(client_ids, len(self.updates))
         self.updates.append(update)
+
+    def state(self) -> State:
+        """The updates, and who has confirmed which."""
+        updates = State.of_each(dict(enumerate(self.updates)))
+        return State.of({"updates": updates}, confirmed=list(self.confirmed.items()))
+
+    def restore(self, state: State) -> None:
+        """The same."""
+        self.updates = list(state.part("updates").each().values())
+        self.confirmed = dict(state.facts["confirmed"])
 
     def since_confirmed(self, client_id: int) -> Arrays:
         """What a client may lack, under numbered names."""

@@ -1,0 +1,72 @@
+"""A client's memory on the party's own disk: where it is, and that a node that was started again goes on."""
+
+import pytest
+import yaml
+
+from fedapp.core.files import POLICY_VARIABLE
+from fedapp.engines.grid import InProcessGrid
+from tests.federation import Killed, killing, resume_toy, run_on, run_toy
+
+SETTINGS = ["num_rounds=3", "method=fedreft_fixed"]
+
+
+class Restarted(InProcessGrid):
+    """Every node has forgotten everything before every message, as one that was started again."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.first = dict(self._contexts)
+
+    def push_messages(self, messages):
+        self._contexts.update(self.first)
+        return super().push_messages(messages)
+
+
+@pytest.fixture
+def party(monkeypatch, tmp_path):
+    """Sets the policy of all nodes."""
+
+    def settle(**folders):
+        file = tmp_path / "party.yaml"
+        file.write_text(yaml.safe_dump({name: str(tmp_path / folder) for name, folder in folders.items()}))
+        monkeypatch.setenv(POLICY_VARIABLE, str(file))
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+        return tmp_path
+
+    return settle
+
+
+def own(folder):
+    return {path.parent.name: path.read_bytes() for path in folder.glob("client-*/adapter.safetensors")}
+
+
+def test_nodes_that_are_started_again_go_on_from_the_folder_of_their_policy(party, tmp_path):
+    party(output="whole", memory="memory")
+    run_toy(tmp_path / "run-a", *SETTINGS)
+    party(output="restarted", memory="memory")
+    run = run_on(Restarted, tmp_path / "run-b", *SETTINGS)
+    assert own(tmp_path / "restarted") == own(tmp_path / "whole")
+    assert len(own(tmp_path / "whole")) == 4
+    assert not any("memory" in text for text in run.warnings())
+    keys = list((tmp_path / "memory").iterdir())
+    assert len(keys) == 2  # each run has its own
+    assert {path.name for key in keys for path in key.iterdir()} == {f"client-{n}" for n in range(4)}
+    assert not list((tmp_path / "run-a" / "checkpoints").glob("client-*"))
+
+
+def test_a_run_that_goes_on_finds_the_memory_of_its_parties(party, tmp_path):
+    party(output="whole", memory="memory")
+    run_toy(tmp_path / "run-a", *SETTINGS)
+    party(output="killed", memory="memory")
+    with pytest.raises(Killed):
+        run_toy(tmp_path / "run-b", *SETTINGS, network=killing(3, "train"))
+    resume_toy(tmp_path / "run-b")
+    assert own(tmp_path / "killed") == own(tmp_path / "whole")
+
+
+def test_without_a_folder_the_loss_is_named(party, tmp_path):
+    party(output="whole")
+    run = run_on(Restarted, tmp_path / "run", *SETTINGS)
+    said = [text for text in run.warnings() if "goes on without its memory" in text]
+    assert len([text for text in said if "client 2 " in text]) >= 2
+    assert "its policy names no folder for it (memory)" in said[0]
