@@ -86,7 +86,7 @@ def submit(site: ServerSite, job: Job) -> Submission:
     Raises:
         RunFailed: If it is refused; the run folder says why.
     """
-    open_run(job.run_dir, os.getpid())
+    open_run(job, os.getpid())
     try:
         run_id = Control(site).submit(job.app_dir, job.overrides)
     except ControlFault as fault:

@@ -126,7 +126,7 @@ def vega() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, safe within a script element."""
     import vl_convert
 
-    return str(vl_convert.javascript_bundle(None)).replace("</script", "<\\/script")
+    return str(vl_convert.javascript_bundle()).replace("</script", "<\\/script")
 
 
 def _named(comparison: Comparison, warn: Callable[[str], None]) -> Iterator[RunFiles]:
