@@ -5,16 +5,11 @@ from __future__ import annotations
 import errno
 import io
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
-
-import numpy as np
 
 from fedapp.core.errors import Explained
-from fedapp.core.types import Arrays
 
 ROOT = Path(__file__).resolve().parents[2]
 """The checkout, or the folder that the package is installed in."""
@@ -88,7 +83,7 @@ def write_in_place(path: Path, text: str) -> None:
     """
     content = text.encode()
     with writing(path), path.open("r+b", buffering=0) as file:
-        _write_all(file.fileno(), content)
+        write_all(file.fileno(), content)
         file.truncate(len(content))
 
 
@@ -127,7 +122,7 @@ class LineFile:
     def _append(self, file: io.FileIO, content: bytes) -> None:
         size = os.fstat(file.fileno()).st_size
         try:
-            _write_all(file.fileno(), content)
+            write_all(file.fileno(), content)
         except BaseException:
             with suppress(OSError):
                 file.truncate(size)
@@ -158,7 +153,12 @@ def append_line(path: Path, line: str) -> None:
         file.close()
 
 
-def _write_all(file: int, given: bytes | memoryview) -> None:
+def write_all(file: int, given: bytes | memoryview) -> None:
+    """Write all of it to a file descriptor.
+
+    Raises:
+        OSError: If the disk does not take it.
+    """
     # A disk that gets full takes a part first; only the next write says what is wrong.
     content = memoryview(given)
     while content:
@@ -166,64 +166,6 @@ def _write_all(file: int, given: bytes | memoryview) -> None:
         if written == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         content = content[written:]
-
-
-class ArraysOnDisk(MutableMapping[int, Arrays]):
-    """Named arrays by a number, in a file without a name: what is seldom looked at takes no memory.
-
-    It lies in the folder of temporary files (``TMPDIR``), and is gone with the process however that ends.
-    What is looked up is read anew each time, bit for bit what was put in.
-
-    Args:
-        given: What it holds at first.
-    """
-
-    def __init__(self, given: Mapping[int, Arrays] | None = None) -> None:
-        self._file: IO[bytes] | None = None
-        self._places: dict[int, tuple[int, int, list[tuple[str, np.dtype, tuple[int, ...]]]]] = {}
-        self._end = 0
-        self.update(given or {})
-
-    def __setitem__(self, key: int, arrays: Arrays) -> None:
-        """Keep arrays; they take the place of those of the same number if they fit there.
-
-        Raises:
-            WriteError: If the disk does not take them.
-        """
-        size = sum(array.nbytes for array in arrays.values())
-        start, room, _ = self._places.get(key, (self._end, 0, []))
-        if size > room:
-            start, room, self._end = self._end, size, self._end + size
-        with writing(Path(tempfile.gettempdir(), "arrays")):
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  as long as this object
-            self._file.seek(start)
-            for array in arrays.values():
-                _write_all(self._file.fileno(), np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        about = [(name, array.dtype, array.shape) for name, array in arrays.items()]
-        self._places[key] = (start, room, about)
-
-    def __getitem__(self, key: int) -> Arrays:
-        start, _, about = self._places[key]
-        arrays: Arrays = {}
-        assert self._file is not None
-        self._file.seek(start)
-        for name, dtype, shape in about:
-            arrays[name] = np.empty(shape, dtype)
-            rest = arrays[name].reshape(-1).view(np.uint8).data
-            while rest and (count := self._file.readinto(rest)):  # type: ignore[attr-defined]
-                rest = rest[count:]
-            assert not rest
-        return arrays
-
-    def __delitem__(self, key: int) -> None:
-        del self._places[key]
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
 
 
 def set_ordinary_modes(folder: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
 
-from fedapp.core.files import ArraysOnDisk
+from fedapp.core.files import write_all, writing
 from fedapp.core.types import Arrays
 
 DTYPES = {
@@ -40,6 +42,64 @@ class Upload(Payload):
     client_id: int = -1
     num_examples: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class ArraysOnDisk(MutableMapping[int, Arrays]):
+    """Named arrays by a number, in a file without a name: what is seldom looked at takes no memory.
+
+    It lies in the folder of temporary files (``TMPDIR``), and is gone with the process however that ends.
+    What is looked up is read anew each time, bit for bit what was put in.
+
+    Args:
+        given: What it holds at first.
+    """
+
+    def __init__(self, given: Mapping[int, Arrays] | None = None) -> None:
+        self._file: IO[bytes] | None = None
+        self._places: dict[int, tuple[int, int, list[tuple[str, np.dtype, tuple[int, ...]]]]] = {}
+        self._end = 0
+        self.update(given or {})
+
+    def __setitem__(self, key: int, arrays: Arrays) -> None:
+        """Keep arrays; they take the place of those of the same number if they fit there.
+
+        Raises:
+            WriteError: If the disk does not take them.
+        """
+        size = sum(array.nbytes for array in arrays.values())
+        start, room, _ = self._places.get(key, (self._end, 0, []))
+        if size > room:
+            start, room, self._end = self._end, size, self._end + size
+        with writing(Path(tempfile.gettempdir(), "arrays")):
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  as long as this object
+            self._file.seek(start)
+            for array in arrays.values():
+                write_all(self._file.fileno(), np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        about = [(name, array.dtype, array.shape) for name, array in arrays.items()]
+        self._places[key] = (start, room, about)
+
+    def __getitem__(self, key: int) -> Arrays:
+        start, _, about = self._places[key]
+        arrays: Arrays = {}
+        assert self._file is not None
+        self._file.seek(start)
+        for name, dtype, shape in about:
+            arrays[name] = np.empty(shape, dtype)
+            rest = arrays[name].reshape(-1).view(np.uint8).data
+            while rest and (count := self._file.readinto(rest)):  # type: ignore[attr-defined]
+                rest = rest[count:]
+            assert not rest
+        return arrays
+
+    def __delitem__(self, key: int) -> None:
+        del self._places[key]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class UploadsOnDisk(Mapping[int, Upload]):

@@ -30,7 +30,8 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from fedapp.core.files import OPEN, POLICY_KEY, POLICY_VARIABLE, ArraysOnDisk
+from fedapp.core.files import OPEN, POLICY_KEY, POLICY_VARIABLE
+from fedapp.core.payload import ArraysOnDisk
 
 RunConfig = Mapping[str, str | int | float | bool]
 Predicate = Callable[[int, Message], bool]

@@ -12,9 +12,8 @@ import numpy as np
 
 from fedapp.aggregation import Rule
 from fedapp.core.checks import require_choice, require_kind, show_value
-from fedapp.core.files import ArraysOnDisk
 from fedapp.core.method import ClientRoutine, MessageSpec, Moment, Needs
-from fedapp.core.payload import DTYPES, Payload, State, Upload, UploadsOnDisk
+from fedapp.core.payload import DTYPES, ArraysOnDisk, Payload, State, Upload, UploadsOnDisk
 from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, Shapes
 from fedapp.methods.mixing import FixedMixing, Mixing

@@ -25,6 +25,8 @@ class Model:
 class Benchmark:
     """Reads an answer without its mark; the main metric is the share of answers that are right."""
 
+    has_options = False
+
     def extract(self, completion):
         return completion.removesuffix("!")
 

@@ -13,7 +13,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from fedapp.core.files import ArraysOnDisk, LineFile, WriteError, append_line, write_atomically
+from fedapp.core.files import LineFile, WriteError, append_line, write_atomically
+from fedapp.core.payload import ArraysOnDisk
 
 
 @pytest.fixture

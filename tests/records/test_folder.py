@@ -30,7 +30,7 @@ def run(tmp_path_factory):
 def test_the_run_folder_holds_everything_it_should(run):
     names = {path.name for path in run.folder.iterdir()}
     files = {"config.yaml", "run.json", "events.jsonl", "metrics.jsonl", "traffic.jsonl", "summary.json"}
-    assert names == files | {"adapters"}
+    assert names == files | {"adapters", "checkpoints"}
     assert set(run.adapters()) == {"client-0", "client-1", "client-2", "client-3", "shared"}
 
 
