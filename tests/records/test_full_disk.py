@@ -24,6 +24,8 @@ def disk(monkeypatch):
         write, write_text, left = os.write, Path.write_text, [room]
 
         def lines(file: int, content: bytes) -> int:
+            if os.fstat(file).st_nlink == 0:  # a nameless temporary file lies on another disk
+                return write(file, content)
             # What overwrites run.json begins a file; lines are appended.
             begins = os.lseek(file, 0, os.SEEK_CUR) == 0 and os.fstat(file).st_size > 0
             if left[0] <= 0 and not begins:
