@@ -8,8 +8,8 @@
 values of a real adapter would take: at a given number of uploads a rule's time grows with their length.
 ``messages`` times what a server does with one upload and one download whatever the rule. ``simulate`` runs
 the real server half against toy clients in this process, few of them first: what a message costs there,
-the rule on its own and ``fedapp budget`` predict bytes and seconds of the run with many, which follows. Seconds
-are of processor time (one thread), without those that the clients spend.
+the rule on its own and ``fedapp budget`` predict bytes and seconds of the run with many, which follows.
+Seconds are of processor time (one thread), without those that the clients spend.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from fedapp.server.strategy import build_strategy  # noqa: E402
 from fedapp.wire.messages import ClientSizes, Done, Work  # noqa: E402
 from fedapp.wire.reading import read_done  # noqa: E402
 
-LENGTHS = (8_000, 40_000)  # values of an upload in `rules`; rules take blocks of 8,000, the first into new memory
+LENGTHS = (8_000, 40_000)  # values of an upload in `rules`; rules take blocks of 8,000
 WIDTH = 512  # of the layer whose low-rank updates are combined in `rules`
 FEW = 50  # clients of the small simulation that predicts the large one
 GIGA = 1e9
@@ -194,9 +194,7 @@ def simulate(settings: Sequence[str], clients: int) -> Measured:
             with open(Path(folder) / "log.txt", "w") as log:
                 kept, sys.stdout = sys.stdout, log
                 try:
-                    run_local(
-                        server_app.app, timed, num_nodes=clients, run_config={"overrides": overrides}
-                    )
+                    run_local(server_app.app, timed, num_nodes=clients, run_config={"overrides": overrides})
                 finally:
                     sys.stdout = kept
         finally:
@@ -205,9 +203,7 @@ def simulate(settings: Sequence[str], clients: int) -> Measured:
         rows = [json.loads(line) for line in (run_dir / "traffic.jsonl").read_text().splitlines()]
     way = {kind: sum(r["payload-bytes"] for r in rows if r["direction"] == kind) for kind in ("up", "down")}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Measured(
-        timed.messages, spent - timed.seconds, timed.seconds, way["up"], way["down"], peak
-    )
+    return Measured(timed.messages, spent - timed.seconds, timed.seconds, way["up"], way["down"], peak)
 
 
 def rule_seconds(settings: Sequence[str], clients: int, rounds: int) -> float:
@@ -217,8 +213,11 @@ def rule_seconds(settings: Sequence[str], clients: int, rounds: int) -> float:
     rng = np.random.default_rng(1)
     start = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
     uploads = [
-        Upload({n: (v + 0.05 * rng.standard_normal(v.shape)).astype(np.float32) for n, v in start.items()},
-               client_id=client, num_examples=10)
+        Upload(
+            {n: (v + 0.05 * rng.standard_normal(v.shape)).astype(np.float32) for n, v in start.items()},
+            client_id=client,
+            num_examples=10,
+        )
         for client in range(clients)
     ]
     strategy = build_strategy(config)
@@ -253,8 +252,10 @@ def show_simulation(clients: int, rounds: int, size: int, overrides: Sequence[st
     print(f"  the clients' own work took {many.client_seconds:.1f} s")
     more = many.peak - few.peak
     uploads = (clients - FEW) * 4 * expected.up_values[0]
-    print(f"  resident memory {few.peak / GIGA:.2f} GB with {FEW}, {many.peak / GIGA:.2f} GB with {clients}: "
-          f"{more / (clients - FEW) / 1024:.0f} KiB a client, {more / uploads:.1f} uploads")
+    print(
+        f"  resident memory {few.peak / GIGA:.2f} GB with {FEW}, {many.peak / GIGA:.2f} GB with {clients}: "
+        f"{more / (clients - FEW) / 1024:.0f} KiB a client, {more / uploads:.1f} uploads"
+    )
     return (many.up, many.down) == (expected.run_up_bytes, expected.run_down_bytes)
 
 

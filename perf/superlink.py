@@ -44,7 +44,10 @@ class FakeNode:
     def __init__(self, address: str) -> None:
         private, public = generate_key_pairs()
         self.key = public_key_to_bytes(public)
-        own = [RuntimeVersionHttpInterceptor(component_name="SuperNode"), NodeAuthHttpInterceptor(private, public)]
+        own = [
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(private, public),
+        ]
         self.client = FleetHttpClient.from_server_address(address, True, None, interceptors=own)
         self.node = Node()
 
@@ -127,7 +130,8 @@ def main() -> None:
             with (Path(folder) / "log.txt").open("wb") as log:
                 link = tree.start(command, log.fileno())
                 wait_for(port)
-                print(f"{'nodes':>6} {'join ms':>10} {'look ms':>10} {'alive ms':>10} {'MiB':>10} {'of a core':>13}")
+                heads = ("join ms", "look ms", "alive ms", "MiB")
+                print(f"{'nodes':>6} " + " ".join(f"{head:>10}" for head in heads) + f" {'of a core':>13}")
                 measure(link, f"127.0.0.1:{port}", sorted(options.nodes), options.requests)
         finally:
             tree.end()

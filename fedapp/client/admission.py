@@ -66,7 +66,7 @@ def admit(config_json: str, policy: Policy, clients: tuple[int, ...]) -> str:
 
 
 def _check_version() -> None:
-    """Refuse a run of another fedapp than is installed here: its code travels with it, what it needs does not."""
+    """Refuse a run of another fedapp than is installed here: its code travels, what it needs does not."""
     try:
         here = importlib.metadata.version("fedapp")
     except importlib.metadata.PackageNotFoundError:

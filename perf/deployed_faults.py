@@ -1,17 +1,7 @@
-"""Inject faults into federations of toy clients and print what became of each: the table of docs/reliability.md.
-
-    python scripts/faults.py                      # all
-    python scripts/faults.py reply party          # those whose name holds one of the words
-
-*In process* is the in-process grid, whose network loses, repeats, reorders and changes replies. *Deployed* is a
-SuperLink and three SuperNodes of this machine's own, started anew for each fault, without TLS. A round is lost to
-a client if none of what it sent in it was used. Recovery is the time from the fault until the round in which it
-happened is over; its length without a fault stands in the first deployed line.
-"""
+"""A SuperLink and SuperNodes of this machine, and faults that happen to them; see ``perf/faults.py``."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -19,32 +9,23 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+import yaml
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-import yaml  # noqa: E402
-from flwr.app import Message  # noqa: E402
-
-import client_app  # noqa: E402
-import server_app  # noqa: E402
-from fedapp.client import workplace as workplaces  # noqa: E402
 from fedapp.core.files import POLICY_VARIABLE  # noqa: E402
-from fedapp.core.payload import Payload  # noqa: E402
 from fedapp.engines.flower.home import flower_home  # noqa: E402
 from fedapp.engines.flower.processes import ProcessTree, find_program  # noqa: E402
 from fedapp.engines.flower.superlink import environment  # noqa: E402
-from fedapp.engines.grid import Network, run_local  # noqa: E402
-from fedapp.wire.records import Envelope, pack, unpack  # noqa: E402
 
 PARTIES, ROUNDS, VICTIM = 3, 4, 1
 TOY = ["model=toy", "adapter=toy", "benchmark=toy", f"num_clients={PARTIES}", f"num_rounds={ROUNDS}"]
@@ -96,71 +77,6 @@ def events(run_dir: Path) -> list[dict[str, Any]]:
         with suppress(ValueError):  # half a line is still being written
             found.append(json.loads(line))
     return found
-
-
-# In process
-
-
-def in_round_2(change: Callable[[Message], Message]) -> Callable[[int, Message], Message]:
-    """A network that changes the victim's reply of round 2."""
-
-    def tamper(client_id: int, reply: Message) -> Message:
-        meant = client_id == VICTIM and reply.metadata.message_type == "train"
-        return change(reply) if meant and reply.metadata.group_id == "2" else reply
-
-    return tamper
-
-
-def with_arrays(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Message], Message]:
-    def changed(reply: Message) -> Message:
-        envelope = unpack(reply.content)
-        reply.content.clear()
-        payload = Payload(change(dict(envelope.payload.arrays)), envelope.payload.texts)
-        reply.content.update(pack(Envelope(envelope.facts, payload)))
-        return reply
-
-    return changed
-
-
-def emptied(reply: Message) -> Message:
-    reply.content.clear()
-    return reply
-
-
-def lost_in_round_2(client_id: int, request: Message) -> bool:
-    return (client_id, request.metadata.message_type, request.metadata.group_id) == (VICTIM, "train", "2")
-
-
-NETWORKS = {
-    "no fault": Network(),
-    "a reply is lost": Network(drop=lost_in_round_2),
-    "replies arrive twice, the last first": Network(reverse=True, repeat=lambda client, request: True),
-    "a reply of values that are not numbers": Network(
-        tamper=in_round_2(with_arrays(lambda a: {n: np.full_like(v, np.nan) for n, v in a.items()}))
-    ),
-    "a reply of other shapes": Network(
-        tamper=in_round_2(with_arrays(lambda a: {n: np.append(v, v) for n, v in a.items()}))
-    ),
-    "a reply that is no message": Network(tamper=in_round_2(emptied)),
-}
-
-
-def in_process(name: str, folder: Path) -> Outcome:
-    """A run on the in-process grid."""
-    run_dir = folder / "run"
-    overrides = shlex.join([*TOY, "engine=local", "round_timeout=3", f"run_dir={run_dir}"])
-    config = {"overrides": overrides}
-    try:
-        with (folder / "log.txt").open("w") as log, redirect_stdout(log), redirect_stderr(log):
-            run_local(
-                server_app.app, client_app.app, num_nodes=PARTIES, run_config=config, network=NETWORKS[name]
-            )
-    finally:
-        workplaces.close()
-    return read(run_dir)
-
-
-# Deployed
 
 
 @dataclass
@@ -226,7 +142,9 @@ def deployment(folder: Path) -> Iterator[Deployment]:
         variables = {key: value for key, value in environment(home, ROOT).items() if key != POLICY_VARIABLE}
         variables |= {"XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
         tree, port = ProcessTree(variables, home), free_port()
-        (home / "config.toml").write_text(f'[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n')
+        (home / "config.toml").write_text(
+            f'[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+        )
         command = [find_program("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(port)]
         command += ["--disable-runtime-dependency-installation", "--database", str(folder / "state.db")]
         try:
@@ -288,7 +206,7 @@ def freeze_party(deployed: Deployment) -> bool:
     return True
 
 
-FAULTS: dict[str, Callable[[Deployment], bool]] = {
+DEPLOYED: dict[str, Callable[[Deployment], bool]] = {
     "no fault": nothing,
     "a party's SuperNode is killed": kill_party,
     "a party's process at work is killed": kill_work,
@@ -304,7 +222,7 @@ def deployed(name: str, folder: Path) -> Outcome:
         if not found.wait(lambda: found.rounds_done() >= 1 or found.is_over()):
             return Outcome("round 1 was not over in time")
         began = time.monotonic()
-        if not FAULTS[name](found):
+        if not DEPLOYED[name](found):
             return Outcome("the fault could not be injected")
         found.wait(lambda: found.rounds_done() >= 2 or found.is_over(), 240)
         over = time.monotonic() - began if found.rounds_done() >= 2 else None
@@ -312,28 +230,3 @@ def deployed(name: str, folder: Path) -> Outcome:
         outcome = read(found.run_dir)
         outcome.recovery = over
         return outcome
-
-
-def main() -> None:
-    """Inject and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("words", nargs="*", help="only faults whose name holds one of them")
-    options = parser.parse_args()
-    ways = (("in process", NETWORKS, in_process), ("deployed", FAULTS, deployed))
-    print(f"{'':<50} {'run':<10} {'lost':>4} {'recovery':>9}")
-    for way, faults, play in ways:
-        for name in faults:
-            if options.words and not any(word in name for word in options.words):
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                outcome = play(name, Path(folder))
-            took = "" if outcome.recovery is None else f"{outcome.recovery:7.1f} s"
-            print(f"{way + ': ' + name:<50} {outcome.status:<10} {outcome.lost:>4} {took:>9}")
-            if outcome.said:
-                print(f"    {outcome.said[:150]}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
