@@ -94,16 +94,16 @@ class Deployment:
     def run_dir(self) -> Path:
         return self.folder / "run"
 
-    def add_party(self, number: int) -> None:
+    def add_party(self, number: int, parties: int) -> None:
         policy = self.folder / f"party-{number}.yaml"
         policy.write_text(yaml.safe_dump({"output": str(self.folder / "kept"), "log": f"{policy}.log"}))
-        said = f"partition-id={number} num-partitions={PARTIES} policy='{policy}'"
+        said = f"partition-id={number} num-partitions={parties} policy='{policy}'"
         command = [find_program("flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{self.port}"]
         command += ["--port", str(free_port()), "--node-config", said]
         self.nodes.append(self.tree.start(command, self.log))
 
-    def submit(self) -> None:
-        words = [*TOY, "join_timeout=600", "round_timeout=600", f"run_dir={self.run_dir}"]
+    def submit(self, *overrides: str) -> None:
+        words = [*TOY, "join_timeout=600", "round_timeout=600", f"run_dir={self.run_dir}", *overrides]
         config = f"overrides={json.dumps(shlex.join(words))}"
         self.tree.start([find_program("flwr"), "run", str(ROOT), "here", "--run-config", config], self.log)
 
@@ -136,7 +136,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def deployment(folder: Path) -> Iterator[Deployment]:
+def deployment(folder: Path, parties: int = PARTIES) -> Iterator[Deployment]:
     """A federation that waits for a run; it ends with the block."""
     with flower_home() as home, (folder / "log.txt").open("wb", buffering=0) as log:
         variables = {key: value for key, value in environment(home, ROOT).items() if key != POLICY_VARIABLE}
@@ -151,8 +151,8 @@ def deployment(folder: Path) -> Iterator[Deployment]:
             found = Deployment(tree, folder, log.fileno(), port, tree.start(command, log.fileno()))
             if not found.wait(lambda: answers(port)):
                 raise SystemExit(f"Flower's SuperLink does not start; see {folder / 'log.txt'}")
-            for number in range(PARTIES):
-                found.add_party(number)
+            for number in range(parties):
+                found.add_party(number, parties)
             yield found
         finally:
             tree.end()
