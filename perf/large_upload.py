@@ -3,7 +3,7 @@
     python perf/large_upload.py [--megabytes 200] [--parties 1]
 
 Toy clients, whose vectors are made as long as is asked for, in two rounds under FedAvg without TLS; in
-the second round the adapter travels in both directions. Peaks are of resident memory, looked at once a second.
+the second round the adapter travels in both directions. Peaks are of resident memory, seen once a second.
 """
 
 from __future__ import annotations

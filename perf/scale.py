@@ -51,7 +51,7 @@ from fedapp.server.strategy import build_strategy  # noqa: E402
 from fedapp.wire.messages import ClientSizes, Done, Work  # noqa: E402
 from fedapp.wire.reading import read_done  # noqa: E402
 
-LENGTHS = (8_000, 40_000)  # values of an upload in `rules`; rules take blocks of 8,000
+VALUES = (8_000_000, 40_000_000)  # of all uploads together in `rules`; the first take new memory
 WIDTH = 512  # of the layer whose low-rank updates are combined in `rules`
 FEW = 50  # clients of the small simulation that predicts the large one
 GIGA = 1e9
@@ -110,10 +110,11 @@ RULES: dict[str, tuple[Maker, Callable[[list[Arrays]], object]]] = {
 def show_rules(clients: int, values: int, repeats: int) -> None:
     """Seconds of every rule for so many uploads, from two short lengths to the one asked for."""
     print(f"{clients} uploads, processor seconds; at {values:,} values by the slope between the lengths")
-    print(f"{'':<40} {LENGTHS[0]:>8,} {LENGTHS[1]:>8,} {'a million':>10} {values:>11,}")
+    lengths = [count // clients for count in VALUES]
+    print(f"{'':<40} {lengths[0]:>8,} {lengths[1]:>8,} {'a million':>10} {values:>11,}")
     for name, (make, rule) in RULES.items():
         taken, sizes = [], []
-        for length in LENGTHS:
+        for length in lengths:
             uploads = make(clients, length)
             sizes.append(sum(array.size for array in uploads[0].values()))
             taken.append(least(lambda: rule(uploads), repeats))  # noqa: B023
