@@ -43,6 +43,7 @@ def main(grid: Grid, context: Context) -> None:
         if routine.needs.public_prompts:
             run.public = PublicSet.of(_benchmark(folder.config))
         strategy.attach(run)
+        folder.event("joining", **{"num-clients": folder.config.run.num_clients})
         strategy.join(grid)
         folder.started(run.directory)
         strategy.start(grid)

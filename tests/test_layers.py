@@ -42,6 +42,9 @@ KNOWN_BY = {
     "omegaconf": ("config/",),
     "optuna": ("cli/sweeps/search.py",),
     "pandas": ("api/",),
+    "tensorboard": ("records/trackers/tensorboard.py",),
+    "mlflow": ("records/trackers/mlflow.py",),
+    "wandb": ("records/trackers/wandb.py",),
 }
 # What methods may see of Flower's side: the class that their server halves extend.
 OF_SERVER = "fedapp.server.strategy"

@@ -73,7 +73,8 @@ def rouge_l(answers: Sequence[str], targets: Sequence[str]) -> float:
     """Mean F1 of the longest common subsequence of words, a fraction in [0, 1].
 
     Words are runs of letters and digits in lower case, without stemming. Both empty counts as 1,
-    one empty as 0.
+    one empty as 0. On ASCII words it equals the package rouge-score, which knows no other letters:
+    there an answer in Chinese is always empty, and "Größe" shares a word with "große".
 
     Raises:
         ValueError: If there is nothing to score or the lengths differ.

@@ -132,7 +132,9 @@ class PlainDisplay:
     def update(self, event: Event) -> None:
         """Print a line if the event deserves one."""
         kind = event.get("event")
-        if kind == "start":
+        if kind == "joining":
+            self._print(describe_joining(event))
+        elif kind == "start":
             self._print(describe_start(event))
         elif kind == "round":
             self._print(f"{self.state.describe_round(event)}, {self.state.seconds:.1f} s")
@@ -195,6 +197,8 @@ class BarDisplay:
         self.state.update(event)
         if kind == "end" and self._task is not None:
             self._bar.update(self._task, description="finishing", detail="")
+        elif kind == "joining" and self._task is not None:
+            self._bar.update(self._task, description=describe_joining(event))
         else:
             self._move()
 
@@ -227,6 +231,12 @@ def make_display(stream: TextIO, opening: str) -> Display:
     if stream.isatty():
         return BarDisplay(Console(file=stream), opening)
     return PlainDisplay(stream, opening)
+
+
+def describe_joining(event: Event) -> str:
+    """What a run waits for before it starts."""
+    number = int(event["num-clients"])
+    return f"{number} client{'s' * (number != 1)} loading data and model"
 
 
 def describe_start(event: Event) -> str:

@@ -95,6 +95,8 @@ class TrainConfig:
     def step_size(self, step: int, total: int) -> float:
         """Share of the peak step size at a step: linear warm-up, then the schedule.
 
+        Not transformers' schedules: their warm-up begins with a step of size 0, and moves their cosine.
+
         Args:
             step: Number of the step, from 0.
             total: Steps of the round.

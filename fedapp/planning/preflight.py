@@ -22,6 +22,7 @@ from fedapp.core.types import ClientFailure
 from fedapp.engines import ENGINES
 from fedapp.models.loading import count_gpus
 from fedapp.planning import bases
+from fedapp.records.trackers.tracker import build_tracker
 from fedapp.server.strategy import ServerStrategy, build_strategy
 
 
@@ -171,6 +172,7 @@ def check_config(overrides: Sequence[str]) -> Composed:
     for setting in ("runs_dir", "run_dir"):
         if setting == "runs_dir" or config[setting] is not None:
             folder_setting(config, setting)
+    build_tracker(config)
     return config
 
 

@@ -34,15 +34,7 @@ from fedapp.config.run import folder_setting
 from fedapp.core.errors import printable, reason_of
 from fedapp.core.files import LineFile, WriteError, write_atomically, writing
 from fedapp.core.payload import State
-from fedapp.core.status import (
-    COMPLETED,
-    FAILED,
-    RUNNING,
-    TIME,
-    holding,
-    holds_run,
-    write_status,
-)
+from fedapp.core.status import COMPLETED, FAILED, RUNNING, TIME, holding, holds_run, write_status
 from fedapp.core.types import Arrays
 from fedapp.models.processor import describe_choices
 from fedapp.records.adapter_file import write_adapter
@@ -52,6 +44,7 @@ from fedapp.records.machine import describe_machine
 from fedapp.records.rows import ScoreRow, Spent, Told, TrafficRow
 from fedapp.records.summary import hostile_clients, summarise
 from fedapp.records.table import name_clients
+from fedapp.records.trackers.tracker import Tracking, build_tracker
 from fedapp.server.directory import ClientDirectory
 from fedapp.server.replies import Reply
 from fedapp.wire.messages import Done
@@ -77,6 +70,7 @@ class RunFolder:
         self._warnings: list[str] = []
         self._told = Told()
         self._stopped = ""
+        self._tracking = Tracking(build_tracker(config), self.warning)
 
     @classmethod
     def create(cls, config: Composed, overrides: Sequence[str] = ()) -> RunFolder:
@@ -87,7 +81,8 @@ class RunFolder:
             overrides: What it was composed with.
 
         Raises:
-            ConfigError: If the folder already holds a run, or the setting names none.
+            ConfigError: If the folder already holds a run, the setting names none, or the tracker's package
+                is missing.
             WriteError: If it cannot be written to.
         """
         if config["run_dir"] is not None:
@@ -96,9 +91,9 @@ class RunFolder:
             path = folder_setting(config, "runs_dir") / time.strftime("%Y%m%d-%H%M%S")
         if holds_run(path):
             raise ConfigError(f"run_dir={path} already holds a run; name another folder")
+        folder = cls(path, config.in_folder(path), overrides)
         with writing(path):
             path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path, config.in_folder(path), overrides)
         folder.begin()
         return folder
 
@@ -115,6 +110,7 @@ class RunFolder:
             tree = self.config.to_dict()
             write_atomically(self.path / "config.yaml", yaml.safe_dump(tree, sort_keys=False))
             self._hold = hold.pop_all()
+        self._tracking.begin(self.path, tree)
 
     def take_over(self, kept: State) -> None:
         """Go on with what was known of the run when it was kept."""
@@ -171,6 +167,7 @@ class RunFolder:
         status, reason = (COMPLETED, self._stopped) if error is None else (FAILED, reason_of(error))
         with self._hold:
             try:
+                self._tracking.end(status == COMPLETED)
                 self.event("end", status=status, message=reason)
             except WriteError as full:
                 if error is None:
@@ -280,6 +277,7 @@ class RunFolder:
             self._files[name] = LineFile(self.path / f"{name}.jsonl")
         # Two processes read along: a line is written at once and whole.
         self._files[name].append(json.dumps(row))
+        self._tracking.row(name, row)
 
     def _describe(self, status: str, reason: str = "") -> None:
         facts = {

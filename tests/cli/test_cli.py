@@ -367,6 +367,26 @@ def test_on_a_terminal_a_bar_shows_rounds_clients_loss_and_time_left():
     assert re.search(r"round 2/2 .*clients 1/2  loss 0\.125  \d+ s left", text)
 
 
+@pytest.mark.parametrize("kind", ["plain", "bar"])
+def test_what_a_run_waits_for_is_shown_at_80_columns_and_without_colour(kind, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80)
+    with PlainDisplay(stream, "opening") if kind == "plain" else BarDisplay(console, "opening") as display:
+        display.update({"event": "joining", "num-clients": 4})
+        if isinstance(display, BarDisplay):
+            display._bar.refresh()
+        waiting = len(stream.getvalue())
+        for event in (START, reply(0, loss=0.125), done(1)):
+            display.update(event)
+    shown = stream.getvalue()
+    assert "4 clients loading data and model" in shown[:waiting]
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9][0-9;]*m", shown)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r", "\n").splitlines()
+    assert max(map(len, lines)) <= 80
+
+
 def test_a_stream_that_is_no_terminal_gets_plain_lines():
     assert isinstance(make_display(io.StringIO(), ""), PlainDisplay)
 

@@ -31,6 +31,7 @@ MAY_CHANGE = frozenset(
         "join_timeout",
         "round_timeout",
         "seats",
+        "tracker",
     }
 )
 """Settings that may be others where a run goes on: how long, where and with which means it runs."""

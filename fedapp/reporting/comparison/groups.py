@@ -28,6 +28,7 @@ NOT_COMPARED = {
     "round_timeout",
     "seats",
     "score.matrix",
+    "tracker",
 }
 NAMED = ("benchmark", "partitioner", "method", "adapter", "model", "hostile")
 
