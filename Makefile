@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help setup demo demo-real models test test-slow check format bench clean
+.PHONY: help setup demo demo-real models test test-slow check format docs bench clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -14,7 +14,7 @@ help:  ## show this help
 setup: $(READY)  ## create the environment (.venv) and install everything
 
 # torch first and on its own, so that an index with a CPU build serves it; pyreft last and without
-# its dependencies, whose pins contradict current releases (README, "Why pyreft is installed apart").
+# its dependencies, whose pins contradict current releases (docs/first-run.md, "Why pyreft is installed apart").
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
@@ -47,6 +47,16 @@ check: $(READY)  ## lint, formatting, types
 
 format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+# Into an environment of its own: the site needs none of the package's libraries.
+build/docs-venv/.ready: pyproject.toml requirements.lock
+	$(PYTHON) -m venv build/docs-venv
+	$(PYTHON) -c "import tomllib; [print(one) for one in tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs']]" > build/docs-venv/needed
+	build/docs-venv/bin/python -m pip install --quiet --constraint requirements.lock --requirement build/docs-venv/needed
+	@touch $@
+
+docs: build/docs-venv/.ready  ## build the documentation's site into build/docs (a warning is an error)
+	build/docs-venv/bin/mkdocs build --strict --quiet
 
 bench: models  ## measure speed as ratios within one process
 	$(BIN)/python perf/step_time.py
