@@ -16,11 +16,16 @@ from fedapp.records.rows import ScoreRow
 
 NAMED = ("method", "adapter", "model", "benchmark", "partitioner", "hostile")
 """Groups of ``conf/`` whose choices a result names."""
-<<<<<<< HEAD
-NOT_KEPT = ("run_dir", "runs_dir", "resume", "checkpoints", "save_adapters", "save_predictions", "seed")
-=======
-NOT_KEPT = ("run_dir", "runs_dir", "save_adapters", "save_predictions", "tracker", "seed")
->>>>>>> 88a0c02 (Runs can be watched in TensorBoard, MLflow and Weights & Biases (tracker=…))
+NOT_KEPT = (
+    "run_dir",
+    "runs_dir",
+    "resume",
+    "checkpoints",
+    "save_adapters",
+    "save_predictions",
+    "tracker",
+    "seed",
+)
 """Overrides that say nothing of how a result comes about; the seed stands by itself."""
 _PLACE = re.compile(r"(?<![\w.])[~/][^\s,'\"\[\]{}]*/([^\s,'\"\[\]{}/]+)/?|[A-Z]:\\[^\s,'\"]+")
 
