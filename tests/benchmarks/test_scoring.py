@@ -77,6 +77,18 @@ def test_an_unknown_metric_is_named():
         metric("f1")
 
 
+@pytest.mark.slow  # rouge-score imports NLTK
+def test_rouge_l_equals_the_package_rouge_score_on_ascii_words():
+    scorer = pytest.importorskip("rouge_score.rouge_scorer").RougeScorer(["rougeL"])
+    draw, words = random.Random(0), ["a", "b", "c", "the", "12", "don't", "x_y", "Cat,", "dog.", "e-mail"]
+    for _ in range(500):
+        answer, target = (" ".join(draw.choices(words, k=draw.randint(1, 9))) for _ in range(2))
+        theirs = scorer.score(target, answer)["rougeL"].fmeasure
+        assert rouge_l([answer], [target]) == pytest.approx(theirs, abs=1e-15)
+    assert scorer.score("猫", "猫")["rougeL"].fmeasure == 0
+    assert rouge_l(["猫"], ["猫"]) == 1
+
+
 def test_rouge_l_is_the_f1_of_the_longest_common_subsequence():
     # Answer of 4 words, target of 6, "the cat the mat" in common: P = 1, R = 4/6.
     assert rouge_l(["the cat the mat"], ["The cat sat on the mat."]) == pytest.approx(0.8)
