@@ -71,6 +71,9 @@ bench: models  ## measure speed as ratios within one process
 	$(BIN)/python perf/reply_validation.py
 	$(BIN)/python perf/reading.py
 	$(BIN)/python perf/real_model.py
+	$(BIN)/python perf/scale.py messages
+	$(BIN)/python perf/scale.py simulate
+	$(BIN)/python perf/superlink.py
 
 clean:  ## remove the environment and what runs left behind
 	rm -rf $(VENV) runs outputs multirun .pytest_cache .mypy_cache .ruff_cache

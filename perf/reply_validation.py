@@ -76,7 +76,7 @@ def reply(values: int, count: int, dtype: str) -> RecordDict:
         (row,) * 4,
         ClientSizes(60, 6, 20, values, ("t",)),
         1.0,
-        Payload(arrays),
+        upload=Payload(arrays),
     ).pack()
 
 

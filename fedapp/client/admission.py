@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from fedapp import __version__
 from fedapp.config import slots
 from fedapp.config.composed import Composed
 from fedapp.config.policy import Policy
@@ -44,11 +46,12 @@ def admit(config_json: str, policy: Policy, clients: tuple[int, ...]) -> str:
         clients: Numbers of the clients that the party holds.
 
     Raises:
-        Refusal: That names the setting and what the policy allows.
+        Refusal: That names the setting and what the policy allows, or both versions where they differ.
         ConfigError: If the config as such cannot be used.
     """
     if policy.open:
         return config_json
+    _check_version()
     config = Composed.from_json(config_json)
     alike = {config.variant(client_id): client_id for client_id in clients}
     for client_id in alike.values():
@@ -60,6 +63,19 @@ def admit(config_json: str, policy: Policy, clients: tuple[int, ...]) -> str:
     tree["benchmark"] = _with_data(config["benchmark"], policy)
     tree["run_dir"] = None  # the server's folder is no place on this machine
     return Composed(tree).to_json()
+
+
+def _check_version() -> None:
+    """Refuse a run of another fedapp than is installed here: its code travels, what it needs does not."""
+    try:
+        here = importlib.metadata.version("fedapp")
+    except importlib.metadata.PackageNotFoundError:
+        return  # nothing is installed: there is only the code that came
+    if here != __version__:
+        raise Refusal(
+            f"the run's code is fedapp {__version__}, this party has fedapp {here} installed: "
+            "both need the same version"
+        )
 
 
 def _check_classes(config: Mapping[str, Any], policy: Policy) -> None:

@@ -1,6 +1,7 @@
 """A party's policy: what a run may ask of it, judged before anything is built, read or written."""
 
 import copy
+import importlib.metadata
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from functools import cache
 import pytest
 import yaml
 
+import fedapp
 from fedapp.client import admission
 from fedapp.client.admission import Refusal, admit
 from fedapp.config import slots
@@ -369,6 +371,23 @@ def test_a_party_whose_policy_cannot_be_used_takes_no_part_and_keeps_the_reason(
         run_toy(tmp_path / "run")
     assert "secret" not in str(caught.value)
     assert "secret-place.yaml: dta is not a setting" in caplog.text
+
+
+def test_a_run_of_another_version_than_a_party_has_is_refused_with_both_named(tmp_path, monkeypatch):
+    (tmp_path / "party.yaml").write_text("{}")
+    monkeypatch.setattr(grid, "OPEN", str(tmp_path / "party.yaml"))
+    monkeypatch.setattr(admission.importlib.metadata, "version", lambda name: "0.0.9")
+    said = f"the run's code is fedapp {fedapp.__version__}, this party has fedapp 0.0.9 installed"
+    with pytest.raises(FederationError, match=f"a node cannot join: {re.escape(said)}"):
+        run_toy(tmp_path / "run", "seed=77")
+
+
+def test_where_no_fedapp_is_installed_there_is_nothing_to_differ_from(monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(admission.importlib.metadata, "version", missing)
+    assert admit(travelling("seed=78"), STRICT, (0,))
 
 
 def test_a_changed_file_counts_from_the_next_message(tmp_path):
