@@ -33,7 +33,7 @@ def test_the_site_is_built_without_a_warning_and_holds_the_reference(site):
     pages = {path.relative_to(site).as_posix(): path.read_text() for path in site.rglob("*.html")}
     assert len(pages) > len(PAGES) - 2
     assert "leave_one_out" in pages["api/aggregation.html"]
-    assert "Raises" in pages["api/index.html"]
+    assert "Raises" in pages["api/fedapp.html"]
 
 
 def test_a_page_of_the_site_loads_nothing_from_another_host(site):
