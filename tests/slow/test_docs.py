@@ -43,13 +43,12 @@ def test_a_page_of_the_site_loads_nothing_from_another_host(site):
 
 
 def test_the_settings_of_every_command_compose():
+    whole = [one for page in PAGES for one in commands(page) if not set("…$(") & set(one.line.partition(" #")[0])]
     found = {
         tuple(word for word in one.words[1:] if "=" in word and not word.startswith(("-", *OF_A_SWEEP)))
-        for page in PAGES
-        for one in commands(page)
+        for one in whole
         if one.words[0] in ("run", "budget", "tune")
     }
     assert len(found) > 30
     for words in found:
-        if not any("$" in word or "(" in word for word in words):
-            load_config(combinations(list(words))[0])
+        load_config(combinations(list(words))[0])
