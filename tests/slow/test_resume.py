@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -144,9 +145,14 @@ def test_a_deployment_goes_on_after_its_superlink_and_a_party_were_killed(tmp_pa
         nodes = [here.node(0), here.node(1)]
         here.submit(*settings, f"run_dir={run_dir}")
         wait_for(lambda: (run_dir / "checkpoints" / "server" / "round-000002.safetensors").exists(), link)
+        # As a machine that goes down, or systemd, which ends a unit's whole family.
+        family = psutil.Process(link.pid).children(recursive=True)
         for process in (link, nodes[1]):
             process.send_signal(signal.SIGKILL)
             process.wait()
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         link = here.link()
         here.node(1)
         wait_for(lambda: has_died(run_dir), link)
