@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: help setup demo demo-real models test test-slow check format docs bench clean
+.PHONY: help setup demo demo-real models test test-slow test-long check format docs bench clean
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,7 +38,10 @@ test: $(READY)  ## run the tests (about two minutes, no network, no GPU)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)  ## run the slow tests: Flower's engine, real training
-	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+	$(BIN)/python -m pytest -m "slow and not long" -n 2 --dist worksteal
+
+test-long: $(READY)  ## run the longest tests: deployments, pre-training
+	$(BIN)/python -m pytest -m long -n 2 --dist worksteal
 
 check: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .

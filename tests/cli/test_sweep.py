@@ -273,6 +273,7 @@ def test_a_search_that_cannot_be_is_refused_in_one_line(capsys, tmp_path, runs, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_killed_sweep_of_joblibs_workers_goes_on(tmp_path):
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "num_rounds=1"]

@@ -130,6 +130,7 @@ def test_gpt2_leaves_room_to_learn(bases):
     assert {row["task"] for row in rows} == set(FORMATS)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "settings"), [("icl", []), ("gpt2", ["--width", "32", "--heads", "2"])])
 def test_pre_training_is_deterministic(tmp_path, name, settings):

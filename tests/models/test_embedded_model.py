@@ -86,6 +86,7 @@ def test_base_model_scores_below_forty_percent_on_the_benchmark(model, tokenizer
     assert {row["task"] for row in rows} == set(FORMATS)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_pre_training_is_deterministic_and_its_folder_complete(tmp_path):
     for name in ("a", "b"):

@@ -13,6 +13,7 @@ from fedapp.core.files import ROOT
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.long
 def test_the_benchmark_of_context_vectors_runs_to_its_end():
     command = [sys.executable, str(ROOT / "perf" / "context.py"), "--repeats", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, cwd=ROOT)

@@ -76,6 +76,7 @@ def federation(tmp_path, policies, *supernode):
             tree.end()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="ends what it starts by Linux' means")
 def test_parties_read_their_own_folders_and_let_out_what_they_list(tmp_path):
     policies = []
@@ -109,6 +110,7 @@ def test_parties_read_their_own_folders_and_let_out_what_they_list(tmp_path):
     assert not any(SECRET in json.dumps(entry["left"]) for entry in log)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="workers stay on Linux alone")
 def test_workers_that_stay_give_the_bits_of_one_process_and_end_with_their_nodes(tmp_path):
     words = ["benchmark=toy", "method=fedreft", "num_clients=2", "num_rounds=2"]

@@ -94,6 +94,7 @@ def test_every_export_is_opened_in_a_fresh_process_by_the_code_on_its_card(tmp_p
         np.testing.assert_allclose(theirs[case], logits, atol=1e-4, rtol=1e-4, err_msg=case)
 
 
+@pytest.mark.long
 def test_the_harness_counts_as_many_right_as_we_do(tmp_path):
     pytest.importorskip("lm_eval")
     model = save_model(tmp_path / "model", "Llama")

@@ -81,6 +81,7 @@ def test_a_bad_config_through_plain_flwr_run_leaves_a_folder_with_the_reason(tmp
     assert f"raised an exception: {about['reason']}" in said
 
 
+@pytest.mark.long
 def test_plain_flwr_run_as_the_readme_shows_it_installs_nothing(tmp_path):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     line = next(line.strip() for line in readme.splitlines() if " flwr run . " in line)

@@ -112,6 +112,7 @@ def test_a_failed_run_has_status_1_and_says_why(toy, fault, reason):
     assert (code, complaint) == (1, f"fedapp: error: {reason} (log: {run_dir / 'log.txt'})\n")
 
 
+@pytest.mark.long
 def test_a_client_app_that_cannot_be_imported_has_status_1(toy):
     broken = "import not_there\nfrom flwr.clientapp import ClientApp\napp = ClientApp()\n"
     assert _after_setup(toy, lambda app: (app / "client_app.py").write_text(broken)) == 0
@@ -137,6 +138,7 @@ def _after_setup(toy: Toy, change: Callable[[Path], object]) -> int:
     return done.returncode
 
 
+@pytest.mark.long
 def test_two_runs_at_once_do_not_meet(toy):
     processes = [toy.start("seed=1"), toy.start("seed=2")]
     outcomes = [process.communicate(timeout=LONGEST_RUN) for process in processes]

@@ -50,6 +50,7 @@ def test_a_transformers_trainer_takes_the_same_steps_as_our_loop():
     assert gap["z"] > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_example_is_installed_and_trains_in_a_federation(tmp_path):
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]

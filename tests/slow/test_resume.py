@@ -135,6 +135,7 @@ def _answers(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="ends what it starts by Linux' means")
 def test_a_deployment_goes_on_after_its_superlink_and_a_party_were_killed(tmp_path):
     settings = [*TOY, "num_clients=2", "num_rounds=3", "join_timeout=120"]
