@@ -14,6 +14,12 @@ AUTO = "auto"
 """For ``round_timeout``: by what the first rounds took."""
 
 
+OF_PLACE = frozenset(
+    ("run_dir", "runs_dir", "resume", "checkpoints", "save_adapters", "save_predictions", "tracker")
+)
+"""Settings of where a run lies and what is kept of it: they say nothing of how a result comes about."""
+
+
 @dataclass(frozen=True)
 class RunSettings:
     """The settings of a run that belong to no method: who takes part, for how long, from which seed.

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedapp.config.run import OF_PLACE
 from fedapp.core.files import write_atomically
 from fedapp.core.types import JUDGED
 from fedapp.records.results import RunResult
@@ -16,16 +17,7 @@ from fedapp.records.rows import ScoreRow
 
 NAMED = ("method", "adapter", "model", "benchmark", "partitioner", "hostile")
 """Groups of ``conf/`` whose choices a result names."""
-NOT_KEPT = (
-    "run_dir",
-    "runs_dir",
-    "resume",
-    "checkpoints",
-    "save_adapters",
-    "save_predictions",
-    "tracker",
-    "seed",
-)
+NOT_KEPT = OF_PLACE | {"seed"}
 """Overrides that say nothing of how a result comes about; the seed stands by itself."""
 _PLACE = re.compile(r"(?<![\w.])[~/][^\s,'\"\[\]{}]*/([^\s,'\"\[\]{}/]+)/?|[A-Z]:\\[^\s,'\"]+")
 

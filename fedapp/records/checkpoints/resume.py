@@ -9,31 +9,23 @@ from typing import Any
 
 from fedapp.config.build import ConfigError
 from fedapp.config.overrides import plain_value, quote
+from fedapp.config.run import OF_PLACE
 from fedapp.core.checks import show_value
 from fedapp.core.payload import State
 from fedapp.core.status import COMPLETED, FILE, RUNNING, is_held, read_status
 from fedapp.records.checkpoints.run import cut_back, newest_checkpoint
 
-MAY_CHANGE = frozenset(
-    {
-        "num_rounds",
-        "patience",
-        "engine",
-        "run_dir",
-        "runs_dir",
-        "resume",
-        "checkpoints",
-        "save_adapters",
-        "save_predictions",
-        "num_threads",
-        "num_cpus_per_client",
-        "num_gpus_per_client",
-        "join_timeout",
-        "round_timeout",
-        "seats",
-        "tracker",
-    }
-)
+MAY_CHANGE = OF_PLACE | {
+    "num_rounds",
+    "patience",
+    "engine",
+    "num_threads",
+    "num_cpus_per_client",
+    "num_gpus_per_client",
+    "join_timeout",
+    "round_timeout",
+    "seats",
+}
 """Settings that may be others where a run goes on: how long, where and with which means it runs."""
 
 SHOWN = 4

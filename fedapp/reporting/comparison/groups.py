@@ -9,26 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedapp.config.run import OF_PLACE
 from fedapp.records.results import RunResult, read_finished
 from fedapp.records.rows import NOT_METRICS
 
 # What may differ between runs that are repetitions of one another.
-NOT_COMPARED = {
+NOT_COMPARED = OF_PLACE | {
     "seed",
-    "run_dir",
-    "runs_dir",
-    "resume",
-    "checkpoints",
     "keep_adapters_every",
     "engine",
-    "save_adapters",
-    "save_predictions",
     "client_configs",
     "join_timeout",
     "round_timeout",
     "seats",
     "score.matrix",
-    "tracker",
 }
 NAMED = ("benchmark", "partitioner", "method", "adapter", "model", "hostile")
 
