@@ -10,12 +10,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import fedapp
 from fedapp.cli.adapters.commands import ADAPTER_COMMANDS
 from fedapp.cli.deploy.parsers import add_doctor, add_site
 from fedapp.cli.output import OK, USAGE, complain, leave_quietly, nearest, told_in_one_line
+from fedapp.cli.parsing import add_command
 from fedapp.cli.preview import add_preview_options, preview
 from fedapp.cli.runs.commands import add_compare, add_report, add_results
 
@@ -87,14 +88,15 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_run(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_run(name: str, commands: argparse._SubParsersAction[Any]) -> None:
     about = "train federatedly as configured"
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         name,
-        help=about,
-        description=f"{about.capitalize()}; ends with a table per client and a run folder.",
+        about,
+        _run,
+        more="; ends with a table per client and a run folder.",
         epilog="example: fedapp run method=fedreft benchmark=embedded num_rounds=3 engine=local",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from conf/config.yaml"
@@ -103,7 +105,6 @@ def _add_run(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
         "-m", "--multirun", action="store_true", help="one run for each combination of KEY=A,B values"
     )
     add_preview_options(parser)
-    parser.set_defaults(command=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -118,14 +119,15 @@ def _run(arguments: argparse.Namespace) -> int:
     return run(arguments.overrides)
 
 
-def _add_budget(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_budget(name: str, commands: argparse._SubParsersAction[Any]) -> None:
     about = "count trainable parameters and payload bytes of a run before it starts, without weights"
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         name,
-        help=about,
-        description=f"{about.capitalize()}; KEY=A,B gives a row for each.",
+        about,
+        _budget,
+        more="; KEY=A,B gives a row for each.",
         epilog="example: fedapp budget model=llama-3.2-3b method=fedreft,fedit num_clients=5",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="settings that differ from conf/config.yaml"
@@ -135,7 +137,6 @@ def _add_budget(name: str, commands: argparse._SubParsersAction[_Parser]) -> Non
     assumed.add_argument("--prompts", type=int, default=1000, metavar="N", help="public prompts (1000)")
     assumed.add_argument("--answer-tokens", type=float, default=64.0, metavar="N", help="mean length (64)")
     assumed.add_argument("--token-bytes", type=float, default=4.0, metavar="N", help="bytes of a token (4)")
-    parser.set_defaults(command=_budget)
 
 
 def _budget(arguments: argparse.Namespace) -> int:
@@ -150,11 +151,10 @@ def _budget(arguments: argparse.Namespace) -> int:
     return budget(arguments.overrides, sys.stdout, as_json=arguments.json, answers=answers)
 
 
-def _add_list(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_list(name: str, commands: argparse._SubParsersAction[Any]) -> None:
     about = "show what can be chosen: methods, adapters, models, benchmarks, …"
-    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
+    parser = add_command(commands, name, about, _list)
     parser.add_argument("kinds", nargs="*", metavar="KIND", help="methods, adapters, … (default: all)")
-    parser.set_defaults(command=_list)
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -168,13 +168,12 @@ def _list(arguments: argparse.Namespace) -> int:
     return OK
 
 
-def _add_tasks(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_tasks(name: str, commands: argparse._SubParsersAction[Any]) -> None:
     about = "list, show or remove calibrated tasks that runs with method.store_dir have kept"
-    parser = commands.add_parser(name, help=about, description=about.capitalize(), allow_abbrev=False)
+    parser = add_command(commands, name, about, _tasks)
     parser.add_argument("action", metavar="ACTION", help="list, show or remove")
     parser.add_argument("folder", metavar="FOLDER", help="the runs' method.store_dir")
     parser.add_argument("task", nargs="?", metavar="TASK", help="a task's id, for show and remove")
-    parser.set_defaults(command=_tasks)
 
 
 def _tasks(arguments: argparse.Namespace) -> int:
@@ -184,14 +183,15 @@ def _tasks(arguments: argparse.Namespace) -> int:
     return told_in_one_line(lambda: manage(arguments.action, folder, arguments.task, sys.stdout))
 
 
-def _add_tune(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_tune(name: str, commands: argparse._SubParsersAction[Any]) -> None:
     about = "try the same step sizes for every method, choose by validation scores, keep the choice"
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         name,
-        help=about,
-        description=f"{about.capitalize()}; KEY=A,B tunes each, seed=A,B averages.",
+        about,
+        _tune,
+        more="; KEY=A,B tunes each, seed=A,B averages.",
         epilog="example: fedapp tune method=fedit,ffa_lora engine=local --to results/tuning/embedded.json",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "overrides",
@@ -200,7 +200,6 @@ def _add_tune(name: str, commands: argparse._SubParsersAction[_Parser]) -> None:
         help="settings that differ from conf/experiment/tune.yaml",
     )
     parser.add_argument("--to", type=Path, metavar="FILE", required=True, help="results/tuning/NAME.json")
-    parser.set_defaults(command=_tune)
 
 
 def _tune(arguments: argparse.Namespace) -> int:

@@ -8,19 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from fedapp.cli.output import told_in_one_line
+from fedapp.cli.parsing import add_command
 
 _KEPT = "a kept adapter: RUN/adapters/client-0"
 
 
 def _parser(name: str, commands: Any, about: str, example: str = "") -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=about,
-        description=f"{about.capitalize()} (docs/using-adapters.md).",
-        epilog=f"example: {example}" if example else None,
-        allow_abbrev=False,
-    )
-    return parser
+    epilog = f"example: {example}" if example else None
+    return add_command(commands, name, about, more=" (docs/using-adapters.md).", epilog=epilog)
 
 
 def _add_length(parser: argparse.ArgumentParser) -> None:

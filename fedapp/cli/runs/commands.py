@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from fedapp.cli.output import told_in_one_line, warn
+from fedapp.cli.parsing import add_command
 
 
 def add_compare(name: str, commands: argparse._SubParsersAction[Any]) -> None:
     """Declare ``fedapp compare``."""
     about = "put finished runs side by side: scores, spread over seeds, differences, bytes, time"
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         name,
-        help=about,
-        description=f"{about.capitalize()} (docs/reading-results.md).",
+        about,
+        _compare,
+        more=" (docs/reading-results.md).",
         epilog="example: fedapp compare runs --target 0.8 --within 500kB --format latex > table.tex",
-        allow_abbrev=False,
     )
     _add_folders(parser)
     parser.add_argument(
@@ -31,7 +33,6 @@ def add_compare(name: str, commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument(
         "--format", default="table", metavar="FORM", help="table, csv, markdown, latex or json"
     )
-    parser.set_defaults(command=_compare)
 
 
 def _compare(arguments: argparse.Namespace) -> int:
@@ -49,19 +50,19 @@ def _compare(arguments: argparse.Namespace) -> int:
 def add_report(name: str, commands: argparse._SubParsersAction[Any]) -> None:
     """Declare ``fedapp report``."""
     about = "write finished runs as one page with their figures, which needs no network"
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         name,
-        help=about,
-        description=f"{about.capitalize()} (docs/reading-results.md).",
+        about,
+        _report,
+        more=" (docs/reading-results.md).",
         epilog="example: fedapp report runs --out report.html --open",
-        allow_abbrev=False,
     )
     _add_folders(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (report.html)"
     )
     parser.add_argument("--open", action="store_true", help="show it in the browser")
-    parser.set_defaults(command=_report)
 
 
 def _report(arguments: argparse.Namespace) -> int:
@@ -74,17 +75,17 @@ def _report(arguments: argparse.Namespace) -> int:
 def add_results(name: str, commands: argparse._SubParsersAction[Any]) -> None:
     """Declare ``fedapp results``."""
     about = "keep finished runs in small result files, and make the docs' tables of these"
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         name,
-        help=about,
-        description=f"{about.capitalize()} (docs/scores.md).",
+        about,
+        _results,
+        more=" (docs/scores.md).",
         epilog="examples: fedapp results add runs/icl --to results/icl.jsonl; fedapp results tables",
-        allow_abbrev=False,
     )
     parser.add_argument("action", metavar="ACTION", help="add, show, tables or check")
     parser.add_argument("words", nargs="*", metavar="WORD", help="folders of runs; NAME of a file; pages")
     parser.add_argument("--to", type=Path, metavar="FILE", help="the result file, for add")
-    parser.set_defaults(command=_results)
 
 
 def _results(arguments: argparse.Namespace) -> int:
