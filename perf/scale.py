@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np  # noqa: E402
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects  # noqa: E402
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents  # noqa: E402
+from reply_validation import seconds  # noqa: E402
 
 import client_app  # noqa: E402
 import server_app  # noqa: E402
@@ -57,15 +58,6 @@ FEW = 50  # clients of the small simulation that predicts the large one
 GIGA = 1e9
 TOY = ["model=toy", "benchmark=toy", "join_timeout=3600", "save_adapters=false"]
 QUIET = [f"score.{name}=false" for name in ("base", "before", "after")]
-
-
-def seconds(work: Callable[[], object]) -> float:
-    """Of processor time; what the work made is let go of outside of it."""
-    started = time.process_time()
-    kept = work()
-    spent = time.process_time() - started
-    del kept
-    return spent
 
 
 def least(work: Callable[[], object], repeats: int) -> float:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 from fedapp.api.results import Run
 from fedapp.api.running import alone, listed, shown
-from fedapp.cli.sweeps.jobs import JobRecord
-from fedapp.cli.sweeps.sweep import run_sweep
+from fedapp.cli.sweeps.sweep import SweepResult, run_sweep
 from fedapp.config.overrides import quote
 from fedapp.config.search import RESUME
 from fedapp.engines.job import RunFailed
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What became of a sweep.
+class Sweep(SweepResult):
+    """What became of a sweep, with its jobs as a table and its runs.
 
     Attributes:
         path: Its folder.
@@ -30,11 +29,6 @@ class Sweep:
         total: How many there were to be.
         fault: One line on what is missing; empty if all runs are complete.
     """
-
-    path: Path
-    records: Sequence[JobRecord]
-    total: int
-    fault: str = ""
 
     @property
     def jobs(self) -> pd.DataFrame:
@@ -101,7 +95,7 @@ def sweep(overrides: Sequence[str], *, resume: bool | str | Path = False, progre
         words.append(f"{RESUME}={'true' if resume is True else quote(str(resume))}")
     with alone(), redirect_stdout(shown(progress)):
         done = run_sweep(words)
-    found = Sweep(done.folder, done.jobs, done.total, done.fault)
+    found = Sweep(**vars(done))
     if found.fault:
         raise SweepFailed(found)
     return found

@@ -58,7 +58,7 @@ def tune(overrides: Sequence[str], to: Path) -> int:
         complain("nothing was chosen: not every trial is complete")
         return FAILED
     try:
-        choices = choose([_trial(job) for job in result.jobs])
+        choices = choose([_trial(job) for job in result.records])
         about = describe_machine()
         write_choices(to, choices, {name: about[name] for name in ("git-sha", "processor")})
     except (ValueError, WriteError) as error:

@@ -23,14 +23,14 @@ class SweepResult:
     """What became of a sweep.
 
     Attributes:
-        folder: Its folder.
-        jobs: Those that have begun, by number.
+        path: Its folder.
+        records: Its jobs that have begun, by number.
         total: How many there were to be.
         fault: One line on what is missing; empty if all runs are complete.
     """
 
-    folder: Path
-    jobs: Sequence[JobRecord]
+    path: Path
+    records: Sequence[JobRecord]
     total: int
     fault: str = ""
 

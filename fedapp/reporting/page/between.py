@@ -27,11 +27,7 @@ from fedapp.reporting.page.figure import Cell, Figure, percent
 def means_by_round(comparison: Comparison) -> Figure | None:
     """The mean over clients by round, a line for each configuration."""
     means = _means(comparison)
-    rows: list[dict[str, Any]] = [
-        {"round": number, "configuration": label, "score": percent(score), "bytes": size}
-        for label, points in means.items()
-        for number, size, score in points
-    ]
+    rows = _points(means)
     if not rows:
         return None
     last = max(int(row["round"]) for row in rows)
@@ -56,11 +52,7 @@ def means_by_round(comparison: Comparison) -> Figure | None:
 def pareto(comparison: Comparison) -> Figure | None:
     """The mean score against payload bytes, and the front: what no other point beats in both."""
     means = _means(comparison)
-    rows: list[dict[str, Any]] = [
-        {"bytes": size, "configuration": label, "score": percent(score), "round": number}
-        for label, points in means.items()
-        for number, size, score in points
-    ]
+    rows = _points(means)
     if not rows:
         return None
     fields = ["configuration:N", "round:Q", alt.Tooltip("bytes:Q", format=".3~s"), "score:Q"]
@@ -165,6 +157,15 @@ def differences(comparison: Comparison) -> Figure | None:
     table: list[list[Cell]] = [[row[name] for name in columns] for row in rows]
     heading = f"Differences from {comparison.against}"
     return Figure("differences", heading, f"{said}.", note, spec_of(zero + ends + dots), columns, table)
+
+
+def _points(means: dict[str, list[tuple[int, float, float]]]) -> list[dict[str, Any]]:
+    """What a chart of the means is drawn from, a row a point."""
+    return [
+        {"round": number, "configuration": label, "score": percent(score), "bytes": size}
+        for label, points in means.items()
+        for number, size, score in points
+    ]
 
 
 def _means(comparison: Comparison) -> dict[str, list[tuple[int, float, float]]]:
