@@ -120,7 +120,7 @@ def _step_size(record: ResultRecord, tuned: Mapping[str, Sequence[Choice]]) -> s
     files = [
         name
         for name, choices in tuned.items()
-        if any(one.names == record.names and one.chosen == float(size) for one in choices)
+        if any(one.is_of(record.names, record.overrides, float(size)) for one in choices)
     ]
     return f"{float(size):g}" + (f" ({files[0]})" if files else UNTUNED)
 

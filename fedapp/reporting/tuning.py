@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedapp.core.files import write_atomically
-from fedapp.reporting.result_file import kept_overrides, names_of
+from fedapp.reporting.result_file import NAMED, kept_overrides, names_of
 
 STEP_SIZE = "train.learning_rate"
 
@@ -69,6 +69,25 @@ class Choice:
         """Whether the smallest or largest step size was chosen: a wider grid may hold a better one."""
         grid = sorted(map(float, self.scores))
         return self.chosen in (grid[0], grid[-1])
+
+    def is_of(self, names: Mapping[str, str], overrides: Sequence[str], step_size: float) -> bool:
+        """Whether it is where a result's step size comes from: the same parts, set in the same way.
+
+        Sizes of data and numbers of rounds may differ: a table's note says with which a choice was made.
+
+        Args:
+            names: The result's choices, by group of ``conf/``.
+            overrides: Its settings.
+            step_size: Its step size.
+        """
+        same = self.names == names and _of_parts(self.overrides) == _of_parts(overrides)
+        return same and self.chosen == step_size
+
+
+def _of_parts(overrides: Sequence[str]) -> set[str]:
+    """Settings of method, adapter, model: ``adapter.rank=1`` is tuned by itself."""
+    parts = tuple(f"{group}." for group in NAMED if group != "benchmark")
+    return {word for word in overrides if word.lstrip("+~").startswith(parts)}
 
 
 def choose(trials: Sequence[Trial]) -> list[Choice]:

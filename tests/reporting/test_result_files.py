@@ -134,6 +134,21 @@ def test_a_tuned_step_size_names_its_file(results):
     assert "`results/tuning/small.json`" in table
 
 
+@pytest.mark.parametrize(
+    ("words", "cited"),
+    [
+        (("benchmark.num_train=9", "num_rounds=7"), True),  # sizes may differ
+        (("adapter.rank=1",), False),
+        (("method.strategy.weighting=uniform",), False),
+    ],
+)
+def test_a_step_size_that_was_tuned_with_other_settings_of_a_part_is_not_cited(results, words, cited):
+    (record, *_) = read_records(results / "toy.jsonl")
+    choice = Choice(words, record.names, {"0.5": [0.5], "0.3": [0.4]}, (1,), 0.5)
+    write_choices(results / "tuning" / "other.json", [choice], {})
+    assert cells(table_of("toy", results), "fedavg")[-1] == ("0.5 (other)" if cited else "0.5*")
+
+
 def test_a_table_chooses_metric_and_rows(results):
     table = table_of("toy method=local", results)
     assert "| local |" in table
