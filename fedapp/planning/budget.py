@@ -131,6 +131,10 @@ def _trained(config: Mapping[str, Any]) -> tuple[ClientCost, str | None]:
     return _attached(*parts, tuple(labels), config["seed"])
 
 
+_NO_WORDS = {"answers": "text", "loss": "vocabulary", "template": "plain"}
+"""How a model is asked and answers changes no shape, and an outline has no tokenizer that knows the words."""
+
+
 @lru_cache(maxsize=16)
 def _attached(
     model: str, adapter: str, train: str, labels: tuple[str, ...], seed: int
@@ -138,7 +142,9 @@ def _attached(
     """The same from the parts that decide it: methods with one adapter attach it once."""
     base, frozen, warning = _base(model, labels)
     made = build(json.loads(adapter), "adapter")
-    settings = build({"_target_": "fedapp.core.train_config.TrainConfig", **json.loads(train)}, "train")
+    settings = build(
+        {"_target_": "fedapp.core.train_config.TrainConfig", **json.loads(train), **_NO_WORDS}, "train"
+    )
     adapted = made.attach(base, settings, seed=seed)
     try:
         return _shapes(adapted, frozen), warning

@@ -193,6 +193,16 @@ def test_answers_cost_what_is_assumed_of_them_whatever_the_model(capsys):
     assert "--prompts=0 must be" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["train.answers=labels"], ["train.answers=labels", "train.loss=labels"]])
+@pytest.mark.parametrize("method", ["fedit", "ifed_icl"])
+def test_how_a_model_answers_changes_no_budget(capsys, method, words):
+    run = ["budget", f"method={method}", "model=smollm2-135m", "benchmark=sst2"]
+    assert main([*run, *words]) == 0
+    told = capsys.readouterr()
+    assert main(run) == 0
+    assert (told.out, told.err) == tuple(capsys.readouterr())
+
+
 def test_the_head_is_told_apart(capsys):
     ((row,), _) = rows_of(capsys, "model=roberta-large", "benchmark=glue_sst2", "method=fedit")
     assert (row["adapter-parameters"], row["head-parameters"]) == (786_432, 1_051_650)
