@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fedapp.aggregation.checks import UploadError, by_client, check_alike, require_any
-from fedapp.aggregation.combination import LinearCombination, inner_products
+from fedapp.aggregation.combination import LinearCombination, inner_products, means_of_the_others
 from fedapp.aggregation.rule import Rule
 from fedapp.core.types import Arrays
 
@@ -56,15 +56,19 @@ class LinearRule(ABC):
         Raises:
             ValueError: If the weights of all uploads but one are 0.
         """
-        counted = self._weights(arrays, weights)
+        counted = self._weights_without_one(arrays, weights)
         rows = np.tile(counted, (counted.size, 1))
         np.fill_diagonal(rows, 0.0)
-        totals = rows.sum(axis=1, keepdims=True)
-        if not (totals > 0).all():
-            alone = int(np.argmin(totals))
-            raise ValueError(f"weights={list(counted)} must not be 0 for all but upload {alone}")
         check_alike(arrays)
-        return self._combination(arrays, rows / totals)
+        return self._combination(arrays, rows / rows.sum(axis=1, keepdims=True))
+
+    def _weights_without_one(self, arrays: Sequence[Arrays], weights: Sequence[float] | None) -> np.ndarray:
+        """As ``_weights``, of which any one may be left out."""
+        counted = self._weights(arrays, weights)
+        if (counted > 0).sum() < 2:
+            alone = int(np.argmax(counted))
+            raise ValueError(f"weights={list(counted)} must not be 0 for all but upload {alone}")
+        return counted
 
     def _weights(self, arrays: Sequence[Arrays], weights: Sequence[float] | None) -> np.ndarray:
         """Check the weights and return them as fp64 ``[count]``."""
@@ -88,6 +92,14 @@ class LinearRule(ABC):
 @dataclass(frozen=True, kw_only=True)
 class Mean(LinearRule):
     """The (weighted) arithmetic mean."""
+
+    def leave_one_out(self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None) -> list[Arrays]:
+        """As in the base class, by running sums in the place of coefficients for every pair."""
+        if len(arrays) < 2:
+            return super().leave_one_out(arrays, weights)
+        counted = self._weights_without_one(arrays, weights)
+        check_alike(arrays)
+        return means_of_the_others(arrays, counted)
 
     def _combination(self, arrays: Sequence[Arrays], rows: np.ndarray) -> LinearCombination:
         return LinearCombination(arrays, [(tuple(arrays[0]), rows)])

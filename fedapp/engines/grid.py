@@ -175,18 +175,16 @@ class InProcessGrid(Grid):
         return [message.metadata.message_id for message in messages]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Handle one of the messages named and return its reply.
+        """Handle the first of the messages named that waits, and return its reply.
 
         Returns:
             One reply, two equal ones if the network repeats it, none if it was lost or if no
             message of that name is waiting.
         """
-        wanted = set(message_ids)
-        mine = [name for name in self._waiting if name in wanted]
-        if not mine:
-            return []
-        request = self._waiting.pop(mine[-1 if self.network.reverse else 0])
-        return self._answer(request)
+        asked = list(message_ids)
+        order = reversed(asked) if self.network.reverse else asked
+        mine = next((name for name in order if name in self._waiting), None)
+        return [] if mine is None else self._answer(self._waiting.pop(mine))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Push messages and handle all of them; a lost reply is not waited for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -207,8 +207,8 @@ class AllButMe(ServerStrategy):
         require_kind("combine", combine, Rule, A_RULE)
         require_choice("absent", absent, ("without", "last"))
         self.combine, self.absent = combine, absent
-        self.latest: Mapping[int, Upload] = {}
-        self.others: Mapping[int, Arrays] = {}
+        self.latest = UploadsOnDisk(())
+        self.others = ArraysOnDisk()
         self.everyone: Arrays | None = None
 
     def download(self, client_id: int, moment: Moment) -> Payload:
@@ -224,7 +224,7 @@ class AllButMe(ServerStrategy):
             uploads = [came[client] for client in sorted(came)]
         # Kept on disk: among many clients these two are the largest things on a server.
         self.latest = UploadsOnDisk(uploads)
-        self.others = {}  # the last round's are let go of before this round's are made
+        self.others = ArraysOnDisk()  # the last round's are let go of before this round's are made
         arrays, weights = [u.arrays for u in uploads], [float(u.num_examples) for u in uploads]
         made = self.combine.leave_one_out(arrays, weights)
         self.others = ArraysOnDisk(dict(zip(self.latest, made, strict=True)))
@@ -243,10 +243,8 @@ class AllButMe(ServerStrategy):
         return self.everyone
 
     def state(self) -> State:
-        """The last uploads, and what each client gets of them."""
-        return State.of(
-            {"latest": State.of_uploads(self.latest.values()), "others": State.of_each(self.others)}
-        )
+        """The last uploads, and what each client gets of them: where they lie, not read."""
+        return State.of({"latest": self.latest.state(), "others": self.others.state()})
 
     def restore(self, state: State) -> None:
         """The same; what everyone comes to is worked out when it is asked for."""

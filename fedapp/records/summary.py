@@ -202,17 +202,20 @@ def summarise(
     )  # test first
     metric = metric or main_metric(measured)
     sent, received = (payload_by_client(traffic, way) for way in ("up", "down"))
+    own: dict[int, list[ScoreRow]] = {client: [] for client in about}
+    for row in rows:
+        own.setdefault(row.client_id, []).append(row)
     clients = [
         ClientSummary(
             client,
             about.get(client, {}),
-            _scores([row for row in rows if row.client_id == client], metric),
+            _scores(own[client], metric),
             sent.get(client, 0),
             received.get(client, 0),
-            *_finals(rows, client, metric),
+            *_finals(own[client], metric),
             (spent or {}).get(client),
         )
-        for client in sorted({row.client_id for row in rows} | set(about))
+        for client in sorted(own)
     ]
     return RunSummary(
         metric,
@@ -277,13 +280,9 @@ def _scores(rows: Sequence[ScoreRow], metric: str | None) -> Scores:
     }
 
 
-def _finals(
-    rows: Sequence[ScoreRow], client: int, metric: str | None
-) -> tuple[ScoreRow | None, float | None]:
+def _finals(rows: Sequence[ScoreRow], metric: str | None) -> tuple[ScoreRow | None, float | None]:
     """A client's row of the final model on test data, and that model's score on validation data."""
-    kept = [
-        row for row in rows if row.client_id == client and row.model == "final" and str(metric) in row.metrics
-    ]
+    kept = [row for row in rows if row.model == "final" and str(metric) in row.metrics]
     by_split = {row.split: row for row in kept}
     checked = by_split.get("validation")
     return by_split.get("test"), None if checked is None else float(checked.metrics[str(metric)])

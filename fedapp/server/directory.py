@@ -95,13 +95,15 @@ class ClientDirectory:
             ]
             asked.update(new)
             pending.update(push(grid, messages))
-            arrived = pull_or_warn(grid, list(pending), self.notify, faults)
-            for message_id, reply in arrived:
-                self._hear(pending.pop(message_id), reply)
+            arrived = heard = pull_or_warn(grid, list(pending), self.notify, faults)
+            while arrived:  # all that are there are heard before anybody is counted
+                for message_id, reply in arrived:
+                    self._hear(pending.pop(message_id), reply)
+                arrived = pull_or_warn(grid, list(pending), self.notify, faults)
             waits = bool(pending) and not self._all_bound()
             if self._heard_of() >= self.num_clients and not waits:
                 break
-            if not arrived:
+            if not heard:
                 time.sleep(POLL_SECONDS)
         self._settle(set(grid.get_node_ids()))
         self._check(needed, timeout)
@@ -163,7 +165,7 @@ class ClientDirectory:
             if reply.has_error():
                 raise WireError(one_line(reply.error.reason or f"Flower reports error {reply.error.code}"))
             answer = read_joined(reply.content, self.limits)
-            if strange := sorted(set(answer.clients) - set(range(self.num_clients))):
+            if strange := sorted(one for one in answer.clients if not 0 <= one < self.num_clients):
                 raise WireError(f"it claims client {strange[0]}, outside 0 to {self.num_clients - 1}")
         except WireError as error:
             self._refusals[node] = f"a node cannot join: {error}"
@@ -243,19 +245,21 @@ class ClientDirectory:
 
     def _warn_of_the_greedy(self) -> None:
         """What no honest federation needs, though it may be one: more clients or rows than all others."""
-        held = Counter(self.nodes.values())
-        for node, count in sorted(held.items()):
-            if node not in self._seats.values() and count > 1 + min(held.values()):
-                clients = sorted(client for client in self.nodes if self.nodes[client] == node)
+        held: dict[int, list[int]] = {}
+        for client, node in sorted(self.nodes.items()):
+            held.setdefault(node, []).append(client)
+        least, bound = min(map(len, held.values()), default=0), set(self._seats.values())
+        for node, clients in sorted(held.items()):
+            if node not in bound and len(clients) > 1 + least:
                 self.notify(
-                    f"node {node} holds clients {_listed(clients)}, another node holds {min(held.values())}: "
+                    f"node {node} holds clients {_listed(clients)}, another node holds {least}: "
                     "where each party is to be one client, set seats to the node id of each"
                 )
-        rows = sorted(self.examples.items())
-        for client, count in rows:
-            if len(rows) > 2 and count > MOST_OF_ALL * sum(self.examples.values()):
+        total = sum(self.examples.values())
+        for client, count in sorted(self.examples.items()):
+            if len(self.examples) > 2 and count > MOST_OF_ALL * total:
                 self.notify(
-                    f"client {client} says that it has {count} of all {sum(self.examples.values())} training "
+                    f"client {client} says that it has {count} of all {total} training "
                     "rows: where clients count by examples, it decides nearly alone"
                 )
 
@@ -267,8 +271,8 @@ class ClientDirectory:
                 if value:  # a party may keep it; it then compares by itself
                     votes.setdefault(self._variants[client], []).append(value)
         for variant, values in votes.items():
-            if self._fingerprints[variant] is None:  # max takes the first of equals
-                self._fingerprints[variant] = max(values, key=values.count)
+            if self._fingerprints[variant] is None:  # a counter keeps the first of equals before the others
+                self._fingerprints[variant] = Counter(values).most_common(1)[0][0]
 
     def _check(self, needed: int, timeout: float) -> None:
         missing = sorted(set(range(self.num_clients)) - set(self.nodes))

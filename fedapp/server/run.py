@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from flwr.app import Message, Metadata
@@ -207,15 +208,17 @@ class ServerRun:
         waves = self.directory.waves(by_client)
         patience = timeout or self.deadline.patience(self.settings.round_timeout, moment.phase)
         began = time.monotonic()
+        sent = dict(self.sent[moment.phase])
         for number, wave in enumerate(waves, start=1):
             batch = [by_client.pop(client) for client in wave]
+            told = partial(self._notice, moment, {client: sent[client] for client in wave}, {})
             for message in batch:  # one that waits when its round is over is not handed out any more
                 message.metadata.ttl = min(number * patience + CLOCK_SECONDS, LONGEST_TTL)
             replies += ask(
                 grid,
                 batch,
                 patience,
-                lambda reply: self._notice(moment, reply),
+                told,
                 lambda text: self.observer.warning(f"round {moment.server_round}: {text}"),
             )
         self.deadline.note(moment.phase, (time.monotonic() - began) / max(len(waves), 1), bool(replies))
@@ -246,9 +249,20 @@ class ServerRun:
         self.observer.round_done(moment.server_round, moment.phase, received)
         return [reply.upload for reply in received]
 
-    def _notice(self, moment: Moment, reply: Message) -> None:
-        """Let the observer see that somebody has answered."""
-        client = self.asked(moment.phase).get(reply.metadata.reply_to_message_id)
+    def _notice(
+        self, moment: Moment, sent: Mapping[int, Metadata], asked: dict[str, int], reply: Message
+    ) -> None:
+        """Let the observer see that somebody has answered.
+
+        Args:
+            moment: Of the exchange.
+            sent: The messages of the wave under way, by client.
+            asked: The same by message id; filled with the first reply, when all have theirs.
+            reply: What came.
+        """
+        if not asked:
+            asked |= {metadata.message_id: client for client, metadata in sent.items()}
+        client = asked.get(reply.metadata.reply_to_message_id)
         if client is None or reply.has_error():
             return
         try:

@@ -40,13 +40,14 @@ def pull(grid: Grid, message_ids: Sequence[str]) -> list[tuple[str, Message]]:
     if not message_ids:
         return []
     found: dict[str, Message] = {}
+    waiting = set(message_ids)
     try:
         arrived = list(grid.pull_messages(message_ids))
     except (ValueError, TypeError, LookupError, AttributeError) as error:  # those of its records' parsing
         text = f"a reply is no message of Flower's, it is lost with those that came along: {one_line(error)}"
         raise UnreadableReply(text) from error
     for reply in arrived:
-        if reply.metadata.reply_to_message_id in message_ids:
+        if reply.metadata.reply_to_message_id in waiting:
             found.setdefault(reply.metadata.reply_to_message_id, reply)
     return list(found.items())
 

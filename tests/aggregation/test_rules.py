@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 
 from fedapp.aggregation import (
     GeometricMedian,
+    LinearCombination,
     Mean,
     all_but_me,
     check_compatible,
@@ -75,6 +76,17 @@ def test_mean_abm_is_the_total_without_the_receiver():
     total = sum(flat(u) for u in uploads)
     for upload, others in zip(uploads, Mean().leave_one_out(uploads), strict=True):
         np.testing.assert_allclose(flat(others), (total - flat(upload)) / 6, rtol=1e-6, atol=1e-7)
+
+
+def test_mean_abm_takes_no_product_for_every_pair_of_clients(monkeypatch):
+    uploads = random_uploads(7, offset=3.0)
+    weights = [0.0, 2.0, 5.0, 1.0, 0.0, 7.0, 3.0]
+    by_pairs = Mean(weighting="examples").combination(uploads, weights).make()
+    monkeypatch.setattr(LinearCombination, "make", lambda *_: pytest.fail("time grows with the square"))
+    for found, expected in zip(
+        Mean(weighting="examples").leave_one_out(uploads, weights), by_pairs, strict=True
+    ):
+        np.testing.assert_allclose(flat(found), flat(expected), rtol=2e-7, atol=1e-7)
 
 
 def test_mean_abm_weighs_by_examples_only_when_told_to():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
@@ -161,7 +162,8 @@ class SemanticVote:
         weights: np.ndarray,
     ) -> int:
         if self.representative == "centroid":
-            once = np.array([1.0 / ballot.texts.count(text) for text in ballot.texts])
+            copies = Counter(ballot.texts)
+            once = np.array([1.0 / copies[text] for text in ballot.texts])
             return nearest_to_centroid(vectors, members, once)
         if self.representative == "likelihood" and ballot.log_likelihoods:
             likely = most_likely(np.array(ballot.log_likelihoods), members)

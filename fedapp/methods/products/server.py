@@ -46,6 +46,7 @@ class Stack(ServerStrategy):
         arrays, counts = _arrays(uploads), _counts(uploads)
         self.beside = _mean_beside(uploads)
         self.log.append(rules.stack(arrays, counts), [u.client_id for u in uploads])
+        self.log.forget(lost)
 
     def shared(self) -> Arrays:
         """The sum of all updates, dense."""
@@ -90,6 +91,7 @@ class ExactAverage(ServerStrategy):
         means, residual = rules.mean_and_residual(_arrays(uploads), _counts(uploads))
         self.means = means | _mean_beside(uploads)
         self.log.append(residual, [u.client_id for u in uploads])
+        self.log.forget(lost)
 
     def shared(self) -> Arrays:
         """The sum of all residuals and products, dense."""

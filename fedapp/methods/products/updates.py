@@ -33,6 +33,14 @@ class UpdateLog:
         self.confirmed |= dict.fromkeys(client_ids, len(self.updates))
         self.updates.append(update)
 
+    def forget(self, client_ids: Sequence[int]) -> None:
+        """Take nothing for confirmed by these: who was asked in vain may have lost its memory.
+
+        Where it has not, it passes over what it has merged already.
+        """
+        for client_id in client_ids:
+            self.confirmed.pop(client_id, None)
+
     def state(self) -> State:
         """The updates, and who has confirmed which."""
         updates = State.of_each(dict(enumerate(self.updates)))

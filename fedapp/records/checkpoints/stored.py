@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from fedapp.core.errors import one_line
-from fedapp.core.files import WriteError, writing
-from fedapp.core.payload import DTYPES, State
+from fedapp.core.files import writing
+from fedapp.core.payload import DTYPES, ArrayOnDisk, State
 from fedapp.core.types import Arrays
 
 BFLOAT16 = DTYPES["bfloat16"]
+
+Stored = np.ndarray | ArrayOnDisk
 
 
 class DamagedState(ValueError):
@@ -25,7 +29,7 @@ class DamagedState(ValueError):
 
 
 def write_state(path: Path, state: State, *, sync: bool = False) -> None:
-    """Write a state whole or not at all.
+    """Write a state whole or not at all; what of it lies on disk goes there in pieces, from file to file.
 
     Args:
         path: The file; its folder is made.
@@ -34,23 +38,29 @@ def write_state(path: Path, state: State, *, sync: bool = False) -> None:
 
     Raises:
         WriteError: If there is no room for it, or no permission; nothing half-written is left.
+        ValueError: If an array is of a type that the file format does not have.
     """
     partial = path.with_name(f"{path.name}.partial")
-    text = json.dumps(state.facts)
-    kinds = [[name, str(array.dtype)] for name, array in state.arrays.items()]
-    head = {"facts": text, "arrays": json.dumps(kinds), "sha256": _digest(text, state.arrays)}
+    text, arrays = json.dumps(state.facts), {**state.arrays, **state.unread}
+    unknown = "0" * 2 * hashlib.sha256().digest_size
     try:
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # NumPy's side of safetensors cannot read bfloat16 back: it is kept as the bits that it is.
-            save_file({name: _plain(array) for name, array in state.arrays.items()}, partial, head)
-            if sync:
-                with partial.open("rb") as file:
+            with partial.open("wb") as file:
+                file.write(_head(text, arrays, unknown))
+                digest = hashlib.sha256(text.encode())
+                for name, array in arrays.items():
+                    digest.update(_title(name, array))
+                    for piece in _pieces(array):
+                        digest.update(piece)
+                        file.write(piece)
+                # The checksum is known last and stands first, in the room that was left for it.
+                file.seek(0)
+                file.write(_head(text, arrays, digest.hexdigest()))
+                file.flush()
+                if sync:
                     os.fsync(file.fileno())
             os.replace(partial, path)
-    except SafetensorError as error:
-        why = one_line(error).split("I/O error: ")[-1].partition(" (os error")[0]
-        raise WriteError(path, None, why) from error
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -75,18 +85,54 @@ def read_state(path: Path) -> State:
     return State(arrays, facts)
 
 
-def _plain(array: np.ndarray) -> np.ndarray:
-    whole = np.ascontiguousarray(array).reshape(array.shape)  # which makes one dimension of none
-    return whole.view(np.uint16) if array.dtype == BFLOAT16 else whole
+def _head(text: str, arrays: Mapping[str, Stored], digest: str) -> bytes:
+    """The head of a safetensors file: its length in 8 bytes, then JSON that ends at a multiple of 8."""
+    kinds = [[name, str(array.dtype)] for name, array in arrays.items()]
+    about = {"facts": text, "arrays": json.dumps(kinds), "sha256": digest}
+    head: dict[str, Any] = {"__metadata__": about}
+    end = 0
+    for name, array in arrays.items():
+        start, end = end, end + math.prod(array.shape) * array.dtype.itemsize
+        head[name] = {"dtype": _named(name, array.dtype), "shape": array.shape, "data_offsets": [start, end]}
+    content = json.dumps(head).encode()
+    content += b" " * (-len(content) % 8)
+    return len(content).to_bytes(8, "little") + content
+
+
+def _named(name: str, dtype: np.dtype) -> str:
+    """What safetensors calls a type.
+
+    Raises:
+        ValueError: If it has none for it.
+    """
+    # NumPy's side of safetensors cannot read bfloat16 back: it is kept as the bits that it is.
+    whole = np.dtype(np.uint16) if dtype == BFLOAT16 else dtype
+    if whole == np.dtype(bool):
+        return "BOOL"
+    if whole.kind not in "fiu" or whole.itemsize > 8 or not whole.isnative:
+        raise ValueError(f"array {name!r} has dtype {dtype}, which cannot be kept")
+    return f"{whole.kind.upper()}{8 * whole.itemsize}"
 
 
 def _as(array: np.ndarray, kind: str) -> np.ndarray:
     return array.view(BFLOAT16) if kind == "bfloat16" else array
 
 
+def _pieces(array: Stored) -> Iterable[memoryview]:
+    """The bytes of an array."""
+    if isinstance(array, ArrayOnDisk):
+        return array.pieces()
+    return [np.ascontiguousarray(array).reshape(-1).view(np.uint8).data]
+
+
+def _title(name: str, array: Stored) -> bytes:
+    return f"\0{name}\0{array.dtype}\0{array.shape}\0".encode()
+
+
 def _digest(text: str, arrays: Arrays) -> str:
     digest = hashlib.sha256(text.encode())
     for name, array in arrays.items():
-        digest.update(f"\0{name}\0{array.dtype}\0{array.shape}\0".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        digest.update(_title(name, array))
+        for piece in _pieces(array):
+            digest.update(piece)
     return digest.hexdigest()

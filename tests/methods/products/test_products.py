@@ -55,7 +55,7 @@ class Clients:
                 uploads.append(Upload(payload.arrays, {}, client, COUNTS[client], metrics))
                 ends.append(weights(session.model))
             session.model.detach()
-        self.strategy.aggregate(1, uploads, [])
+        self.strategy.aggregate(1, uploads, sorted(lost))
         total = sum(u.num_examples for u in uploads)
         shares = [u.num_examples / total for u in uploads]
         return {name: sum(w * end[name] for w, end in zip(shares, ends, strict=True)) for name in ends[0]}
@@ -147,6 +147,20 @@ def test_a_client_that_lost_its_memory_says_so_instead_of_training_on_other_weig
         ClientFailure, match="client 1 has merged the updates up to 0, but update 2 came next"
     ):
         clients.round(3)
+
+
+@pytest.mark.parametrize("strategy", [Stack, ExactAverage])
+def test_a_client_that_lost_its_memory_gets_everything_again(strategy):
+    clients = Clients(strategy())
+    clients.round(1)
+    clients.round(2)
+    clients.states[1].clear()
+    clients.round(3, (0, 2), lost=(1,))  # it was asked, too, and could only say that it cannot
+    assert numbers(clients.strategy.download(1, MOMENT)) == {1, 2, 3}
+    assert numbers(clients.strategy.download(0, MOMENT)) == {3}
+    expected = clients.round(4)
+    for client in COUNTS:
+        assert_close(clients.after(client, 4), expected)
 
 
 @pytest.mark.parametrize("ranks", [(1, 2, 4), (2, 2, 2)])

@@ -1,12 +1,16 @@
 """A state in a file: whole, checked, the newest that is not damaged."""
 
+import errno
+import os
 from contextlib import suppress
 
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from fedapp.core.payload import State, Upload
+from fedapp.core.files import WriteError
+from fedapp.core.payload import ArrayOnDisk, ArraysOnDisk, State, Upload
 from fedapp.records.checkpoints.memory import find_memory, keep_memory
 from fedapp.records.checkpoints.series import Series
 from fedapp.records.checkpoints.stored import DamagedState, read_state, write_state
@@ -30,6 +34,49 @@ def test_a_state_comes_back_to_the_bit_and_in_its_order(tmp_path):
         assert (found.arrays[name].dtype, found.arrays[name].shape) == (array.dtype, array.shape)
         assert found.arrays[name].tobytes() == array.tobytes()
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["state"]
+
+
+def test_what_lies_on_disk_is_kept_as_what_is_in_memory_without_being_read(tmp_path, monkeypatch):
+    facts, kept = {"round": 2}, ArraysOnDisk({1: ARRAYS, 0: {"w": np.arange(400_000, dtype=np.float64)}})
+    write_state(tmp_path / "memory", State.of({"a": State(ARRAYS), "each": State.of_each(kept)}, **facts))
+    with monkeypatch.context() as patch:
+        patch.setattr(ArraysOnDisk, "__getitem__", lambda *_: pytest.fail("it was read as a whole"))
+        write_state(tmp_path / "disk", State.of({"a": State(ARRAYS), "each": kept.state()}, **facts))
+    assert (tmp_path / "disk").read_bytes() == (tmp_path / "memory").read_bytes()
+    found = read_state(tmp_path / "disk").part("each").each()
+    assert [list(found), list(found[1])] == [[1, 0], list(ARRAYS)]
+    assert found[0]["w"].tobytes() == kept[0]["w"].tobytes()
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "float16", "int64", "int32", "uint8", "bool"])
+def test_the_file_is_one_that_safetensors_reads(kind, tmp_path):
+    arrays = {"odd": np.zeros(3, np.uint8), "w": np.array([[0, 1], [1, 0]], kind)}
+    write_state(tmp_path / "state", State(arrays))
+    found = load_file(tmp_path / "state")
+    assert found["w"].dtype == arrays["w"].dtype
+    assert found["w"].tolist() == arrays["w"].tolist()
+
+
+def test_a_type_that_the_format_lacks_is_named_and_nothing_is_left(tmp_path):
+    with pytest.raises(ValueError, match="array 'w' has dtype complex128, which cannot be kept"):
+        write_state(tmp_path / "state", State({"w": np.zeros(2, np.complex128)}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_gets_full_while_a_state_is_written_leaves_the_one_before(tmp_path, monkeypatch):
+    write_state(tmp_path / "state", State({"w": np.ones(3)}))
+    monkeypatch.setattr(os, "replace", lambda *_: pytest.fail("half a state took the place"))
+    kept = ArraysOnDisk({0: {"w": np.zeros(9)}})
+
+    def full(array):
+        yield memoryview(b"12345678")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(ArrayOnDisk, "pieces", full)
+    with pytest.raises(WriteError, match="state cannot be written: No space left on device"):
+        write_state(tmp_path / "state", State.of({"each": kept.state()}))
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert read_state(tmp_path / "state").arrays["w"].tolist() == [1, 1, 1]
 
 
 def test_any_byte_that_is_another_is_found(tmp_path):
