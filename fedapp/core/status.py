@@ -15,12 +15,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fedapp.core.errors import one_line
-from fedapp.core.files import WriteError, write_atomically, write_in_place
+from fedapp.core.files import WriteError, read_json, write_atomically, write_in_place
 
 STARTING, RUNNING, COMPLETED, FAILED, DIED = "starting", "running", "completed", "failed", "died"
 UNFINISHED = (STARTING, RUNNING)
@@ -74,11 +74,7 @@ def _fitting(facts: Mapping[str, Any], room: int) -> str:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """What run.json says; nothing if there is none that can be read."""
-    with suppress(OSError, ValueError):
-        facts = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        if isinstance(facts, dict):
-            return facts
-    return {}
+    return read_json(folder / FILE)
 
 
 def holds_run(folder: Path) -> bool:

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedapp.cli.adapters.kept import Kept, read_json
+from fedapp.cli.adapters.kept import Kept
 from fedapp.config.build import about
+from fedapp.core.files import read_json
 from fedapp.reporting.result_file import kept_overrides
 
 CARD_FILE = "README.md"

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TextIO
 
 from fedapp.cli.adapters.card import CARD_FILE, PEFT, library_of
-from fedapp.cli.adapters.kept import read_json
 from fedapp.core.errors import one_line
-from fedapp.core.files import OFFLINE_VARIABLE
+from fedapp.core.files import OFFLINE_VARIABLE, read_json
 
 _OFFLINE = (OFFLINE_VARIABLE, "HF_HUB_OFFLINE")
 
