@@ -41,7 +41,8 @@ def write_state(path: Path, state: State, *, sync: bool = False) -> None:
         ValueError: If an array is of a type that the file format does not have.
     """
     partial = path.with_name(f"{path.name}.partial")
-    text, arrays = json.dumps(state.facts), {**state.arrays, **state.unread}
+    text = json.dumps(state.facts)
+    arrays: dict[str, Stored] = {**state.arrays, **state.unread}
     unknown = "0" * 2 * hashlib.sha256().digest_size
     try:
         with writing(path):
