@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fedapp.core.files import POLICY_VARIABLE
-from fedapp.site.layout import PartySite, ServerSite, address
+from fedapp.engines.flower import supernode as quick_supernode
+from fedapp.site.layout import QUICK, PartySite, ServerSite, address
 
 CONNECTION = "site"
 LOOPBACK = "127.0.0.1"
@@ -68,8 +69,11 @@ def supernode(site: PartySite, runtime_port: int) -> list[str]:
     """
     named = f"partition-id={site.party} num-partitions={site.parties} policy={quoted(str(site.policy))}"
     trusted = ["--trusted-entities", site.trusted_entities] if site.trusted_entities else []
+    # By its file: -m would look for fedapp where the node works, which is no place of ours.
+    quick = [sys.executable, "-P", str(Path(quick_supernode.__file__))]
     return [
-        *("flower-supernode", "--superlink", address(site.host, site.port)),
+        *(quick if site.supernode == QUICK else ["flower-supernode"]),
+        *("--superlink", address(site.host, site.port)),
         *("--root-certificates", str(site.authority), "--auth-supernode-private-key", str(site.key)),
         *("--host", LOOPBACK, "--port", str(runtime_port)),
         *("--node-config", named, *trusted),

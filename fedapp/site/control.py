@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,9 @@ class Control:
     def __init__(self, site: ServerSite) -> None:
         self.site = site
         site.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(site.home / "config.toml", commands.connection(site))
+        file, text = site.home / "config.toml", commands.connection(site)
+        if not file.exists() or file.read_text(encoding="utf-8") != text:  # others may be reading it
+            write_atomically(file, text)
 
     def begin(self) -> None:
         """Before the SuperLink starts: without its database it knows nobody, whatever was registered."""
@@ -121,11 +124,13 @@ class Control:
         Raises:
             ControlFault: If it is refused.
         """
-        run_config = (
-            self.site.state / "run-config.toml"
-        )  # a command's arguments show in the list of processes
-        write_atomically(run_config, to_toml({"overrides": overrides}))
-        return str(self._flwr(commands.submit(app, str(run_config)))["run-id"])
+        # A file, as a command's arguments show in the list of processes; one of its own for every run.
+        run_config = self.site.state / f"run-config-{secrets.token_hex(8)}.toml"
+        try:
+            write_atomically(run_config, to_toml({"overrides": overrides}))
+            return str(self._flwr(commands.submit(app, str(run_config)))["run-id"])
+        finally:
+            run_config.unlink(missing_ok=True)
 
     def run(self, run_id: str) -> Run:
         """How a run stands.

@@ -24,6 +24,7 @@ FILE = "site.yaml"
 VERSION = 1
 SERVER, PARTY = "server", "party"
 OWN, NONE = "own", "none"
+QUICK, FLOWER = "quick", "flower"
 DEFAULT_PORT = 8443
 
 
@@ -89,6 +90,8 @@ class PartySite:
         party: The party's number, which is its client's.
         parties: How many there are.
         trusted_entities: File for Flower's ``--trusted-entities``; None: code need not be signed.
+        supernode: Which program is the node: ``quick``: Flower's SuperNode with shorter waits
+            (``fedapp.engines.flower.supernode``); ``flower``: ``flower-supernode`` itself.
     """
 
     folder: Path
@@ -97,6 +100,7 @@ class PartySite:
     party: int
     parties: int
     trusted_entities: str | None = None
+    supernode: str = QUICK
 
     authority = property(lambda self: self.folder / "ca.crt")
     key = property(lambda self: self.folder / "party.key")
@@ -111,6 +115,7 @@ class PartySite:
         require_int("party", self.party, at_least=0)
         if self.party >= self.parties:
             raise ValueError(f"party={self.party} must be below parties={self.parties}")
+        require_choice("supernode", self.supernode, (QUICK, FLOWER))
         require_host(self.host)
 
 

@@ -14,12 +14,13 @@ from fedapp.config.build import ConfigError, build_routine
 from fedapp.config.composed import Composed
 from fedapp.core.errors import one_line
 from fedapp.core.files import append_line, writing
-from fedapp.core.status import TIME, UNFINISHED, is_held, read_status
+from fedapp.core.status import RUNNING, TIME, UNFINISHED, is_held, read_status
 from fedapp.engines.closing import close_run, is_closed, open_run
 from fedapp.engines.events import POLL_SECONDS, EventTail, report
 from fedapp.engines.job import Job, OnEvent, RunFailed, check_outcome
 from fedapp.planning.job import make_job
 from fedapp.planning.preflight import check_config, require_fitting
+from fedapp.records.checkpoints.resume import resumed_words
 from fedapp.server.strategy import build_strategy
 from fedapp.site.control import Control, ControlFault, Run
 from fedapp.site.layout import ServerSite, SiteError
@@ -56,7 +57,7 @@ def prepare(site: ServerSite, overrides: Sequence[str], seats: Sequence[int]) ->
     Raises:
         ConfigError: If a setting cannot be used.
     """
-    words = [*site_words(site, overrides, seats), *overrides]
+    words = run_words(site, overrides, seats)
     config = check_config(words)
     if config.run.num_clients > site.parties:
         raise ConfigError(
@@ -69,15 +70,28 @@ def prepare(site: ServerSite, overrides: Sequence[str], seats: Sequence[int]) ->
     return make_job(words, config), config
 
 
-def site_words(site: ServerSite, overrides: Sequence[str], seats: Sequence[int]) -> list[str]:
-    """What a site says of its runs, where the user says nothing of it."""
-    typed = {word.lstrip("+").partition("=")[0]: word.partition("=")[2] for word in overrides}
-    clients = typed.get("num_clients", str(site.parties))
+def run_words(site: ServerSite, overrides: Sequence[str], seats: Sequence[int]) -> list[str]:
+    """All overrides of a run: what the site says of its runs, where the user says nothing of it, and his own.
+
+    A run that goes on has the settings that it had; only the parties' nodes may be others by now.
+
+    Raises:
+        ConfigError: If ``resume`` names no run.
+    """
+    known = resumed_words(overrides)
+    goes_on = known != list(overrides)
+    typed, before = _typed(overrides), _typed(known)
+    clients = before.get("num_clients", str(site.parties))
     bound = list(seats)[: int(clients)] if clients.isdigit() else list(seats)
-    own = {"num_clients": str(site.parties), "runs_dir": str(site.runs)}
+    own = {} if goes_on else {"num_clients": str(site.parties), "runs_dir": str(site.runs)}
     if bound:
         own["seats"] = f"[{','.join(map(str, bound))}]"
-    return [f"{key}={value}" for key, value in own.items() if key not in typed]
+    words = [f"{key}={value}" for key, value in own.items() if key not in typed]
+    return [*known, *words] if goes_on else [*words, *known]
+
+
+def _typed(words: Sequence[str]) -> dict[str, str]:
+    return {word.lstrip("+").partition("=")[0]: word.partition("=")[2] for word in words}
 
 
 def submit(site: ServerSite, job: Job) -> Submission:
@@ -180,6 +194,11 @@ def find(site: ServerSite, name: str | None) -> Submission:
     raise SiteError(f"{site.folder} has no run {name}; the newest: {names}")
 
 
+def _was_left(run_dir: Path) -> bool:
+    """Whether a run's server app began and has gone without a last word: nobody will finish it."""
+    return read_status(run_dir).get("status") == RUNNING and is_held(run_dir) is False
+
+
 def fetch(submission: Submission, target: Path) -> Path:
     """Copy a run that is over.
 
@@ -196,7 +215,7 @@ def fetch(submission: Submission, target: Path) -> Path:
     source = Path(submission.run_dir)
     if not source.is_dir():
         raise SiteError(f"{source} is gone")
-    if read_status(source).get("status") in UNFINISHED:
+    if read_status(source).get("status") in UNFINISHED and not _was_left(source):
         raise SiteError(f"run {source.name} goes on; wait for it, or: fedapp site stop {source.name}")
     copy = target / source.name
     if copy.exists():

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import shlex
 import socket
+from pathlib import Path
 
 import pytest
 
 from fedapp.cli.main import main
+from fedapp.core.files import ROOT
 from fedapp.core.status import holding
 from fedapp.site import serving
 from fedapp.site.layout import read_party, read_server
@@ -69,14 +71,21 @@ def test_a_dry_run_shows_flowers_own_commands_with_every_path(folder, capsys):
     assert {"--enable-supernode-auth", "--disable-runtime-dependency-installation"} <= set(after)
     assert [words[4] for words in keys] == [str(site.public_key(party)) for party in (0, 1)]
     assert main(["site", "party", "site/party-1", "--dry-run"]) == 0
-    (node,) = shown(capsys)
-    named = node[node.index("--node-config") + 1]
+    quick, plain = shown(capsys)
+    named = plain[plain.index("--node-config") + 1]
     assert named == f"partition-id=1 num-partitions=2 policy='{folder}/party-1/party.yaml'"
-    assert main(["site", "submit", "--dry-run", "method=fedavg", "--resume", "old"]) == 0
+    assert "flower-supernode" in plain
+    assert quick[quick.index("--superlink") :] == plain[plain.index("--superlink") :]
+    program = Path(quick[quick.index("--superlink") - 1])
+    assert program == ROOT / "fedapp" / "engines" / "flower" / "supernode.py"
+    assert program.is_file()
+    assert main(["site", "submit", "--dry-run", "method=fedavg"]) == 0
     (run,) = shown(capsys)
-    overrides = run[-1]
-    assert f"num_clients=2 runs_dir={site.runs} method=fedavg resume={folder.parent}/old" in overrides
-    assert not (site.runs / "old").exists()
+    assert f"num_clients=2 runs_dir={site.runs} method=fedavg" in run[-1]
+    old = site.runs / "old"
+    assert main(["site", "submit", "--dry-run", "--resume", str(old)]) == 2
+    assert f"resume={old} holds no run" in complaint(capsys)
+    assert not old.exists()
     assert list(site.runs.iterdir()) == []
 
 
@@ -91,9 +100,30 @@ def test_flower_itself_accepts_what_a_dry_run_shows(folder, capsys, monkeypatch)
     assert (parsed.host, parsed.enable_supernode_auth) == ("127.0.0.1", True)
     assert not parsed.runtime_dependency_install
     main(["site", "party", "site/party-0", "--dry-run"])
-    node = shown(capsys)[0]
+    node = shown(capsys)[1]
     found = supernode._parse_args_run_supernode().parse_args(node[node.index("flower-supernode") + 1 :])
     assert found.superlink == f"localhost:{read_party(folder / 'party-0').port}"
+
+
+def test_one_setting_chooses_flowers_own_node(folder, capsys):
+    file = folder / "party-0" / "site.yaml"
+    text = file.read_text()
+    assert "supernode: quick\n" in text
+    before = text.replace("supernode: quick\n", "")  # of a site that was made before there was a choice
+    for said, first in (
+        (text, "supernode.py"),
+        (before, "supernode.py"),
+        (before + "supernode: flower\n", "flower-supernode"),
+    ):
+        file.write_text(said)
+        capsys.readouterr()
+        assert main(["site", "party", "site/party-0", "--dry-run"]) == 0
+        commands = shown(capsys)
+        assert Path(commands[0][commands[0].index("--superlink") - 1]).name == first
+        assert len(commands) == (1 if first == "flower-supernode" else 2)
+    file.write_text(before + "supernode: slow\n")
+    assert main(["site", "party", "site/party-0"]) == 2
+    assert "supernode='slow'" in complaint(capsys)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fedapp.engines.flower.supernode import PROGRAM, Pace, forked_clientapps, sleeps_as_known
@@ -60,6 +61,28 @@ def test_a_clientapp_is_forked_and_started_as_ever_where_that_fails(monkeypatch,
         (folder / "socket").unlink()  # nobody hears
         direct = subprocess.run([PROGRAM], capture_output=True, text=True, timeout=60, check=False)
         assert (direct.returncode, "--token-file is required" in direct.stderr) == (2, True)
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing is forked")
+def test_a_node_that_is_killed_leaves_neither_process_nor_folder(tmp_path):
+    source = "from fedapp.engines.flower.supernode import forked_clientapps as f; import time\n"
+    source += "with f():\n    print('up', flush=True); time.sleep(99)"
+    node = subprocess.Popen(
+        [sys.executable, "-c", source],
+        env={
+            **os.environ,
+            "TMPDIR": str(tmp_path),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        stdout=subprocess.PIPE,
+    )
+    assert node.stdout.readline() == b"up\n"
+    (folder,) = tmp_path.glob("fedapp-node-*")
+    (child,) = psutil.Process(node.pid).children()
+    node.kill()
+    node.wait()
+    assert _until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
     assert not folder.exists()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,12 @@ import pytest
 from fedapp.config.build import ConfigError
 from fedapp.core.status import holding, write_status
 from fedapp.engines.job import RunFailed
+from fedapp.records.checkpoints.resume import resumed_words
 from fedapp.site import runs
 from fedapp.site.control import Control, ControlFault, Run
 from fedapp.site.layout import ServerSite, SiteError
 from fedapp.site.runs import Submission
+from tests.federation import run_toy
 
 SEATS = [11, 22, 2**64 - 1]
 TOY = ["model=toy", "adapter=toy", "benchmark=toy"]
@@ -34,6 +38,8 @@ def answers(monkeypatch):
 
     def flwr(self, command):
         asked.append(command[1:])
+        if command[1] == "run":
+            given["run-config"] = Path(command[-1]).read_text()
         answer = given[command[1] if command[1] != "supernode" else command[2]]
         if isinstance(answer, Exception):
             raise answer
@@ -79,6 +85,25 @@ def test_a_run_that_the_server_refuses_leaves_a_folder_that_says_why(site, answe
     assert runs.submissions(site) == []
 
 
+def test_a_run_goes_on_with_the_settings_that_it_had(site, answers, tmp_path):
+    run = run_toy(tmp_path / "run", "method=fedavg", "num_rounds=2", "num_clients=2", num_nodes=2)
+    named = f"resume={run.folder}"
+    job, config = runs.prepare(site, ["num_rounds=3", named], SEATS)
+    assert (config["num_rounds"], config.run.num_clients, config["adapter"]["about"]["name"]) == (3, 2, "toy")
+    assert list(config.run.seats) == SEATS[:2]  # the nodes of today, of as many parties as the run had
+    assert job.run_dir == run.folder
+    answers["run"] = {"run-id": "9"}
+    runs.submit(site, job)
+    # What the server app makes of it is the same config: it puts the run's words in front of others alone.
+    sent = shlex.split(tomllib.loads(answers["run-config"])["overrides"])
+    assert resumed_words(sent) == sent
+    assert list(runs.prepare(site, [named, "num_rounds=3", "seats=[5,6]"], SEATS)[1].run.seats) == [5, 6]
+    with pytest.raises(ConfigError, match="method.* was .*fedavg"):
+        runs.prepare(site, [named, "num_rounds=3", "method=local"], SEATS)
+    with pytest.raises(ConfigError, match="holds no run: it has no run.json"):
+        runs.prepare(site, [f"resume={tmp_path / 'nowhere'}"], SEATS)
+
+
 def test_what_was_submitted_is_found_by_number_by_name_and_as_the_newest(site, answers):
     found = []
     for number in ("7", "8"):
@@ -86,7 +111,10 @@ def test_what_was_submitted_is_found_by_number_by_name_and_as_the_newest(site, a
         found.append(runs.submit(site, runs.prepare(site, TOY, SEATS)[0]))
     assert runs.find(site, None) == runs.find(site, "8") == found[1]
     assert runs.find(site, Path(found[0].run_dir).name) == found[0]
-    assert 'overrides = "num_clients=3 ' in (site.state / "run-config.toml").read_text()
+    assert 'overrides = "num_clients=3 ' in answers["run-config"]
+    of_runs = [command[-1] for command in answers["asked"] if command[0] == "run"]
+    assert len(set(of_runs)) == 2  # two that are submitted at once do not read each other's
+    assert list(site.state.glob("run-config*")) == []
     with pytest.raises(SiteError, match=f"has no run 9; the newest: {Path(found[0].run_dir).name}"):
         runs.find(site, "9")
 
@@ -147,7 +175,15 @@ def test_a_run_that_was_stopped_says_by_whom(site, answers):
 
 def test_a_copy_is_made_once_and_of_a_run_that_is_over(site, tmp_path):
     one = submission(site, END)
-    with pytest.raises(SiteError, match="run one goes on; wait for it, or: fedapp site stop one"):
+    with (
+        holding(Path(one.run_dir)),
+        pytest.raises(SiteError, match="run one goes on; wait for it, or: fedapp site stop one"),
+    ):
+        runs.fetch(one, tmp_path / "to")
+    # Its server app has gone without a word: it will never be over in its own words.
+    assert (runs.fetch(one, tmp_path / "left") / "run.json").exists()
+    write_status(Path(one.run_dir), {"status": "starting"})  # nobody has it yet
+    with pytest.raises(SiteError, match="goes on"):
         runs.fetch(one, tmp_path / "to")
     write_status(Path(one.run_dir), {"status": "completed"})
     copy = runs.fetch(one, tmp_path / "to")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fedapp.cli.output import FAILED, OK, USAGE, complain
 from fedapp.core.errors import printable
 from fedapp.site import commands
 from fedapp.site.gate import GateFault
-from fedapp.site.layout import OWN, address, read_party, read_server
+from fedapp.site.layout import FILE, FLOWER, OWN, address, read_party, read_server
 from fedapp.site.serving import serve, take_part
 from fedapp.site.supervisor import until_told_to_end
 
@@ -50,6 +51,10 @@ def party(folder: Path, *, dry_run: bool) -> int:
         return USAGE
     if dry_run:
         print(commands.as_shell(commands.supernode(site, SOME_PORT), commands.variables(site.home)))
+        if site.supernode != FLOWER:
+            print(f"\n# Flower's own, which {site.folder / FILE} chooses by supernode: {FLOWER}:")
+            plain = commands.supernode(replace(site, supernode=FLOWER), SOME_PORT)
+            print(commands.as_shell(plain, commands.variables(site.home)))
         return OK
     return _kept(lambda: take_part(site, _say))
 

@@ -106,7 +106,7 @@ def _show_submission(site: ServerSite, control: Control, overrides: Sequence[str
         seats = control.seats()
     except ValueError:  # the server has not been started yet
         seats = []
-    words = [*site_runs.site_words(site, overrides, seats), *overrides]
+    words = site_runs.run_words(site, overrides, seats)
     run_config = f"overrides={json.dumps(shlex.join(words), ensure_ascii=False)}"
     home = {"FLWR_HOME": str(site.home)}
     print(commands.as_shell(commands.submit(find_app(), run_config), home))

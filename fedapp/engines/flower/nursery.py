@@ -58,6 +58,16 @@ def serve(listener: socket.socket, owner: int) -> None:
                 os.close(file)
 
 
+def _clear(folder: str) -> None:
+    """Remove what the node made for this process: one that was killed could not do it."""
+    try:
+        for name in os.listdir(folder):
+            os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
+    except OSError:
+        pass  # the node itself was quicker
+
+
 def _become(
     program: Callable[[], None], folder: str, words: list[str], files: list[int], line: socket.socket
 ) -> NoReturn:
@@ -88,8 +98,15 @@ def main(words: list[str]) -> None:
     """Ask, or fork for those who ask."""
     if words[0] == "ask":
         ask(words[1], words[2], words[3:])
+        return
+    listener = socket.socket(fileno=int(words[0]))
+    try:
+        owner = os.pidfd_open(int(words[1]))
+    except ProcessLookupError:
+        pass  # it has ended already
     else:
-        serve(socket.socket(fileno=int(words[0])), os.pidfd_open(int(words[1])))
+        serve(listener, owner)
+    _clear(os.path.dirname(listener.getsockname()))
 
 
 if __name__ == "__main__":
