@@ -156,7 +156,8 @@ class RunFolder:
             "warnings": self._warnings,
             "told": self._told.facts(),
         }
-        self._checkpoints.write(state.facts["round"], State.of({"run": state}, **facts))
+        counted = [self.path / name for name in lengths(self.path)]
+        self._checkpoints.write(state.facts["round"], State.of({"run": state}, **facts), counted)
 
     def __enter__(self) -> RunFolder:
         return self

@@ -16,6 +16,7 @@ def policy(site: PartySite) -> str:
 data: data             # this party's rows: data/<task>/train.jsonl and test.jsonl
 models: []             # folders of base models, ids of the hub; beside them only what comes with fedapp
 output: output         # this party's final adapter; it stays here
+memory: state/memory   # what its client must remember between rounds, so that its node can be started again
 log: state/audit.jsonl # what was asked, what left
 methods: []            # such as [fedreft, fedit]; empty: all
 network: false         # whether a run may make this party fetch data or models

@@ -85,6 +85,12 @@ def test_a_server_with_free_ports_has_no_problem(folder):
     assert "the server's certificate is valid for 365 days" in [one.text for one in found]
 
 
+def test_a_server_without_its_key_is_told_so(folder):
+    site = read_server(folder / "server")
+    site.key.unlink()
+    assert f"{site.key} is missing" in problems(server.of_server(site))
+
+
 def test_a_port_that_another_program_has_is_a_problem_and_ones_own_is_none(folder):
     site = read_server(folder / "server")
     with socket.create_server(("127.0.0.1", site.control_port)):

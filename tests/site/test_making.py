@@ -63,11 +63,12 @@ def test_a_folder_says_who_it_is_also_where_it_was_moved(made, tmp_path):
     policy = read_policy(str(site.policy))
     assert (policy.data, policy.output) == (str(moved / "data"), str(moved / "output"))
     assert policy.log == str(moved / "state" / "audit.jsonl")
+    assert policy.memory == str(moved / "state" / "memory")
 
 
 def test_the_policy_is_the_strict_one_with_folders(made):
     policy = read_policy(str(made / "party-0" / "party.yaml"))
-    places = {"data", "output", "log"}
+    places = {"data", "output", "memory", "log"}
     assert {name: value for name, value in vars(policy).items() if name not in places} == {
         name: value for name, value in vars(STRICT).items() if name not in places
     }

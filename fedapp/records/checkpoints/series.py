@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from fedapp.core.files import writing
 from fedapp.core.payload import State
-from fedapp.records.checkpoints.stored import DamagedState, read_state, write_state
+from fedapp.records.checkpoints.stored import DamagedState, read_state, sync_to_disk, write_state
 
 SYNC_SECONDS = 5.0
 """How often, at most, a series waits for the disk: what a power cut can cost beside the round under way."""
@@ -23,7 +24,7 @@ class Series:
     Args:
         folder: Made with the first state.
         keep: How many of the newest stay.
-        syncs: Whether to wait for the disk now and then.
+        syncs: Whether to wait for the disk now and then; the last state that it has for sure then stays, too.
     """
 
     def __init__(self, folder: Path, keep: int, *, syncs: bool = False) -> None:
@@ -31,24 +32,35 @@ class Series:
         self.keep = keep
         self._syncs = syncs
         self._synced = 0.0
+        self._on_disk: int | None = None
 
     def rounds(self) -> list[int]:
         """The rounds of which there is a file, in order."""
         names = [path.name for path in self.folder.glob("round-*.safetensors")]
         return sorted(int(found[1]) for found in map(_NAME.fullmatch, names) if found)
 
-    def write(self, server_round: int, state: State) -> None:
+    def write(self, server_round: int, state: State, counted: Iterable[Path] = ()) -> None:
         """Keep the state of a round, in the place of those of later rounds, if there are any.
+
+        Args:
+            server_round: The round.
+            state: What to keep.
+            counted: Files whose rows the state counts: they must be on the disk before it is.
 
         Raises:
             WriteError: If that cannot be written; all that was there stays.
         """
         sync = self._syncs and time.monotonic() - self._synced > SYNC_SECONDS
+        for path in counted if sync else ():
+            with writing(path):
+                sync_to_disk(path)
         write_state(self._path(server_round), state, sync=sync)
         if sync:
-            self._synced = time.monotonic()
+            self._synced, self._on_disk = time.monotonic(), server_round
         there = self.rounds()
         kept = [one for one in there if one <= server_round][-self.keep :]
+        # Rounds may be shorter than the time between two waits: a power cut may take all of the newest.
+        kept += [self._on_disk] if self._on_disk is not None else []
         for other in set(there) - set(kept):
             with suppress(OSError):
                 self._path(other).unlink(missing_ok=True)

@@ -58,13 +58,31 @@ def write_state(path: Path, state: State, *, sync: bool = False) -> None:
                 # The checksum is known last and stands first, in the room that was left for it.
                 file.seek(0)
                 file.write(_head(text, arrays, digest.hexdigest()))
-                file.flush()
-                if sync:
-                    os.fsync(file.fileno())
+            if sync:
+                sync_to_disk(partial)
             os.replace(partial, path)
+            if sync:
+                # Some network disks do not take it for a folder, which holds the name.
+                with suppress(OSError):
+                    sync_to_disk(path.parent)
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or a folder's names.
+
+    Raises:
+        OSError: If it does not take it.
+    """
+    if path.is_dir() and os.name != "posix":  # Windows opens no folders
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def read_state(path: Path) -> State:

@@ -36,6 +36,8 @@ def of_server(site: ServerSite) -> Iterator[Finding]:
 
 
 def _private(path: Path) -> Finding:
+    if not path.is_file():
+        return Finding(f"{path} is missing", "copy it from where the site was made")
     if path.stat().st_mode & 0o077:
         return Finding(f"{path} can be read by others", f"chmod 600 {path}")
     return Finding(f"{path.name} can be read by its owner alone")

@@ -3,6 +3,7 @@
 import errno
 import os
 from contextlib import suppress
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +12,8 @@ from safetensors.numpy import load_file
 
 from fedapp.core.files import WriteError
 from fedapp.core.payload import ArrayOnDisk, ArraysOnDisk, State, Upload
+from fedapp.records.checkpoints import series as series_module
+from fedapp.records.checkpoints import stored
 from fedapp.records.checkpoints.memory import find_memory, keep_memory
 from fedapp.records.checkpoints.series import Series
 from fedapp.records.checkpoints.stored import DamagedState, read_state, write_state
@@ -123,6 +126,22 @@ def test_the_newest_states_are_kept_and_a_damaged_one_gives_way_to_the_one_befor
     assert "round-000005.safetensors cannot be read" in said[0]
     series.write(3, State())
     assert series.rounds() == [2, 3]  # what is written anew comes after nothing that was later
+
+
+def test_what_the_disk_has_for_sure_outlives_rounds_shorter_than_a_wait_for_it(tmp_path, monkeypatch):
+    now, synced = [100.0], []
+    monkeypatch.setattr(series_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(stored, "sync_to_disk", lambda path: synced.append(path.name))
+    monkeypatch.setattr(series_module, "sync_to_disk", lambda path: synced.append(path.name))
+    series, rows = Series(tmp_path / "server", keep=2, syncs=True), tmp_path / "metrics.jsonl"
+    for number in (1, 2, 3, 4):
+        series.write(number, State(), [rows])
+        now[0] += 1.0
+    assert series.rounds() == [1, 3, 4]  # of the last two the disk may have nothing yet
+    assert synced == ["metrics.jsonl", "round-000001.safetensors.partial", "server"]
+    now[0] += 5.0
+    series.write(5, State(), [rows])
+    assert series.rounds() == [4, 5]
 
 
 def test_a_client_goes_on_with_its_memory_of_the_last_round_that_counts(tmp_path):
