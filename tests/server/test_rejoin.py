@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from flwr.app import Context, RecordDict
 
 from fedapp.aggregation import Mean
 from fedapp.core.payload import Upload
-from fedapp.engines.grid import InProcessGrid
+from fedapp.engines.grid import InProcessGrid, _read_context
 from fedapp.methods.parameter_sharing import AllButMe
 from fedapp.server.deadline import CLOCK_SECONDS, LEAST, LONGEST, Deadline
 from tests.federation import run_on
@@ -81,3 +82,57 @@ def test_no_message_outlives_its_round_by_more_than_clocks_differ(tmp_path):
 
     run_on(Watched, tmp_path / "run", "num_rounds=2", "round_timeout=30", num_nodes=2)
     assert set(lives) == {30 + CLOCK_SECONDS, 60 + CLOCK_SECONDS}  # the second waits for the first
+
+
+class BackAsAnother(InProcessGrid):
+    """Client 3's node is started anew in round 2: the same party under another number."""
+
+    old = new = 0
+
+    def push_messages(self, messages):
+        sent = super().push_messages(messages)
+        if not self.new and any(message.metadata.group_id == "2" for message in messages):
+            self.old = next(node for node, client in self._nodes.items() if client == 3)
+            self.new = self.old ^ 1
+            context = _read_context(self._contexts[self.old][""].tobytes())
+            config = context.node_config
+            self._nodes = {self.new if n == self.old else n: client for n, client in self._nodes.items()}
+            self._keep(Context(context.run_id, self.new, config, RecordDict(), dict(context.run_config)))
+        return sent
+
+
+def test_a_party_that_comes_back_under_another_number_is_asked_under_that_one(tmp_path):
+    made = []
+
+    def grid(*args, **kwargs):
+        made.append(BackAsAnother(*args, **kwargs))
+        return made[0]
+
+    run = run_on(grid, tmp_path / "run", *SETTINGS, "num_rounds=4")
+    assert asked(run, 0) == [1, 2, 3, 4]
+    assert asked(run, 3) == [1, 3, 4]  # the message of round 2 went to the node that is gone
+    warnings = run.warnings()
+    assert f"round 2: a reply of client 3 is left out: node {made[0].old} is not known" in " ".join(warnings)
+    assert any(text.startswith(f"client 3 is there now (node {made[0].new})") for text in warnings)
+
+
+class AnsweredAgain(InProcessGrid):
+    """What was answered in earlier rounds arrives once more, before what is asked for."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.before = []
+
+    def pull_messages(self, message_ids):
+        found = super().pull_messages(message_ids)
+        self.before += found
+        return [*self.before, *found]
+
+
+def test_a_reply_to_an_earlier_round_counts_in_none(tmp_path):
+    settings = ["num_rounds=3", "method=fedreft_fixed"]
+    usual = run_on(InProcessGrid, tmp_path / "usual", *settings)
+    again = run_on(AnsweredAgain, tmp_path / "again", *settings)
+    assert again.warnings() == usual.warnings()
+    assert again.adapters() == usual.adapters()
+    assert len(again.rows("traffic")) == len(usual.rows("traffic"))
