@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from fedapp.core.files import POLICY_VARIABLE  # noqa: E402
+from fedapp.core.status import DIED, UNFINISHED, has_died, how_it_died, read_status  # noqa: E402
 from fedapp.engines.flower.home import flower_home  # noqa: E402
 from fedapp.engines.flower.processes import ProcessTree, find_program  # noqa: E402
 from fedapp.engines.flower.superlink import environment  # noqa: E402
@@ -64,6 +65,8 @@ def read(run_dir: Path) -> Outcome:
     asked = {row["server-round"] for row in traffic if row["phase"] == "train"}
     told = [event["message"] for event in events(run_dir) if event["event"] == "warning"]
     reason = about.get("reason") or next((text for text in told if "round" in text or "node" in text), "")
+    if has_died(run_dir):
+        return Outcome(DIED, len(asked - used), None, how_it_died(run_dir))
     return Outcome(about["status"], len(asked - used), None, reason)
 
 
@@ -94,13 +97,14 @@ class Deployment:
     def run_dir(self) -> Path:
         return self.folder / "run"
 
-    def add_party(self, number: int, parties: int) -> None:
+    def add_party(self, number: int, parties: int) -> subprocess.Popen[bytes]:
         policy = self.folder / f"party-{number}.yaml"
         policy.write_text(yaml.safe_dump({"output": str(self.folder / "kept"), "log": f"{policy}.log"}))
         said = f"partition-id={number} num-partitions={parties} policy='{policy}'"
         command = [find_program("flower-supernode"), "--insecure", "--superlink", f"127.0.0.1:{self.port}"]
         command += ["--port", str(free_port()), "--node-config", said]
         self.nodes.append(self.tree.start(command, self.log))
+        return self.nodes[-1]
 
     def submit(self, *overrides: str) -> None:
         words = [*TOY, "join_timeout=600", "round_timeout=600", f"run_dir={self.run_dir}", *overrides]
@@ -111,8 +115,8 @@ class Deployment:
         return sum(event["event"] == "round" for event in events(self.run_dir))
 
     def is_over(self) -> bool:
-        file = self.run_dir / "run.json"
-        return file.exists() and json.loads(file.read_text())["status"] not in ("running", "starting")
+        about = read_status(self.run_dir)
+        return bool(about) and (about["status"] not in UNFINISHED or has_died(self.run_dir))
 
     def wait(self, until: Callable[[], Any], patience: float = PATIENCE) -> bool:
         deadline = time.monotonic() + patience
@@ -172,6 +176,15 @@ def kill_party(deployed: Deployment) -> bool:
     return True
 
 
+def kill_and_start_party(deployed: Deployment) -> bool:
+    """Without keys it comes back as another node, as soon as Flower has noticed that the old one is gone."""
+    kill_party(deployed)
+    deployed.nodes[VICTIM].wait()
+    deployed.nodes[VICTIM] = deployed.add_party(VICTIM, PARTIES)
+    deployed.nodes.pop()
+    return True
+
+
 def kill_work(deployed: Deployment) -> bool:
     """The process of the victim's message, once there is one."""
     victim = deployed.nodes[VICTIM]
@@ -209,6 +222,7 @@ def freeze_party(deployed: Deployment) -> bool:
 DEPLOYED: dict[str, Callable[[Deployment], bool]] = {
     "no fault": nothing,
     "a party's SuperNode is killed": kill_party,
+    "a party's SuperNode is killed and started again": kill_and_start_party,
     "a party's process at work is killed": kill_work,
     "a party stands still for 20 s": freeze_party,
     "the server app is killed": kill_server_app,

@@ -17,6 +17,7 @@ from fedapp.config.overrides import quote
 from fedapp.config.run import folder_setting
 from fedapp.core.files import ROOT, WriteError
 from fedapp.core.status import has_died, how_it_died, is_held
+from fedapp.engines import orphans
 from fedapp.engines.job import Job
 from fedapp.records.checkpoints.resume import resume
 
@@ -109,8 +110,8 @@ def _of_clients(config: Mapping[str, Any]) -> list[str]:
 
 def _resumed_folder(config: Mapping[str, Any], warn: Callable[[str], None]) -> Path:
     run_dir = folder_setting(config, "resume")
-    if is_held(run_dir):
-        raise ConfigError(f"resume={run_dir}: somebody is still at work on this run")
+    if is_held(run_dir) and (who := orphans.free(run_dir, warn)):
+        raise ConfigError(f"resume={run_dir}: {who}")
     try:
         resume(run_dir, config, warn)
     except WriteError as error:

@@ -13,6 +13,7 @@ from fedapp.config.run import OF_PLACE
 from fedapp.core.checks import show_value
 from fedapp.core.payload import State
 from fedapp.core.status import COMPLETED, FILE, RUNNING, is_held, read_status
+from fedapp.engines import orphans
 from fedapp.records.checkpoints.run import cut_back, newest_checkpoint
 
 MAY_CHANGE = OF_PLACE | {
@@ -64,7 +65,7 @@ def resume(folder: Path, config: Mapping[str, Any], warn: Callable[[str], None])
     Args:
         folder: Of the run.
         config: With which it is to go on.
-        warn: Told of checkpoints that are damaged.
+        warn: Told of checkpoints that are damaged, and of a process that was left behind.
 
     Returns:
         The checkpoint; None where the run stopped before its first and begins again.
@@ -75,8 +76,8 @@ def resume(folder: Path, config: Mapping[str, Any], warn: Callable[[str], None])
     """
     facts = read_status(folder)
     status = facts.get("status")
-    if status == RUNNING and is_held(folder):
-        raise ConfigError(f"resume={folder}: process {facts.get('pid')} is still at work on this run")
+    if status == RUNNING and is_held(folder) and (who := orphans.free(folder, warn)):
+        raise ConfigError(f"resume={folder}: {who}")
     kept = newest_checkpoint(folder, warn)
     if kept is not None:
         _require_same(folder, kept.facts["config"], config)
