@@ -147,8 +147,8 @@ def test_a_deployment_goes_on_after_its_superlink_and_a_party_were_killed(tmp_pa
         nodes = [here.node(0), here.node(1)]
         here.submit(*settings, f"run_dir={run_dir}")
         wait_for(lambda: (run_dir / "checkpoints" / "server" / "round-000002.safetensors").exists(), link)
-        # As a machine that goes down, or systemd, which ends a unit's whole family; or the SuperLink alone, whose
-        # server app waits for it then and holds the run.
+        # As a machine that goes down, or systemd, which ends a unit's whole family; or the SuperLink alone,
+        # whose server app waits for it then and holds the run.
         family = psutil.Process(link.pid).children(recursive=True) if whole_family else []
         for process in (link, nodes[1]):
             process.send_signal(signal.SIGKILL)
