@@ -1,13 +1,14 @@
 """What a round costs in a deployment, beside the work that the parties do in it.
 
-    python perf/resident.py [--rounds 4] [--ways plain resident quick] [overrides]
+    python perf/resident.py [--rounds 4] [--ways plain resident quick] [--tls] [overrides]
 
-A SuperLink and two SuperNodes on this machine, without TLS, once for each way: ``plain`` is Flower's
-SuperNode with ``resident=false`` (each message loads its own model), ``resident`` the default, and
-``quick`` the same under ``python -m fedapp.engines.flower.supernode``. Per round: seconds from the end of
-the round before (the first: from the run's start on the server to its end, joining included), the
-slowest party's work by its own clock, processor seconds of it, and what is left over. Work is slower on
-a busy machine, so look at the differences. The final adapters of all ways must be the same bits.
+A SuperLink and two SuperNodes on this machine, with TLS where it is asked for, once for each way:
+``plain`` is Flower's SuperNode with ``resident=false`` (each message loads its own model), ``resident``
+the default, and ``quick`` the same under ``python -m fedapp.engines.flower.supernode``. Per round:
+seconds from the end of the round before (the first: from the run's start on the server to its end,
+joining included), the slowest party's work by its own clock, processor seconds of it, and what is left
+over. Work is slower on a busy machine, so look at the differences. The final adapters of all ways must be
+the same bits.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from fedapp.core.files import POLICY_VARIABLE
 from fedapp.engines.flower.home import flower_home
 from fedapp.engines.flower.processes import ProcessTree, find_program
 from fedapp.engines.flower.superlink import environment
+from fedapp.site.certificates import Authority, pem
 
 ROOT = Path(__file__).resolve().parent.parent
 WAYS = ("plain", "resident", "quick")
@@ -45,38 +47,60 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def node_command(way: str, link: int, number: int, policy: Path) -> list[str]:
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def certify(folder: Path) -> tuple[list[str], list[str], str]:
+    """Certificates as ``fedapp site init`` makes them: what SuperLink, SuperNodes and ``flwr`` are told."""
+    authority = Authority.new("perf")
+    certificate, key = authority.issue(["localhost", "127.0.0.1"], 1)
+    contents = {"ca.crt": pem(authority.certificate), "link.crt": certificate, "link.key": key}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    ca, crt, secret = (str(folder / name) for name in contents)
+    server = ["--ssl-ca-certfile", ca, "--ssl-certfile", crt, "--ssl-keyfile", secret]
+    return server, ["--root-certificates", ca], f'root-certificates = "{ca}"\n'
+
+
+PLAIN = (["--insecure"], ["--insecure"], "insecure = true\n")
+
+
+def node_command(way: str, link: int, number: int, policy: Path, trust: list[str]) -> list[str]:
     """The command of a party's SuperNode."""
     said = f"partition-id={number} num-partitions={PARTIES} policy='{policy}'"
     said += " resident=false" if way == "plain" else ""
     quick = [sys.executable, "-m", "fedapp.engines.flower.supernode"]
     program = quick if way == "quick" else [find_program("flower-supernode")]
-    address = ["--insecure", "--superlink", f"127.0.0.1:{link}", "--port", str(free_port())]
+    address = [*trust, "--superlink", f"127.0.0.1:{link}", "--port", str(free_port())]
     return [*program, *address, "--node-config", said]
 
 
-def run(way: str, folder: Path, overrides: list[str]) -> Path:
+def run(way: str, folder: Path, overrides: list[str], tls: bool) -> Path:
     """Run once; return the run folder."""
     folder.mkdir()
+    served, trust, told = certify(folder) if tls else PLAIN
     run_dir = folder / "run"
-    words = [*METHOD, f"num_clients={PARTIES}", "join_timeout=120", *overrides, f"run_dir={run_dir}"]
+    words = [*METHOD, f"num_clients={PARTIES}", "join_timeout=600", *overrides, f"run_dir={run_dir}"]
     with flower_home() as home, (folder / "log.txt").open("wb", buffering=0) as log:
         variables = {k: v for k, v in environment(home, ROOT).items() if k != POLICY_VARIABLE}
         del variables["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"]
         variables |= {"XDG_STATE_HOME": str(folder / "state"), "PYTHONPATH": str(ROOT)}
         tree = ProcessTree(variables, home)
         link = free_port()
-        config = f'[superlink.here]\naddress = "127.0.0.1:{link}"\ninsecure = true\n'
+        config = f'[superlink.here]\naddress = "127.0.0.1:{link}"\n{told}'
         (home / "config.toml").write_text(config)
-        server = [find_program("flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(link)]
+        server = [find_program("flower-superlink"), *served, "--host", "127.0.0.1", "--port", str(link)]
         try:
             tree.start([*server, "--disable-runtime-dependency-installation"], log.fileno())
-            time.sleep(5)
+            while not answers(link):
+                time.sleep(0.1)
             for number in range(PARTIES):
                 policy = folder / f"party-{number}.yaml"
                 output = str(folder / "kept" / str(number))
                 policy.write_text(yaml.safe_dump({"output": output, "log": str(folder / f"audit-{number}")}))
-                tree.start(node_command(way, link, number, policy), log.fileno())
+                tree.start(node_command(way, link, number, policy, trust), log.fileno())
             command = [find_program("flwr"), "run", str(ROOT), "here", "--stream"]
             command += ["--run-config", f"overrides={json.dumps(shlex.join(words))}"]
             with (folder / "flwr.txt").open("wb") as said:
@@ -118,6 +142,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--tls", action="store_true", help="over TLS, as between institutions")
     parser.add_argument("--keep", type=Path, help="keep logs and run folders here")
     parser.add_argument("overrides", nargs="*", help="Hydra overrides (model=smollm2_135m)")
     options = parser.parse_intermixed_args()
@@ -125,7 +150,7 @@ def main() -> None:
         place = options.keep or Path(scratch)
         place.mkdir(parents=True, exist_ok=True)
         for way in options.ways:
-            run_dir = run(way, place / way, [f"num_rounds={options.rounds}", *options.overrides])
+            run_dir = run(way, place / way, [f"num_rounds={options.rounds}", *options.overrides], options.tls)
             *found, _ = rounds(run_dir)
             load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
             print(f"{way:9s} adapters {kept(place / way)}  {load}")
