@@ -1,7 +1,8 @@
 """A server app whose SuperLink was killed, and what becomes of it when its run is to go on.
 
 It waits for its SuperLink and holds its run's folder for as long as it waits. A SuperLink that is started
-again does not take it back: it ends then, within a quarter of a minute.
+again on its database within a minute takes it back, and the run goes on by itself; a later one turns it away
+with its next heartbeat. Seen with flwr 1.42.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SERVER_APP, LAUNCHER = "flwr-serverapp", "flower-superexec"
 """Flower's names of a server app's process, and of the one that starts it and ends with its SuperLink."""
 ADDRESS = "--runtime-api-address"
 LEAVE_SECONDS = 45.0
-"""How long a SuperLink that answers is given to turn away a server app that is not its own."""
+"""How long a SuperLink that answers is given to turn away a server app: longer than between heartbeats."""
 END_SECONDS = 10.0
 LOOK_SECONDS = 0.2
 _PROC = Path("/proc")
@@ -56,7 +57,8 @@ class Holder:
 def free(run_dir: Path, say: Callable[[str], None]) -> str:
     """Have a server app that its SuperLink left behind let go of its run's folder.
 
-    Where its SuperLink's address answers it is waited for, as it ends by itself; else it is ended.
+    Where its SuperLink's address answers it is waited for, as it ends by itself unless it was taken back; else
+    it is ended.
 
     Args:
         run_dir: A run's folder that somebody holds.

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from fedapp.config.build import ConfigError
-from fedapp.core.status import is_held, write_status
+from fedapp.core.status import is_held, read_status, write_status
 from fedapp.engines import orphans
 from fedapp.planning.job import make_job
 from fedapp.planning.preflight import check_config
@@ -107,6 +107,20 @@ def test_a_superlink_that_answers_is_given_time_and_its_server_app_is_not_ended(
             said = []
             go_on(run, said)  # it ended by itself, as a SuperLink turns away what is not its own
             assert said == []
+
+
+def test_a_run_that_was_finished_meanwhile_is_complete(tmp_path, run, monkeypatch):
+    config = check_config(resumed_words([f"resume={run}"]))
+
+    def finish(folder, say):
+        write_status(folder, {**read_status(folder), "status": "completed"})
+        return ""
+
+    monkeypatch.setattr(orphans, "free", finish)
+    before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
+    with held(tmp_path, run, free_port()), pytest.raises(ConfigError, match="this run is complete"):
+        resume(run, config, print)
+    assert {path: path.read_bytes() for path in run.rglob("*.jsonl")} == before
 
 
 @pytest.mark.parametrize(

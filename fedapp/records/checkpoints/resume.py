@@ -74,10 +74,10 @@ def resume(folder: Path, config: Mapping[str, Any], warn: Callable[[str], None])
         ConfigError: If the run is complete, somebody works on it, or another setting is to hold.
         WriteError: If the folder cannot be changed.
     """
-    facts = read_status(folder)
-    status = facts.get("status")
-    if status == RUNNING and is_held(folder) and (who := orphans.free(folder, warn)):
+    running = read_status(folder).get("status") == RUNNING
+    if running and is_held(folder) and (who := orphans.free(folder, warn)):
         raise ConfigError(f"resume={folder}: {who}")
+    status = read_status(folder).get("status")  # who was waited for may have finished the run
     kept = newest_checkpoint(folder, warn)
     if kept is not None:
         _require_same(folder, kept.facts["config"], config)
