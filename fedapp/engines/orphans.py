@@ -57,8 +57,8 @@ class Holder:
 def free(run_dir: Path, say: Callable[[str], None]) -> str:
     """Have a server app that its SuperLink left behind let go of its run's folder.
 
-    Where its SuperLink's address answers it is waited for, as it ends by itself unless it was taken back; else
-    it is ended.
+    Where its SuperLink's address answers it is waited for, as it ends by itself unless it was taken back;
+    else it is ended.
 
     Args:
         run_dir: A run's folder that somebody holds.
