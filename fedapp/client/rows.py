@@ -142,7 +142,9 @@ def _client_data(
     else:
         test_rows = _deal_test(source, partitioner, num_clients, seed)[client_id]
         cap_rng = _rng(seed, _CAP_TEST, client_id)
-    test_rows = subsample(test_rows, _column(source, "test", "task"), split.max_test or len(test_rows), cap_rng)
+    test_rows = subsample(
+        test_rows, _column(source, "test", "task"), split.max_test or len(test_rows), cap_rng
+    )
     return ClientData(
         train=_examples(source, train, train_rows),
         val=_examples(source, train, val_rows),
@@ -196,7 +198,9 @@ def _deal_train(
         )
     order = _rng(seed, _SHUFFLE).permutation(len(rows))
     maker = partitioner.make(num_clients, seed)
-    maker.dataset = Dataset.from_dict({partitioner.key: _column(source, "train", partitioner.key)[order], ROW: order})
+    maker.dataset = Dataset.from_dict(
+        {partitioner.key: _column(source, "train", partitioner.key)[order], ROW: order}
+    )
     # Some partitioners draw a progress bar over every row, which would end up between the run's lines.
     with contextlib.redirect_stderr(io.StringIO()):
         parts = _load_all(maker, benchmark, partitioner, num_clients)

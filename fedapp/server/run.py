@@ -209,18 +209,16 @@ class ServerRun:
         patience = timeout or self.deadline.patience(self.settings.round_timeout, moment.phase)
         began = time.monotonic()
         sent = dict(self.sent[moment.phase])
+
+        def warn(text: str) -> None:
+            self.observer.warning(f"round {moment.server_round}: {text}")
+
         for number, wave in enumerate(waves, start=1):
             batch = [by_client.pop(client) for client in wave]
             told = partial(self._notice, moment, {client: sent[client] for client in wave}, {})
             for message in batch:  # one that waits when its round is over is not handed out any more
                 message.metadata.ttl = min(number * patience + CLOCK_SECONDS, LONGEST_TTL)
-            replies += ask(
-                grid,
-                batch,
-                patience,
-                told,
-                lambda text: self.observer.warning(f"round {moment.server_round}: {text}"),
-            )
+            replies += ask(grid, batch, patience, told, warn)
         self.deadline.note(moment.phase, (time.monotonic() - began) / max(len(waves), 1), bool(replies))
         return replies
 
