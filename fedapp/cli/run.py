@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -86,8 +86,15 @@ def refuse_sweeps(overrides: Sequence[str]) -> None:
         )
 
 
-def run_once(overrides: Sequence[str], stream: TextIO) -> Outcome:
+def run_once(
+    overrides: Sequence[str], stream: TextIO, begun: Callable[[Path], None] = lambda _: None
+) -> Outcome:
     """Run once and show it on a stream; what went wrong is for the caller to say.
+
+    Args:
+        overrides: Hydra overrides.
+        stream: Where progress and the table go.
+        begun: Told of the run folder before any work is done in it.
 
     Raises:
         KeyboardInterrupt: As ``run``.
@@ -101,6 +108,7 @@ def run_once(overrides: Sequence[str], stream: TextIO) -> Outcome:
                 warn(note)
             _note_death(folder_setting(config, "runs_dir"))
             job = make_job(overrides, config, warn)
+            begun(job.run_dir)
         except ConfigError as error:
             return Outcome(USAGE, str(error))
         for text in idle_settings(overrides, config):

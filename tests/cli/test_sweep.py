@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import Mock
 
 import pytest
 from hydra.core.config_store import ConfigStore
@@ -22,8 +23,11 @@ from fedapp.cli.main import main
 from fedapp.cli.run import Outcome
 from fedapp.cli.sweeps.jobs import read_jobs
 from fedapp.cli.sweeps.search import best_of
+from fedapp.config.build import ConfigError
 from fedapp.core.files import ROOT
 from fedapp.core.status import holding
+from fedapp.planning import job as job_planning
+from fedapp.records.folder import RunFolder
 from tests.federation import TOY
 
 SCORES = {"seed=1": 0.25, "seed=2": 0.75, "seed=3": 0.5}
@@ -91,7 +95,7 @@ def runs(monkeypatch, tmp_path):
     faults: dict[str, str] = {}
     started.clear()
 
-    def run_once(words, stream):
+    def run_once(words, stream, begun):
         given = dict(word.split("=", 1) for word in words)
         name = next(f"{key}={given[key]}" for key in ("adapter.size", "seed") if key in given)
         started.append(name)
@@ -106,6 +110,7 @@ def runs(monkeypatch, tmp_path):
             return Outcome(1, fault)
         folder = Path(tempfile.mkdtemp(dir=tmp_path, prefix="run-"))
         score = SCORES.get(name, 1 - abs(float(given.get("train.learning_rate", 0)) - 0.3))
+        begun(folder)
         sent = 100 * int(given.get("adapter.size", 1))
         final = {"mean-validation-score": score}
         total = {"sent-bytes": sent, "received-bytes": sent, "cpu-seconds": 1.0}
@@ -198,6 +203,73 @@ def test_an_interrupted_sweep_goes_on_by_its_folder_alone(capsys, tmp_path, runs
     assert capsys.readouterr().out.endswith("3 of 3 runs complete\n")
     assert main(["run", "-m", f"sweep.resume={folder}", "seed=4,5"]) == 2
     assert "is a sweep of" in capsys.readouterr().err
+
+
+def stopped_once(monkeypatch, after_round: int) -> None:
+    """The next run ends as by Ctrl-C once this round is kept."""
+    keep = RunFolder.keep
+
+    def stop(self, state):
+        keep(self, state)
+        if state.facts["round"] == after_round:
+            monkeypatch.setattr(RunFolder, "keep", keep)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "keep", stop)
+
+
+def test_an_unfinished_run_goes_on_from_its_checkpoint(capsys, tmp_path, monkeypatch):
+    words = ("engine=local", "num_rounds=3", "seed=1,2")
+    stopped_once(monkeypatch, after_round=2)
+    code, _, err = swept(capsys, tmp_path, *words)
+    assert (code, err[-1]) == (130, "fedapp: error: interrupted")
+    (folder,) = (tmp_path / "runs").iterdir()
+    (begun,) = read_jobs(folder)
+    assert begun.status == "failed"
+    code, out, err = swept(capsys, tmp_path, *words, "sweep.resume=true")
+    assert code == 0, err
+    assert f"seed=1, goes on in {Path(begun.run_dir).name}\n" in out
+    assert ", goes on after round 2\n" in out
+    first, second = read_jobs(folder)
+    assert (first.run_dir, first.status, second.status) == (begun.run_dir, "completed", "completed")
+    assert len(list(folder.glob("*/run.json"))) == 2
+    # Nothing of it tells that it was stopped.
+    whole = swept(capsys, tmp_path / "whole", "engine=local", "num_rounds=3", "seed=1,2")
+    assert whole[0] == 0
+    (other,) = (tmp_path / "whole" / "runs").iterdir()
+    for mine, theirs in zip((first, second), read_jobs(other), strict=True):
+        rows = [(Path(job.run_dir) / "metrics.jsonl").read_text() for job in (mine, theirs)]
+        assert rows[0] == rows[1]
+
+
+def test_a_run_that_cannot_go_on_begins_again(capsys, tmp_path, monkeypatch):
+    words = ("engine=local", "num_rounds=2", "seed=1,2")
+    stopped_once(monkeypatch, after_round=1)
+    swept(capsys, tmp_path, *words)
+    (folder,) = (tmp_path / "runs").iterdir()
+    (begun,) = read_jobs(folder)
+    # As a later version of the package would compose it: another default.
+    refuse = "resume=x cannot go on with other settings: split.val_share was 0.1, is 0.2"
+    monkeypatch.setattr(job_planning, "resume", Mock(side_effect=ConfigError(refuse)))
+    code, _, err = swept(capsys, tmp_path, *words, "sweep.resume=true")
+    assert code == 0, err
+    assert f"fedapp: warning: [1] begins again: {refuse}" in err
+    assert read_jobs(folder)[0].run_dir != begun.run_dir
+    assert len(list(folder.glob("*/summary.json"))) == 2
+
+
+def test_a_run_that_an_orphan_still_works_on_is_not_run_twice(capsys, tmp_path, monkeypatch):
+    words = ("engine=local", "num_rounds=2", "seed=1,2")
+    stopped_once(monkeypatch, after_round=1)
+    swept(capsys, tmp_path, *words)
+    (folder,) = (tmp_path / "runs").iterdir()
+    (begun,) = read_jobs(folder)
+    with holding(Path(begun.run_dir)):
+        code, _, err = swept(capsys, tmp_path, *words, "sweep.resume=true")
+    assert code == 1
+    assert "somebody is still at work on this run" in err[0]
+    assert err[-1] == "fedapp: error: 1 of 2 runs failed: [1] seed=1"
+    assert len(list(folder.glob("*/run.json"))) == 2
 
 
 def test_a_run_that_was_removed_is_run_again(capsys, tmp_path, runs):

@@ -14,15 +14,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from fedapp.cli import run as running
-from fedapp.cli.output import OK, Piped, complain
+from fedapp.cli.output import OK, USAGE, Piped, complain, warn
 from fedapp.config.build import ConfigError
 from fedapp.config.overrides import is_hydra, quote
 from fedapp.config.search import RESUME, is_of_sweep
 from fedapp.core.errors import one_line
 from fedapp.core.files import write_atomically
+from fedapp.core.status import is_held
+from fedapp.records.checkpoints.run import newest_checkpoint
 from fedapp.records.results import validation_score
 
 JOBS, FILE = "jobs", "sweep.json"
@@ -39,7 +41,7 @@ class JobRecord:
         overrides: Its settings.
         status: ``running``, ``completed`` or ``failed``; a process that died leaves ``running``.
         reason: One line on what went wrong.
-        run_dir: Its run folder, where it has one.
+        run_dir: Its run folder, from when there is one.
         validation_score: Its mean validation score, a fraction; None where there is none.
         trace: Where a fault of the program was.
     """
@@ -123,6 +125,8 @@ def run_words(overrides: Sequence[str]) -> list[str]:
 def run_job(number: int, words: list[str], *, folder: Path, starter: int, common: frozenset[str]) -> None:
     """Run one job, in whatever process the launcher has put it, and put down what became of it.
 
+    A job whose run kept a checkpoint goes on from there; any other begins anew, in a folder of its own.
+
     Args:
         number: From 1.
         words: Its overrides.
@@ -130,18 +134,18 @@ def run_job(number: int, words: list[str], *, folder: Path, starter: int, common
         starter: The process that began the sweep; the lines of any other are marked with the job's number.
         common: Settings that all jobs were given.
     """
-    record = JobRecord(number, words)
+    stopped = _stopped_run(folder, number)
+    record = JobRecord(number, words, run_dir=None if stopped is None else str(stopped))
     record.write(folder)
     apart = os.getpid() != starter
     stream = (
         Piped(sys.stdout, f"[{number}] " if apart else "") if apart or not sys.stdout.isatty() else sys.stdout
     )
-    print(f"{'' if apart else f'[{number}] '}{own_words(words, common)}", file=stream, flush=True)
-    record.status = "failed"
+    further = "" if stopped is None else f", goes on in {stopped.name}"
+    print(f"{'' if apart else f'[{number}] '}{own_words(words, common)}{further}", file=stream, flush=True)
     try:
-        outcome = running.run_once([*words, f"runs_dir={quote(str(folder))}"], stream)
+        outcome = _run(record, stopped, folder, stream)
         record.reason = outcome.complaint
-        record.run_dir = None if outcome.run_dir is None else str(outcome.run_dir)
         if outcome.code == OK:
             record.status = "completed"
             record.validation_score = validation_score(outcome.run_dir) if outcome.run_dir else None
@@ -152,9 +156,37 @@ def run_job(number: int, words: list[str], *, folder: Path, starter: int, common
         record.reason = "interrupted"
         raise
     finally:
+        if record.status != "completed":
+            record.status = "failed"
         record.write(folder)
     if record.reason:
         complain(f"[{number}] {record.reason}")
+
+
+def _stopped_run(folder: Path, number: int) -> Path | None:
+    """The folder of a job's earlier run, where that kept something to go on from."""
+    before = next((job for job in read_jobs(folder) if job.number == number), None)
+    if before is None or before.run_dir is None:
+        return None
+    run_dir = Path(before.run_dir)
+    return run_dir if newest_checkpoint(run_dir, lambda _: None) is not None else None
+
+
+def _run(record: JobRecord, stopped: Path | None, folder: Path, stream: TextIO) -> running.Outcome:
+    """Run a job, and put down its run folder as soon as there is one: who goes on must find it."""
+
+    def begun(run_dir: Path) -> None:
+        record.run_dir = str(run_dir)
+        record.write(folder)
+
+    if stopped is not None:
+        outcome = running.run_once([f"resume={quote(str(stopped))}"], stream, begun)
+        if outcome.code != USAGE or is_held(stopped):
+            return outcome
+        # Complete but for its summary, or of other settings than this program's: nothing to go on from.
+        warn(f"[{record.number}] begins again: {outcome.complaint}")
+        record.run_dir = None
+    return running.run_once([*record.overrides, f"runs_dir={quote(str(folder))}"], stream, begun)
 
 
 def own_words(words: Sequence[str], common: frozenset[str]) -> str:
