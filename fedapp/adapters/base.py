@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fedapp.adapters.head import Head
 from fedapp.core.types import Arrays, Decoding, Example, Shapes
 from fedapp.models.base import Base
+from fedapp.training.decoding import newest_turns
 from fedapp.training.tokens import Encoded
 from fedapp.training.trainer import Trainer
 
@@ -37,6 +38,15 @@ class TrainedModel:
     def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """Answer each prompt; see ``Trainer.generate``."""
         return self.trainer.generate(prompts, decoding)
+
+    def converses(self) -> bool:
+        """Whether earlier turns mean anything: prompts are turns of a chat, answers are free text."""
+        return self.trainer.encoder.chat is not None and self.trainer.words is None
+
+    def reply(self, turns: Sequence[str], decoding: Decoding | None = None) -> tuple[str, int]:
+        """Answer the last turn of a conversation; see ``fedapp.core.model.ConversingModel``."""
+        row, left_out = newest_turns(self.trainer.encoder, turns)
+        return self.trainer.answer([row], turns[-1:], decoding)[0], left_out
 
     def log_likelihoods(self, examples: Sequence[Example]) -> list[float]:
         """Of each example's answer, nats per token."""

@@ -124,6 +124,25 @@ class ChoosingModel(AdaptedModel, Protocol):
 
 
 @runtime_checkable
+class ConversingModel(AdaptedModel, Protocol):
+    """An adapted model that may answer within a conversation."""
+
+    def converses(self) -> bool:
+        """Whether it does: its prompts are turns of a chat, its answers free text."""
+
+    def reply(self, turns: Sequence[str], decoding: Decoding | None = None) -> tuple[str, int]:
+        """Answer the last turn of a conversation.
+
+        Args:
+            turns: The user's and the model's words by turns, the user's first and last.
+            decoding: As ``generate``.
+
+        Returns:
+            The answer, and how many turns at the start were left out, as the model's window is full.
+        """
+
+
+@runtime_checkable
 class ContextModel(AdaptedModel, Protocol):
     """A frozen base model that reads demonstrations into vectors and is steered by them.
 

@@ -56,6 +56,18 @@ class ChatTemplate:
         """Token ids up to where the assistant's words begin."""
         return self._ids([self._render(prompt) for prompt in prompts])
 
+    def conversation(self, turns: Sequence[str]) -> tuple[list[int], int]:
+        """Token ids up to where the assistant's next words begin, and how many stand before the user's last.
+
+        Args:
+            turns: The user's and the assistant's words by turns, the user's first and last.
+        """
+        roles = ("user", "assistant")
+        earlier = [{"role": roles[n % 2], "content": said} for n, said in enumerate(turns[:-1])]
+        before = self._render(_PROBE, earlier=earlier).partition(_PROBE)[0]
+        ids, head = self._ids([self._render(turns[-1], earlier=earlier), before])
+        return ids, len(head)
+
     def examples(self, examples: Sequence[Example]) -> list[tuple[list[int], list[int], list[int]]]:
         """Token ids of each prompt, of its answer, and of the assistant's end of turn."""
         opened = [self._render(example.prompt) for example in examples]
@@ -74,8 +86,8 @@ class ChatTemplate:
             found.append((prompt, answer[:last], [token for token in end if token is not None]))
         return found
 
-    def _render(self, prompt: str, answer: str | None = None) -> str:
-        turns = [{"role": "user", "content": prompt}]
+    def _render(self, prompt: str, answer: str | None = None, earlier: Sequence[dict[str, str]] = ()) -> str:
+        turns = [*earlier, {"role": "user", "content": prompt}]
         turns += [] if answer is None else [{"role": "assistant", "content": answer}]
         return str(
             self._tokenizer.apply_chat_template(turns, add_generation_prompt=answer is None, tokenize=False)

@@ -13,7 +13,26 @@ from torch import nn
 from fedapp.core.types import Decoding
 from fedapp.models.base import Base
 from fedapp.training.output_head import contiguous
-from fedapp.training.tokens import Batch
+from fedapp.training.tokens import Batch, Encoded, Encoder
+
+
+def newest_turns(encoder: Encoder, turns: Sequence[str]) -> tuple[Encoded, int]:
+    """As many of a conversation's newest turns as fit the model's window beside an answer; how many do not.
+
+    What was trained on one turn acts on the user's last: its positions are counted from there. A last turn
+    that does not fit by itself is cut as in training.
+
+    Args:
+        encoder: With a chat template.
+        turns: The user's and the model's words by turns, the user's first and last.
+    """
+    assert encoder.chat is not None  # as ``converses`` says
+    room = encoder.window - (encoder.max_length - encoder.max_prompt)
+    for left_out in range(0, len(turns), 2):
+        ids, num_before = encoder.chat.conversation(turns[left_out:])
+        if len(ids) <= room:
+            return Encoded(ids, len(ids), num_before=num_before), left_out
+    return encoder.prompts(turns[-1:])[0], len(turns) - 1
 
 
 def complete(base: Base, batch: Batch, max_new_tokens: int, decoding: Decoding | None) -> list[str]:

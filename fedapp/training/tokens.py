@@ -117,6 +117,8 @@ class Encoder:
     A classifier's text keeps its first ``max_length`` tokens.
 
     Attributes:
+        window: Most tokens that model and tokenizer allow.
+        chat: How prompts become turns of a chat; None: they stand as they are.
         max_length: Longest example in tokens.
         max_prompt: Longest prompt of a language model in tokens.
         max_words: What of it is left to the user's words, within a chat template.
@@ -125,8 +127,9 @@ class Encoder:
     def __init__(self, base: Base, max_length: int, max_new_tokens: int, template: str = "plain") -> None:
         config = base.model.config.get_text_config()
         positions = offset_positions(base.model) or getattr(config, "max_position_embeddings", None)
-        limits = [positions, base.tokenizer.model_max_length]
-        self.max_length = min([max_length, *(limit for limit in limits if limit and limit > 0)])
+        limits = (positions, base.tokenizer.model_max_length)
+        self.window = min((limit for limit in limits if limit and limit > 0), default=max_length)
+        self.max_length = min(max_length, self.window)
         if base.head == "lm" and max_new_tokens >= self.max_length:
             raise ValueError(
                 f"train.max_new_tokens={max_new_tokens} leaves no room for a prompt: train.max_length and "
@@ -135,8 +138,9 @@ class Encoder:
         self._base = base
         self.max_prompt = self.max_length - max_new_tokens
         self._tokenizer: Any = base.tokenizer
-        self._chat = chat_template(template, base)
-        self.max_words = self.max_prompt - (self._chat.num_around if self._chat else 0)
+        self.chat = chat_template(template, base)
+        self._num_before = self.chat.num_before if self.chat else 0
+        self.max_words = self.max_prompt - (self.chat.num_around if self.chat else 0)
         if self.max_words < 1:
             raise ValueError(
                 f"train.max_length={self.max_length} leaves no room for a prompt: the chat template takes "
@@ -163,8 +167,8 @@ class Encoder:
         """
         if self._base.head == "classification":
             return self._labelled(examples)
-        if self._chat:
-            return [self._fitted(*row) for row in self._chat.examples(examples)]
+        if self.chat:
+            return [self._fitted(*row) for row in self.chat.examples(examples)]
         prompts = self.token_ids([example.prompt for example in examples])
         joined = self.token_ids([_join(example.prompt, example.target) for example in examples])
         eos = [] if self._tokenizer.eos_token_id is None else [self._tokenizer.eos_token_id]
@@ -200,14 +204,10 @@ class Encoder:
         """Tokenise prompts alone, as ``examples`` has them."""
         if self._base.head == "classification":
             return self._whole(prompts)
-        found = self._chat.prompts(prompts) if self._chat else self.token_ids(prompts)
+        found = self.chat.prompts(prompts) if self.chat else self.token_ids(prompts)
         rows = [(self._cut(ids), len(ids)) for ids in found]
         skip = self._num_before
         return [Encoded(ids, len(ids), prompt_cut=len(ids) < n, num_before=skip) for ids, n in rows]
-
-    @property
-    def _num_before(self) -> int:
-        return self._chat.num_before if self._chat else 0
 
     def _labelled(self, examples: Sequence[Example]) -> list[Encoded]:
         for number, example in enumerate(examples):
@@ -262,7 +262,7 @@ class Encoder:
         """A prompt that is too long without its start, where a leading special token stays."""
         if len(ids) <= self.max_prompt:
             return ids
-        if self._chat:
+        if self.chat:
             return ids[: self._num_before] + ids[len(ids) - self.max_prompt + self._num_before :]
         if self.max_prompt > 1 and ids[0] in self._tokenizer.all_special_ids:
             return ids[:1] + ids[len(ids) - self.max_prompt + 1 :]

@@ -66,8 +66,7 @@ class Trainer:
 
     def make_encoder(self) -> Encoder:
         """What tokenises prompts and answers."""
-        limits = self.config.max_length, self.config.max_new_tokens
-        return Encoder(self.base, *limits, self.config.template)
+        return Encoder(self.base, self.config.max_length, self.config.max_new_tokens, self.config.template)
 
     def extend(self, decayed: Sequence[Tensor], toggled: Sequence[nn.Module]) -> None:
         """Train more with it: a classification head, and modules whose dropout is to act."""
@@ -258,10 +257,14 @@ class Trainer:
 
     def generate(self, prompts: Sequence[str], decoding: Decoding | None = None) -> list[str]:
         """Answer each prompt: text up to the end-of-sequence token, or a label's name."""
+        return self.answer(self.prompts(prompts), prompts, decoding)
+
+    def answer(self, rows: Sequence[Encoded], prompts: Sequence[str], decoding: Decoding | None) -> list[str]:
+        """The same of prompts that are tokens already."""
         answers = [""] * len(prompts)
         classifies = self.base.head == "classification"
         with torch.no_grad(), seeded(self.base, None if decoding is None else decoding.seed):
-            for indices, batch in self.batches(self.prompts(prompts)):
+            for indices, batch in self.batches(rows):
                 padded = self.encoder.batch(batch, left=not classifies and self.words is None)
                 with self._scope(padded):
                     if classifies:

@@ -8,6 +8,7 @@ from fedapp.adapters.prompting import ZeroShot
 from fedapp.adapters.reft.positions import Positions
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Example
+from fedapp.training.decoding import newest_turns
 from fedapp.training.tokens import IGNORE, Encoder
 from tests import tiny_models
 
@@ -81,6 +82,33 @@ def test_first_positions_are_the_users_words_and_last_ones_the_prompts_end():
         tokens = made.tokenizer.convert_ids_to_tokens(batch.input_ids.flatten()[places].tolist())
         assert [t for t, last in zip(tokens, is_last, strict=True) if not last] == ["w1", "w2", "w5", "w6"]
         assert [t for t, last in zip(tokens, is_last, strict=True) if last] == ["w53", "w53"]
+
+
+def test_a_conversation_is_the_templates_token_by_token_and_begins_with_the_users_last_words():
+    made = base()
+    encoder = Encoder(made, 48, 4, "chat")
+    turns = ["w1 w2", "w8 w9", "w3 w4 w5"]
+    row, left_out = newest_turns(encoder, turns)
+    roles = ("user", "assistant", "user")
+    messages = [{"role": role, "content": said} for role, said in zip(roles, turns, strict=True)]
+    whole = made.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
+    assert (row.ids, left_out) == (list(whole["input_ids"]), 0)
+    assert made.tokenizer.convert_ids_to_tokens(row.ids[row.num_before :])[:3] == ["w3", "w4", "w5"]
+    assert newest_turns(encoder, turns[-1:])[0] == encoder.prompts(turns[-1:])[0]
+
+
+def test_turns_that_the_models_window_has_no_room_for_are_left_out_from_the_start():
+    made = base()
+    made.tokenizer.model_max_length = 40
+    encoder = Encoder(made, 24, 4, "chat")  # the window counts, not what a row of the training may have
+    turns = [f"w{n} w{n}" for n in range(7)]
+    row, left_out = newest_turns(encoder, turns)
+    assert left_out == 4
+    assert row.ids == encoder.chat.conversation(turns[4:])[0]
+    assert encoder.max_prompt < len(row.ids) <= 36 < len(encoder.chat.conversation(turns[2:])[0])
+    words = " ".join(f"w{n}" for n in range(40))
+    row, left_out = newest_turns(encoder, [*turns[:2], words])
+    assert (row, left_out) == (encoder.prompts([words])[0], 2)
 
 
 def test_label_words_are_chosen_behind_the_assistants_opening():

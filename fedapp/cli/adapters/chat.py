@@ -11,16 +11,21 @@ from fedapp.cli.adapters.kept import Kept, attached
 from fedapp.cli.adapters.prompts import as_prompt, text_column
 from fedapp.config.build import about
 from fedapp.core.errors import printable
+from fedapp.core.model import ConversingModel
 from fedapp.core.types import Decoding
 
 HELP = """\
+/new   begins a new conversation
 /base  asks the base model alone for the last line
 /raw   lines without the template, and back
 /quit  the end (Ctrl-D, too)"""
 
 
 def chat(source: Path, out: TextIO, max_new_tokens: int | None = None, temperature: float = 0.0) -> None:
-    """Answer each line on its own, as the adapter was trained, until ``/quit`` or the end of the input.
+    """Answer line by line until ``/quit`` or the end of the input.
+
+    Where prompts are turns of a chat, the conversation is kept; else each line is asked on its own, as the
+    adapter was trained.
 
     Args:
         source: The adapter's folder.
@@ -45,7 +50,12 @@ def _welcome(kept: Kept) -> str:
     how = (
         f"each line is the {column} in the benchmark's template" if column else "each line is a whole prompt"
     )
-    return "{} on {}, trained on {}\n".format(*names) + how
+    kept_up = "the conversation is kept" if _converses(kept) else "each line is asked on its own"
+    return "{} on {}, trained on {}\n".format(*names) + f"{how}; {kept_up}"
+
+
+def _converses(kept: Kept) -> bool:
+    return isinstance(kept.model, ConversingModel) and kept.model.converses()
 
 
 def _piped(_prompt: str) -> str:
@@ -59,7 +69,9 @@ class _Conversation:
     def __init__(self, kept: Kept, out: TextIO, temperature: float) -> None:
         self._kept, self._out, self._temperature = kept, out, temperature
         self._raw = False
-        self._last = ""
+        self._converses = _converses(kept)
+        self._turns: list[str] = []
+        self._last: list[str] = []
         self._asked = 0
 
     def hold(self, read: Callable[[str], str]) -> None:
@@ -78,17 +90,40 @@ class _Conversation:
         if line == "/raw":
             self._raw = not self._raw
             return "lines are whole prompts" if self._raw else "lines go into the template"
+        if line == "/new":
+            self._turns = []
+            return "a new conversation" if self._converses else "each line is asked on its own anyway"
         if line == "/base":
             if not self._last:
                 return "nothing was asked yet"
             with self._kept.model.disabled():
-                return self._answer(self._last)
+                return self._answer(self._last)[0]
         if line.startswith("/"):
             return f"no such command; there are:\n{HELP}"
-        self._last = line if self._raw else as_prompt(line, self._kept.benchmark)
-        return self._answer(self._last)
+        self._last = [*self._turns, line if self._raw else as_prompt(line, self._kept.benchmark)]
+        answer, left_out = self._answer(self._last)
+        if not self._converses:
+            return answer
+        self._turns = [*self._last[left_out:], answer]
+        return f"{_forgotten(left_out // 2)}{answer}"
 
-    def _answer(self, prompt: str) -> str:
+    def _answer(self, turns: list[str]) -> tuple[str, int]:
+        """The answer to the last of these turns, and how many of the first the window has no room for."""
+        model = self._kept.model
         decoding = Decoding(self._temperature, 1.0, self._asked) if self._temperature else None
         self._asked += 1
-        return self._kept.model.generate([prompt], decoding)[0]
+        if self._converses and isinstance(model, ConversingModel):
+            return model.reply(turns, decoding)
+        return model.generate(turns[-1:], decoding)[0], 0
+
+
+def _forgotten(count: int) -> str:
+    """One line on turns that the conversation goes on without; nothing where there are none."""
+    if not count:
+        return ""
+    what = (
+        "your first line and its answer are"
+        if count == 1
+        else f"your first {count} lines and their answers are"
+    )
+    return f"(the model's window is full: {what} forgotten)\n"

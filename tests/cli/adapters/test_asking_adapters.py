@@ -11,7 +11,9 @@ import pytest
 from fedapp.cli.adapters.kept import attached
 from fedapp.cli.adapters.predict import predict
 from fedapp.cli.main import main
+from tests import tiny_models
 from tests.cli.adapters.kept_adapters import LORA, keep, save_model
+from tests.training.test_chat import TEMPLATE as CHAT
 
 ROWS = [{"prompt": "w1 w2"}, {"prompt": "w3", "target": "w4", "task": "t"}]
 
@@ -121,7 +123,42 @@ def test_a_chat_answers_each_line_and_can_ask_the_base_alone(kept, monkeypatch, 
     assert told[:4] == [own, base, "lines are whole prompts", raw]
     assert own != base
     assert told[4].startswith("no such command")
-    assert len(told) == 8  # the help has three lines; nothing after /quit
+    assert len(told) == 9  # the help has four lines; nothing after /quit
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory):
+    """An adapter of a model with a chat template and a window of 48 tokens."""
+    root = tmp_path_factory.mktemp("chatty")
+    model = save_model(root / "model", "Llama")
+    tokenizer = tiny_models.tokenizer()
+    tokenizer.chat_template, tokenizer.model_max_length = CHAT, 48
+    tokenizer.save_pretrained(model)
+    return keep(root / "adapter", model, LORA, template="chat")
+
+
+def test_a_chat_keeps_the_conversation(chatty, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("w1 w2\nw3\n/base\n/new\nw3\n"))
+    assert main(["chat", str(chatty)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    with attached(chatty) as found:
+        (first,) = found.model.generate(["w9 w1 w2"])
+        turns = ["w9 w1 w2", first, "w9 w3"]
+        second = found.model.reply(turns)[0]
+        (alone,) = found.model.generate(["w9 w3"])
+        with found.model.disabled():
+            base = found.model.reply(turns)[0]
+    assert told == [first, second, base, "a new conversation", alone]
+    assert second != alone
+
+
+def test_a_chat_says_what_it_forgets_when_the_window_is_full(chatty, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO("w1 w2\n" * 4))
+    assert main(["chat", str(chatty)]) == 0
+    told = capsys.readouterr().out.splitlines()
+    full = "(the model's window is full: your first line and its answer are forgotten)"
+    assert told.count(full) == len(told) - 4 > 0
+    assert full not in told[:2]
 
 
 def test_a_chat_ends_with_its_input(kept, monkeypatch, capsys):
