@@ -6,6 +6,7 @@ events.jsonl     what happened, as it happened (progress displays read it)
 metrics.jsonl    one row per round, client, split and model
 traffic.jsonl    one row per message: payload bytes and wire bytes
 consensus.jsonl  one row per round, where clients vote: what they agreed on
+coefficients.jsonl  one row per round of IFed-ICL: the coefficients of injection by layer
 summary.json     what the run comes to, in numbers; the command line prints them as a table
 adapters/        client-<id>/ and shared/: adapter.safetensors and adapter.json; with save_predictions a
                  client's predictions.jsonl

@@ -49,6 +49,8 @@ def full_run(folder, config=None, seed=1):
         coefficients[:, 0, 0] = client
         save_file({"a": np.array(learnt, np.float32)}, home / "adapter.safetensors")
         if config:  # of a method that calibrates coefficients
+            row = {"values": coefficients.tolist()}
+            write_lines(folder / "coefficients.jsonl", [{"server-round": n, **row} for n in (2, 3)])
             save_file({"coefficients": coefficients}, home / "adapter.safetensors")
         train = {"by-task": {"topic": 8}, "by-label": {"cold": 2 + client, "warm": 6 - client}}
         crossed = {"accuracy": {"0": 0.6 - client / 2, "1": 0.3 + client * 0.6}}
@@ -118,7 +120,7 @@ def test_every_figure_is_there_with_its_chart(built):
     assert of_all == {"means", "pareto", "clients", "differences"}
     of_runs = {place.split("-", 2)[2] for place in places if place.startswith("run-")}
     own = {"curves", "bytes", "weights", "partition", "similarity", "matrix", "time"}
-    assert of_runs == own | {"agreement", "clusters", "coefficients"}
+    assert of_runs == own | {"agreement", "clusters", "coefficients", "coefficients-by-round"}
     assert len([place for place in places if place.endswith("-curves")]) == 3
 
 
@@ -252,6 +254,26 @@ def test_votes_coefficients_and_times_are_read_from_their_files(tmp_path):
         ["evaluate", 0.5, None, None],
         ["end", 0.5, None, None],
     ]
+
+
+def test_coefficients_of_every_round_are_drawn_by_layer(tmp_path):
+    folder = full_run(tmp_path / "a", config=named(method="ifed_icl"))
+    values = np.arange(12.0).reshape(3, 2, 2) / 8
+    write_lines(
+        folder / "coefficients.jsonl", [{"server-round": n, "values": (n * values).tolist()} for n in (2, 3)]
+    )
+    figure = course.coefficients_by_round(files_of(folder))
+    titles = [panel["title"] for panel in figure.spec["concat"]]
+    assert titles == ["lambda, attention", "beta, attention", "lambda, MLP", "beta, MLP"]
+    points = figure.spec["datasets"][
+        figure.spec["concat"][2]["data"]["name"]
+    ]  # lambda of the MLP: 2, 6 and 10 of 12
+    assert [row["value"] for row in points] == [0.5, 1.5, 2.5, 0.75, 2.25, 3.75]
+    assert points[1] == {"across": 2, "down": 1, "value": 1.5}
+    row = dict(zip(figure.columns, figure.rows[1], strict=True))
+    assert (row["round"], row["lambda, MLP: least"], row["lambda, MLP: mean"]) == (3, 0.75, 2.25)
+    write_lines(folder / "coefficients.jsonl", [{"server-round": 2, "values": values.tolist()}])
+    assert course.coefficients_by_round(files_of(folder)) is None  # the last round's stand above
 
 
 def test_a_run_without_more_than_scores_has_figures_of_scores_alone(tmp_path):

@@ -91,6 +91,8 @@ class ContextAggregation(ServerStrategy):
             self.vectors = self.memory.extend(self._combined(everyone, VECTORS), count)
             self.holding = set()
         self._start_like_similar_tasks(server_round)
+        if calibrated:
+            self._record(server_round)
 
     def parts(self, arrays: Arrays) -> dict[str, Arrays]:
         """Vectors and coefficients, which have nothing in common to be compared or measured by.
@@ -167,6 +169,12 @@ class ContextAggregation(ServerStrategy):
         """Keep the task."""
         if self.coefficients is not None and self.vectors is not None:
             self.memory.keep(self.coefficients, self.run.num_rounds if self._calibrated else None)
+
+    def _record(self, server_round: int) -> None:
+        """Put a round's coefficients into coefficients.jsonl: what everybody gets next."""
+        assert self.coefficients is not None
+        values = self.coefficients.astype(np.float64).round(6).tolist()
+        self.run.record(COEFFICIENTS, {"server-round": server_round, "values": values})
 
     def _start_like_similar_tasks(self, server_round: int) -> None:
         if self.coefficients is None or self.vectors is None:

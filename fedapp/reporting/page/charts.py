@@ -7,10 +7,11 @@ differ in dash and shape as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
+import numpy as np
 
 COLOURS = ("#0077BB", "#D4591B", "#00876C", "#C2388F", "#7A6FD0", "#8A7A1F", "#CC3311", "#5F7F8F")
 DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [4, 4], [12, 4], [2, 5], [6, 2, 2, 2, 2, 2])
@@ -27,8 +28,10 @@ SHAPES = (
 MOST_SERIES = len(COLOURS)
 """With more series than these no reader tells them apart: they get one look, and their names on hover."""
 WIDTH: Any = "container"
-HEIGHT, CELL, LINE = 260, 40, 15
-"""Sides of a figure, of a heat map's cell, and of a line of text, pixels; charts fill their place's width."""
+HEIGHT, PANEL, CELL, LINE = 260, 130, 40, 15
+"""Sides of a figure, of one panel of several, of a heat map's cell, and of a line of text, pixels; charts
+fill their place's width.
+"""
 MOST_WRITTEN = 12
 """With more names than these on a side the cells of a heat map become smaller and hold no numbers."""
 SCHEME: Any = "viridis"
@@ -145,6 +148,48 @@ def heat_map(
     ink = f"datum.value < {domain[0] + 0.55 * (domain[1] - domain[0])}"
     colour = alt.condition(ink, alt.value("white"), alt.value("black"))
     return chart + base.mark_text(fontSize=11).encode(text=alt.Text("value:Q", format=form), color=colour)
+
+
+def heat_panels(
+    panels: Mapping[str, np.ndarray], columns: Sequence[int], *, across: str, down: str
+) -> alt.ConcatChart:
+    """Heat maps beside and below each other, two in a line, each with colours of its own.
+
+    Args:
+        panels: Values by title, [columns, rows].
+        columns: Numbers of the columns.
+        across: Title of the columns.
+        down: Title of the rows, which are numbered from 0.
+    """
+    made = []
+    for title, values in panels.items():
+        rows = [
+            {"across": column, "down": n, "value": round(float(value), 6)}
+            for column, line in zip(columns, values, strict=True)
+            for n, value in enumerate(line)
+        ]
+        count = values.shape[1]
+        every = [n for n in range(count) if n % -(-count // 6) == 0]
+        some = [n for at, n in enumerate(columns) if at % -(-len(columns) // 8) == 0]
+        encoded = alt.Chart(
+            {"values": rows}, title=title, width=PANEL, height=max(60, min(PANEL, 16 * count))
+        )
+        encoded = encoded.mark_rect().encode(
+            x=alt.X("across:O", title=across, axis=alt.Axis(labelAngle=0, values=some)),
+            y=alt.Y("down:O", title=down, axis=alt.Axis(values=every)),
+            color=alt.Color(
+                "value:Q",
+                scale=alt.Scale(scheme=SCHEME, zero=False),
+                legend=alt.Legend(title=None, orient="right", gradientLength=60, tickCount=3, format=".3~f"),
+            ),
+            tooltip=[
+                alt.Tooltip("across:O", title=across),
+                alt.Tooltip("down:O", title=down),
+                alt.Tooltip("value:Q", title=title, format=".4f"),
+            ],
+        )
+        made.append(encoded)
+    return alt.concat(*made, columns=2, spacing=12).resolve_scale(color="independent")
 
 
 def bars(rows: Rows, x: alt.X, y: alt.Y, text: alt.Text, tooltip: Sequence[Any]) -> alt.LayerChart:

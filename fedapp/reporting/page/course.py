@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from fedapp.core.model import COEFFICIENTS
-from fedapp.reporting.page.charts import bars, heat_map, lines, round_axis, spec_of
+from fedapp.reporting.page.charts import bars, heat_map, heat_panels, lines, round_axis, spec_of
 from fedapp.reporting.page.figure import Cell, Figure, percent
 from fedapp.reporting.page.reading import RunFiles
 
@@ -112,6 +112,36 @@ def coefficients(run: RunFiles) -> Figure | None:
     table: list[list[Cell]] = [[n, *(round(float(v), 5) for v in by_layer[n])] for n in range(last + 1)]
     title = "Coefficients of injection by layer"
     return Figure("coefficients", title, f"{said}.", note, spec_of(chart), ["layer", *names], table)
+
+
+def coefficients_by_round(run: RunFiles) -> Figure | None:
+    """The same by round, as the server combined them; one round alone is what ``coefficients`` shows."""
+    rounds = [int(row["server-round"]) for row in run.coefficients]
+    if len(rounds) < 2:
+        return None
+    # [rounds, num_layers, sites, lambda and beta, or lambda alone]
+    values = np.array([row["values"] for row in run.coefficients], dtype=float)
+    panels = {
+        f"{NAMES[k]}, {site}": values[:, :, at, k]
+        for at, site in enumerate(SITES)
+        for k in range(values.shape[3])
+    }
+    chart = heat_panels(panels, rounds, across="round", down="layer")
+    said = (
+        f"Coefficients of injection by round and layer, rounds {rounds[0]} to {rounds[-1]}. "
+        "Mean over layers, in the first and the last of them: "
+        + ", ".join(f"{name} {one[0].mean():.3f} and {one[-1].mean():.3f}" for name, one in panels.items())
+    )
+    note = "As the server combined them. Each panel has colours of its own; all values: coefficients.jsonl."
+    table: list[list[Cell]] = []
+    for at, number in enumerate(rounds):
+        ends = [end for one in panels.values() for end in (one[at].min(), one[at].mean(), one[at].max())]
+        table.append([number, *(round(float(end), 5) for end in ends)])
+    columns = [f"{name}: {end}" for name in panels for end in ("least", "mean", "greatest")]
+    title = "Coefficients of injection by round"
+    return Figure(
+        "coefficients-by-round", title, f"{said}.", note, spec_of(chart), ["round", *columns], table
+    )
 
 
 def _coefficients(files: Mapping[int | None, Path]) -> tuple[str, np.ndarray] | None:

@@ -35,6 +35,7 @@ OF_RUN: tuple[Callable[[RunFiles], Figure | None], ...] = (
     course.agreement,
     course.cluster_sizes,
     course.coefficients,
+    course.coefficients_by_round,
     course.time_by_phase,
 )
 """The figures of one run, in the page's order; None where the run has nothing to show in it."""

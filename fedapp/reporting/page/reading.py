@@ -22,6 +22,7 @@ class RunFiles:
         name: What tells this run from the others of the page.
         events: Rows of events.jsonl.
         consensus: Rows of consensus.jsonl; none where clients do not vote.
+        coefficients: Rows of coefficients.jsonl; none but of IFed-ICL.
         summary: Clients' objects of summary.json by id.
         clients: ``client.json`` by client, of those who kept it in the run folder.
         adapters: Files of final adapters by client, and of the shared one under None.
@@ -31,6 +32,7 @@ class RunFiles:
     name: str
     events: Sequence[Mapping[str, Any]] = ()
     consensus: Sequence[Mapping[str, Any]] = ()
+    coefficients: Sequence[Mapping[str, Any]] = ()
     summary: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     clients: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     adapters: Mapping[int | None, Path] = field(default_factory=dict)
@@ -71,6 +73,7 @@ def read_files(result: RunResult, name: str, warn: Callable[[str], None]) -> Run
         name,
         read(folder / "events.jsonl", lines, []),
         read(folder / "consensus.jsonl", lines, []),
+        read(folder / "coefficients.jsonl", lines, []),
         {one["client-id"]: one for one in summary.get("clients", []) if "client-id" in one},
         {client: about for client, about in abouts.items() if client is not None and about is not None},
         {client: home / ARRAYS for client, home in homes.items() if (home / ARRAYS).exists()},

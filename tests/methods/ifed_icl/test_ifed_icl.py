@@ -21,7 +21,7 @@ from fedapp.toy.adapter import ToyBase
 from fedapp.toy.context import ToyContext
 from tests import federation
 from tests.federation import run_toy
-from tests.server_side import TRAIN
+from tests.server_side import TRAIN, begin
 
 METHOD = ["method=ifed_icl", "adapter=toy_context", "adapter.num_layers=3"]
 VECTORS, COEFFICIENTS = 3 * 2 * 4 * 2, 3 * 2 * 2 * 4  # bytes: fp16, fp32
@@ -62,9 +62,19 @@ def test_vectors_travel_once_then_coefficients(tmp_path):
     assert set(sent(toy, "down", "evaluate").values()) == {COEFFICIENTS}
 
 
+def test_a_rounds_coefficients_are_put_down(tmp_path):
+    toy = run(tmp_path / "run", "num_rounds=3")
+    rows = toy.rows("coefficients")
+    assert [row["server-round"] for row in rows] == [2, 3]  # round 1 brings vectors alone
+    kept = load((toy.folder / "adapters" / "shared" / "adapter.safetensors").read_bytes())["coefficients"]
+    np.testing.assert_allclose(rows[-1]["values"], kept, atol=1e-6)
+    assert rows[0]["values"] != rows[1]["values"]
+
+
 def test_vectors_and_coefficients_are_plain_means_unless_weighed_by_examples():
     uniform, weighed = ContextAggregation(Mean()), ContextAggregation(Mean(weighting="examples"))
     for strategy in (uniform, weighed):
+        begin(strategy)
         assert strategy.download(0, TRAIN) == Payload()
         strategy.aggregate(1, [upload(0, 1, vectors=2.0), upload(1, 3, vectors=6.0)], [])
         strategy.aggregate(1, [upload(0, 1, coefficients=1.0), upload(1, 3, coefficients=3.0)], [])
@@ -158,6 +168,7 @@ def test_who_joins_late_gets_vectors_and_coefficients_at_once(tmp_path):
 
 def test_late_vectors_join_the_mean_and_reach_everybody():
     strategy = ContextAggregation(Mean(), late_vectors=True)
+    begin(strategy)
     strategy.aggregate(1, [upload(0, vectors=2.0), upload(1, vectors=4.0)], [])
     assert strategy.download(0, TRAIN).texts == {}
     assert strategy.download(2, TRAIN).texts == {"wanted": ["context-vectors"]}
@@ -168,6 +179,7 @@ def test_late_vectors_join_the_mean_and_reach_everybody():
     assert "context-vectors" in strategy.download(0, TRAIN).arrays  # it holds the old ones
     assert strategy.download(2, TRAIN).texts == {}
     strict = ContextAggregation(Mean())
+    begin(strict)
     strict.aggregate(1, [upload(0, vectors=2.0), upload(1, vectors=4.0)], [])
     assert strict.download(2, TRAIN).texts == {}
     strict.aggregate(1, [upload(2, vectors=9.0, coefficients=3.0)], [])
