@@ -115,12 +115,13 @@ def _dry_sweep(overrides: Sequence[str], stream: TextIO) -> Sequence[str]:
 
     plan = plan_sweep(overrides)
     done = {job.number for job in read_jobs(plan.folder) if job.is_complete} if plan.folder else set()
+    shown = f"{plan.total} run{'s' * (plan.total != 1)}, {len(done)} complete"
     if plan.settings.searches:
         drawn = ", ".join(one.key for one in plan.drawn)
         by = ", ".join(plan.settings.objectives)
-        print(f"{plan.total} runs, {len(done)} of them complete; draws {drawn}; goes by {by}", file=stream)
+        print(f"{shown}; draws {drawn}; goes by {by}", file=stream)
         return [*plan.fixed, *(one.first for one in plan.drawn)]
-    print(f"{plan.total} runs, {len(done)} of them complete", file=stream)
+    print(shown, file=stream)
     for number, words in plan.jobs.items():
         print(f"[{number}] {own_words(words, plan.common)}{', complete' * (number in done)}", file=stream)
     print(file=stream, flush=True)

@@ -82,8 +82,8 @@ class RunState:
             name += ", evaluation"
         metrics = [f"{key} {show_cell(value)}" for key, value in (event.get("metrics") or {}).items()]
         if self._losses:
-            metrics.insert(0, f"mean loss {sum(self._losses) / len(self._losses):.4f}")
-        heard = f"{len(self.answered)} of {self.num_clients} clients"
+            metrics.insert(0, f"loss {sum(self._losses) / len(self._losses):.4f}")
+        heard = f"{len(self.answered)}/{self.num_clients} clients"  # the line is to fit 80 columns
         return printable(f"{name}: {', '.join([*metrics[:METRICS_SHOWN], heard])}")
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import yaml
@@ -40,11 +41,13 @@ def choices(conf: Path | None = None) -> dict[str, dict[str, str]]:
 
 
 def _describe(path: Path) -> str:
-    """The file's ``about.description``, else its first comment that is neither directive nor command."""
+    """The file's ``about.description``, else its comment's first sentence, directives and commands aside."""
     text = path.read_text(encoding="utf-8")
     tree = yaml.safe_load(text)
     said = about(tree, "description") if isinstance(tree, dict) else None
     if isinstance(said, str):
         return " ".join(said.split())
-    comments = (line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#"))
-    return next((comment for comment in comments if not comment.startswith(("@package", "fedapp run "))), "")
+    comments = [line.lstrip("# ").rstrip() for line in text.splitlines() if line.startswith("#")]
+    own = [comment for comment in comments if not comment.startswith(("@package", "fedapp run "))]
+    sentence = re.match(r".*?\.(?= |$)", " ".join(own))
+    return sentence[0] if sentence else next(iter(own), "")

@@ -63,7 +63,7 @@ def test_a_run_ends_with_table_run_folder_and_status_0(toy, capsys):
     (run_dir,) = toy.iterdir()
     assert re.fullmatch(r"\d{8}-\d{6}-toy-toy-s7", run_dir.name)
     assert "toy on toy: 2 clients, 2 rounds" in output
-    assert "round 2/2: mean loss 0.5000, test-accuracy 0.5, 2 of 2 clients" in output
+    assert "round 2/2: loss 0.5000, test-accuracy 0.5, 2/2 clients" in output
     assert output.index("worst client 50.0") < output.index(f"run folder: {run_dir}")
     assert "hello from the server app" in (run_dir / "log.txt").read_text()
     assert "hello" not in output
@@ -348,7 +348,7 @@ def test_plain_lines_one_per_round_and_warning():
         display.update(done(2, phase="evaluate"))
     lines = stream.getvalue().splitlines()
     assert lines[:2] == ["opening", "m on b: 2 clients, 2 rounds"]
-    assert lines[2].startswith("round 1/2: mean loss 1.5000, test-accuracy 0.5, 2 of 2 clients, ")
+    assert lines[2].startswith("round 1/2: loss 1.5000, test-accuracy 0.5, 2/2 clients, ")
     assert lines[3] == "warning: client 1 was left out"
     assert lines[4].startswith("round 2/2, evaluation: 0 of 2 clients, ")
     assert len(lines) == 5
