@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 
 import pytest
 
@@ -145,6 +146,13 @@ def test_markdown_and_latex_are_tables_of_their_languages(tmp_path, capsys):
     assert len(body) == 3
     assert len({line.count(" & ") for line in body}) == 1
     assert text.count(r"\begin{tabular}{lrr") == text.count(r"\end{tabular}") == 1
+
+
+def test_a_difference_has_a_minus_in_latex_which_a_hyphen_is_not(runs, capsys):
+    assert main(["compare", str(runs), "--format", "latex"]) == 0
+    body = [line for line in capsys.readouterr().out.splitlines() if line.endswith(r"\\")]
+    assert any(re.search(r"& \$-\$\d+\.\d \[\$-\$\d", line) for line in body)
+    assert not any(re.search(r"[ \[]-\d", line) for line in body)
 
 
 def test_a_table_at_80_columns_keeps_the_scores_beside_the_configuration(runs, monkeypatch):

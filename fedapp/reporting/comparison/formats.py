@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 
 from fedapp.core.errors import printable
@@ -79,4 +80,5 @@ def _row(cells: list[str]) -> str:
 
 def _latex_row(cells: list[str]) -> str:
     escaped = ("".join(_LATEX.get(char, char) for char in _plain(cell)) for cell in cells)
-    return " & ".join(escaped) + r" \\"
+    minus = (re.sub(r"(?<![\w.-])-(?=\d)", "$-$", cell) for cell in escaped)
+    return " & ".join(minus) + r" \\"

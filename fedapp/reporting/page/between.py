@@ -105,7 +105,7 @@ def clients(comparison: Comparison) -> Figure | None:
     x = alt.X("score:Q", title=f"{comparison.metric}, %", scale=alt.Scale(zero=False, nice=True))
     y, height = name_axis("configuration", labels)
     base = alt.Chart({"values": rows}, width=WIDTH, height=height).encode(y=y)
-    dots = base.mark_point(filled=True, size=45, opacity=0.55, color=COLOURS[0]).encode(
+    dots = base.mark_point(filled=True, size=45, opacity=0.8, color=COLOURS[0]).encode(
         x=x, tooltip=["configuration:N", "client:N", "score:Q"]
     )
     ticks = base.mark_tick(color=COLOURS[1], thickness=3, size=18).encode(x=alt.X("mean(score):Q"))
@@ -142,7 +142,8 @@ def differences(comparison: Comparison) -> Figure | None:
         tooltip=["configuration:N", "difference:Q", "low:Q", "high:Q", "p:Q", "pairs:Q"],
     )
     title = f"{comparison.metric} minus the reference's, points"
-    ends = base.mark_rule(color=COLOURS[0], strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")
+    axis = alt.X("low:Q", title=title, axis=alt.Axis(tickCount=8))  # by default one a bar: they run together
+    ends = base.mark_rule(color=COLOURS[0], strokeWidth=2).encode(x=axis, x2="high:Q")
     dots = base.mark_point(filled=True, color=COLOURS[0], size=70, opacity=1).encode(x="difference:Q")
     zero = alt.Chart({"values": [{"zero": 0}]}).mark_rule(color="gray", strokeDash=[4, 3]).encode(x="zero:Q")
     said = f"Differences from {comparison.against}, in points: " + "; ".join(
