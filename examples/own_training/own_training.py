@@ -23,6 +23,7 @@ from fedapp.core.checks import require_number
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import ClientFailure, Example
 from fedapp.models.base import Base
+from fedapp.training.tokens import Encoded
 
 
 class ZLossTrainer(transformers.Trainer):
@@ -94,17 +95,12 @@ class TrainerLoraAdapted(LoraAdapted):
         """
         if not examples:
             raise ClientFailure("the client has no training examples")
-        encoder, config = self.trainer.encoder, self.trainer.config
+        config = self.trainer.config
         # fedapp's tokens: the prompt carries no loss, and is cut in training as in scoring.
-        rows = encoder.examples(examples)
+        rows = self.trainer.encoder.examples(examples)
         with tempfile.TemporaryDirectory() as folder, _own_randomness():
-            trainer = ZLossTrainer(
-                model=self.base.model,
-                args=_arguments(config, folder, seed=int(rng.integers(2**31)), num_rows=len(rows)),
-                train_dataset=rows,
-                data_collator=lambda some: _columns(encoder.batch(some)),
-                z_loss=self.adapter.z_loss,
-            )
+            settings = arguments(config, folder, seed=int(rng.integers(2**31)), num_rows=len(rows))
+            trainer = self.make_trainer(rows, settings)
             trainer.remove_callback(transformers.PrinterCallback)  # the run folder says how it went
             try:
                 trainer.train()
@@ -117,32 +113,46 @@ class TrainerLoraAdapted(LoraAdapted):
             )
         return loss
 
+    def make_trainer(self, rows: Sequence[Encoded], settings: dict[str, Any]) -> transformers.Trainer:
+        """The trainer of a round.
 
-def _arguments(
-    config: TrainConfig, folder: str, *, seed: int, num_rows: int
-) -> transformers.TrainingArguments:
+        Args:
+            rows: The client's training set as tokens.
+            settings: Of ``transformers.TrainingArguments``, as the run has them.
+        """
+        return ZLossTrainer(
+            model=self.base.model,
+            args=transformers.TrainingArguments(**settings),
+            train_dataset=rows,
+            data_collator=lambda some: columns(self.trainer.encoder.batch(some)),
+            z_loss=self.adapter.z_loss,
+        )
+
+
+def arguments(config: TrainConfig, folder: str, *, seed: int, num_rows: int) -> dict[str, Any]:
+    """What of fedapp's settings transformers' trainers know, by transformers' names."""
     steps = config.num_epochs * math.ceil(num_rows / config.batch_size)
     steps = min(steps, config.max_steps or steps)
-    return transformers.TrainingArguments(
-        output_dir=folder,
-        seed=seed,
-        max_steps=steps,
-        per_device_train_batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule,  # transformers' curves of these names, not fedapp's
-        warmup_steps=math.ceil(config.warmup_ratio * steps),
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        use_cpu=not torch.cuda.is_available(),
-        remove_unused_columns=False,
-        save_strategy="no",
-        logging_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-    )
+    return {
+        "output_dir": folder,
+        "seed": seed,
+        "max_steps": steps,
+        "per_device_train_batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.schedule,  # transformers' curves of these names, not fedapp's
+        "warmup_steps": math.ceil(config.warmup_ratio * steps),
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "use_cpu": not torch.cuda.is_available(),
+        "remove_unused_columns": False,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
 
 
-def _columns(batch: Any) -> dict[str, Tensor]:
+def columns(batch: Any) -> dict[str, Tensor]:
     """What a causal language model of transformers takes, each [batch, width]."""
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.targets}
 

@@ -19,12 +19,43 @@ from fedapp.core.types import Example
 EXAMPLE = ROOT / "examples" / "own_training"
 
 
+def load(file, name):
+    spec = importlib.util.spec_from_file_location(name, file)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+def test_trls_trainer_takes_the_same_steps_as_our_loop(monkeypatch):
+    pytest.importorskip("trl", reason="needs pip install trl")
+    monkeypatch.setitem(sys.modules, "own_training", load(EXAMPLE / "own_training.py", "own_training"))
+    own = load(EXAMPLE.parent / "own_sft" / "own_sft.py", "own_sft_example")
+    base = build(load_config(["method=fedit"])["model"], "model")
+    rows = [Example(f"What is {number} + 2?", str(number + 2)) for number in range(6)]
+    train = TrainConfig(learning_rate=1e-2, batch_size=6, num_epochs=3, max_length=64, max_new_tokens=4)
+    before = (base.model.config.to_dict(), base.model.generation_config.to_dict(), base.model.forward)
+    found, losses = [], []
+    for adapter in (Lora(rank=4), own.SftLora(rank=4)):
+        model = adapter.attach(base, train, seed=1)
+        start = model.parameters()
+        model.train(rows, np.random.default_rng(0))
+        losses.append(model.loss(rows))
+        assert not base.model.training
+        found.append({key: value - start[key] for key, value in model.parameters().items()})
+        model.detach()
+    ours, theirs = found
+    assert max(np.abs(value).max() for value in ours.values()) > 1e-2
+    assert max(np.abs(ours[key] - theirs[key]).max() for key in ours) < 1e-4
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+    after = (base.model.config.to_dict(), base.model.generation_config.to_dict(), base.model.forward)
+    assert after == before  # the base is shared
+
+
 @pytest.mark.slow
 def test_a_transformers_trainer_takes_the_same_steps_as_our_loop():
-    spec = importlib.util.spec_from_file_location("own_training_example", EXAMPLE / "own_training.py")
-    own = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = own  # dataclasses look there
-    spec.loader.exec_module(own)
+    own = load(EXAMPLE / "own_training.py", "own_training_example")
     base = build(load_config(["method=fedit"])["model"], "model")
     rows = [Example(f"What is {number} + 2?", str(number + 2)) for number in range(6)]
     # One batch of all rows: the order, which both draw in their own way, does not matter.
