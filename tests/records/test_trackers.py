@@ -41,6 +41,47 @@ def level_db_log(content):
             record = b""
 
 
+def of_tensorboard(folder):
+    """The points in TensorBoard's event files, sorted."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    found = EventAccumulator(str(folder), size_guidance={"tensors": 0}).Reload()
+    return sorted(
+        (name, event.step, float(make_ndarray(event.tensor_proto)))
+        for name in found.Tags()["tensors"]
+        for event in found.Tensors(name)
+    )
+
+
+def of_mlflow(store):
+    """The only run in MLflow's file store, and its points, sorted."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri=store.as_uri())
+    (kept,) = client.search_runs([client.get_experiment_by_name("fedapp").experiment_id])
+    names = kept.data.metrics
+    found = [one for name in names for one in client.get_metric_history(kept.info.run_id, name)]
+    return kept, sorted((one.key, one.step, one.value) for one in found)
+
+
+def of_wandb(folder):
+    """The points in the only offline run of Weights & Biases, sorted."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    (file,) = folder.glob("offline-run-*/*.wandb")
+    found = []
+    for content in level_db_log(file.read_bytes()):
+        record = Record.FromString(content)
+        items = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
+        found += [
+            (name, items["server-round"], value)
+            for name, value in items.items()
+            if name != "server-round" and not name.startswith("_")
+        ]
+    return sorted(found)
+
+
 def test_curves_are_called_by_what_is_measured_and_whose_it_is():
     head = {"server-round": 2, "client-id": 3}
     score = {
@@ -76,56 +117,31 @@ def test_curves_are_called_by_what_is_measured_and_whose_it_is():
 
 def test_a_tensorboard_event_file_reads_back_as_the_run_folder(tmp_path):
     pytest.importorskip("tensorboard", reason="needs the extra 'trackers'")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
     run = run_toy(tmp_path / "run", *SHORT, "tracker=tensorboard")
     assert run.warnings() == []
-    found = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"tensors": 0}).Reload()
-    read = [
-        (name, event.step, float(make_ndarray(event.tensor_proto)))
-        for name in found.Tags()["tensors"]
-        for event in found.Tensors(name)
-    ]
-    wanted = points(run)
+    read, wanted = of_tensorboard(run.folder / "tensorboard"), points(run)
     assert len(wanted) > 20
-    assert [one[:2] for one in sorted(read)] == [one[:2] for one in wanted]
-    for (_, _, value), (_, _, kept) in zip(sorted(read), wanted, strict=True):
+    assert [one[:2] for one in read] == [one[:2] for one in wanted]
+    for (_, _, value), (_, _, kept) in zip(read, wanted, strict=True):
         assert value == pytest.approx(kept, rel=1e-6)  # TensorBoard keeps fp32
 
 
 def test_mlflow_holds_the_run_folders_numbers(tmp_path):
-    mlflow = pytest.importorskip("mlflow", reason="needs the extra 'trackers'")
-
+    pytest.importorskip("mlflow", reason="needs the extra 'trackers'")
     run = run_toy(tmp_path / "run", *SHORT, "tracker=mlflow")
     assert run.warnings() == []
-    client = mlflow.MlflowClient(tracking_uri=(tmp_path / "mlruns").as_uri())
-    (kept,) = client.search_runs([client.get_experiment_by_name("fedapp").experiment_id])
+    kept, found = of_mlflow(tmp_path / "mlruns")
     assert (kept.info.run_name, kept.info.status) == ("run", "FINISHED")
     assert kept.data.params["num_rounds"] == "2"
     assert kept.data.params["method.name"] == "fedreft"
-    names = kept.data.metrics
-    found = [one for name in names for one in client.get_metric_history(kept.info.run_id, name)]
-    assert sorted((one.key, one.step, one.value) for one in found) == points(run)
+    assert found == points(run)
 
 
 def test_wandb_writes_an_offline_run_with_the_run_folders_numbers(tmp_path):
     pytest.importorskip("wandb", reason="needs the extra 'trackers'")
-    from wandb.proto.wandb_internal_pb2 import Record
-
     run = run_toy(tmp_path / "run", *SHORT, "tracker=wandb")
     assert run.warnings() == []
-    (file,) = (run.folder / "wandb").glob("offline-run-*/*.wandb")
-    found = []
-    for content in level_db_log(file.read_bytes()):
-        record = Record.FromString(content)
-        items = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
-        found += [
-            (name, items["server-round"], value)
-            for name, value in items.items()
-            if name != "server-round" and not name.startswith("_")
-        ]
-    assert sorted(found) == points(run)
+    assert of_wandb(run.folder / "wandb") == points(run)
 
 
 class Fails:
