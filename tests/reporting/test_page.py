@@ -263,12 +263,13 @@ def test_coefficients_of_every_round_are_drawn_by_layer(tmp_path):
         folder / "coefficients.jsonl", [{"server-round": n, "values": (n * values).tolist()} for n in (2, 3)]
     )
     figure = course.coefficients_by_round(files_of(folder))
-    titles = [panel["title"] for panel in figure.spec["concat"]]
+    panels = [panel for line in figure.spec["vconcat"] for panel in line["hconcat"]]
+    titles = [panel["title"] for panel in panels]
     assert titles == ["lambda, attention", "beta, attention", "lambda, MLP", "beta, MLP"]
-    points = figure.spec["datasets"][
-        figure.spec["concat"][2]["data"]["name"]
-    ]  # lambda of the MLP: 2, 6 and 10 of 12
+    points = figure.spec["datasets"][panels[2]["data"]["name"]]  # lambda of the MLP: 2, 6 and 10 of 12
     assert [row["value"] for row in points] == [0.5, 1.5, 2.5, 0.75, 2.25, 3.75]
+    apart = {"scale": {"color": "independent"}}  # lambda lies near 0, beta near 1
+    assert [line["resolve"] for line in figure.spec["vconcat"]] == [apart, apart]
     assert points[1] == {"across": 2, "down": 1, "value": 1.5}
     row = dict(zip(figure.columns, figure.rows[1], strict=True))
     assert (row["round"], row["lambda, MLP: least"], row["lambda, MLP: mean"]) == (3, 0.75, 2.25)
