@@ -190,9 +190,8 @@ def heat_panels(
         )
         made.append(encoded)
     # Rows of two: Vega's interpreter, which the page needs, draws nothing of a concat with columns.
-    apart = {"color": "independent"}
-    pairs = [made[n : n + 2] for n in range(0, len(made), 2)]
-    return alt.vconcat(*(alt.hconcat(*pair).resolve_scale(**apart) for pair in pairs)).resolve_scale(**apart)
+    pairs = [alt.hconcat(*made[n : n + 2]).resolve_scale(color="independent") for n in range(0, len(made), 2)]
+    return alt.vconcat(*pairs).resolve_scale(color="independent")
 
 
 def bars(rows: Rows, x: alt.X, y: alt.Y, text: alt.Text, tooltip: Sequence[Any]) -> alt.LayerChart:
