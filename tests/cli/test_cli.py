@@ -350,7 +350,7 @@ def test_plain_lines_one_per_round_and_warning():
     assert lines[:2] == ["opening", "m on b: 2 clients, 2 rounds"]
     assert lines[2].startswith("round 1/2: loss 1.5000, test-accuracy 0.5, 2/2 clients, ")
     assert lines[3] == "warning: client 1 was left out"
-    assert lines[4].startswith("round 2/2, evaluation: 0 of 2 clients, ")
+    assert lines[4].startswith("round 2/2, evaluation: 0/2 clients, ")
     assert len(lines) == 5
 
 
