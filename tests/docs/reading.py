@@ -112,7 +112,8 @@ def code_lines(body: str) -> list[str]:
         if lines and _is_open(lines[-1]):
             lines[-1] += " " + line.strip()
         else:
-            lines += re.split(r";\s+(?=fedapp )", line.strip())
+            line = line.strip()
+            lines += re.split(r";\s+(?=fedapp )", line) if line.startswith("fedapp ") else [line]
     return lines
 
 

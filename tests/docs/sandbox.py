@@ -46,7 +46,8 @@ def write_data(data: Path) -> None:
     """Some rows in the layout of every data set that a page reads from a folder."""
     for split in ("train", "validation", "test"):
         for task, labels in LABELS.items():
-            rows = [{"text": f"{TEXTS[n % 5]} {n} {split}", "label": n % labels} for n in range(600)]
+            column = "sentence" if task == "sst2" else "text"
+            rows = [{column: f"{TEXTS[n % 5]} {n} {split}", "label": n % labels} for n in range(600)]
             write(data / "text_classification" / task / f"{split}.jsonl", rows)
         rows = [{"sentence": f"{TEXTS[n % 5]} {n} {split}", "label": n % 2, "idx": n} for n in range(300)]
         write(data / "glue" / "sst2" / f"{split}.jsonl", rows)

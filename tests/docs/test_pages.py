@@ -190,6 +190,7 @@ def test_words_are_those_of_the_shell_with_the_variables_of_the_page(tmp_path):
       method=fedit   # why
     fedapp compare runs --format latex > table.tex
     fedapp compare RUN/x; fedapp list
+    fedapp: error: there is no such thing; fedapp list shows what is
 """
     first, *others = planted(text, tmp_path)
     assert words_of(first) == [

@@ -13,6 +13,8 @@ from tests.docs.reading import PAGES, commands
 from tests.docs.sandbox import furnish, make_sandbox
 
 pytestmark = pytest.mark.slow
+PRINT = ("run", "tune", "budget", "list", "compare", "report", "chat")
+"""Commands that show what they found or made; others write files, and may say nothing."""
 WHOLE = {page: [one for one in commands(page) if not one.mark.kind] for page in PAGES}
 
 
@@ -37,4 +39,4 @@ def test_the_commands_of_a_page_do_what_they_promise(page, sandbox, capsys):
     furnish(sandbox, page.stem)
     for command in WHOLE[page]:
         execute(command, sandbox)
-        assert capsys.readouterr().out.strip(), command.line
+        assert capsys.readouterr().out.strip() or command.words[0] not in PRINT, command.line
