@@ -1,7 +1,6 @@
 """What tests are told of ``conf/`` is what Hydra makes of it: ``tests/hydra_memory.py`` saves time alone."""
 
 import pytest
-from hydra._internal import config_loader_impl
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf, open_dict
@@ -36,7 +35,7 @@ def composed(words):
 def by_hydra(monkeypatch):
     """What each list of words gives without any memory."""
     with monkeypatch.context() as patch:
-        patch.setattr(config_loader_impl, "create_defaults_list", hydra_memory.LIST_BY_HYDRA)
+        patch.setattr(hydra_memory.hydras_loader, "create_defaults_list", hydra_memory.LIST_BY_HYDRA)
         patch.setattr(hydra_memory.Loader, "_compose_config_from_defaults_list", hydra_memory.TREE_BY_HYDRA)
         return [composed(words) for words in WORDS]
 
