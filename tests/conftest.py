@@ -1,11 +1,8 @@
 """What every test starts from: one thread, as two test processes share two cores, and known trees."""
 
 import copy
-import functools
 import os
 import re
-import sys
-from types import ModuleType
 
 import pytest
 import yaml
@@ -19,9 +16,6 @@ for library in ("OMP", "OPENBLAS", "MKL"):
 NUMBERS = "num_clients|num_rounds|clients_per_round|round_timeout|join_timeout"
 PLAIN = re.compile(rf"(run_dir)=(/[\w/.-]+)|({NUMBERS})=(\d+(?:\.\d+)?)")
 
-LOADERS = {}
-"""OmegaConf makes the class of its loader anew for every text."""
-
 
 @pytest.fixture(autouse=True)
 def _one_thread():
@@ -34,26 +28,11 @@ def _one_thread():
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _read_each_yaml_text_once():
-    """Let Hydra parse each text once in a test process: a fifth of composing went there.
+def _hydra_remembers():
+    """Let Hydra read each file and put each choice of groups together once in a test process."""
+    from tests.hydra_memory import texts_read_once, trees_composed_once
 
-    By what the text says, so a file that changes is parsed anew. Hydra also made a version number some 300
-    times for each tree.
-    """
-    import hydra.version
-    import omegaconf
-
-    found = functools.cache(yaml.load)
-
-    def load(stream, Loader):
-        text = stream if isinstance(stream, str) else stream.read()
-        return copy.deepcopy(found(text, LOADERS.setdefault(Loader.__name__, Loader)))
-
-    remembering = ModuleType("yaml")
-    remembering.__dict__.update(yaml.__dict__, load=load)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys.modules[omegaconf.OmegaConf.__module__], "yaml", remembering)
-        patch.setattr(hydra.version, "_get_version", functools.cache(hydra.version._get_version))
+    with texts_read_once(), trees_composed_once():
         yield
 
 

@@ -94,19 +94,16 @@ def strange(path: str, source: str) -> list[str]:
     return sorted(lib for lib in used & set(KNOWN_BY) if not path.startswith(KNOWN_BY[lib]))
 
 
-def modules() -> dict[str, str]:
-    """Sources by path below ``fedapp/``."""
-    files = sorted(PACKAGE.rglob("*.py"))
-    return {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in files}
+MODULES = {
+    str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))
+}
+"""Sources by path below ``fedapp/``."""
+ROOMS = [path for path in MODULES if "/" in path]
 
 
-ROOMS = [path for path in modules() if "/" in path]
-
-
-@pytest.mark.parametrize("path", ROOMS)
-def test_a_room_imports_rooms_below_it_and_the_libraries_it_may_know(path):
-    assert upward(path, modules()[path]) == []
-    assert strange(path, modules()[path]) == []
+def test_a_room_imports_rooms_below_it_and_the_libraries_it_may_know():
+    assert {path: names for path in ROOMS if (names := upward(path, MODULES[path]))} == {}
+    assert {path: names for path in ROOMS if (names := strange(path, MODULES[path]))} == {}
 
 
 @pytest.mark.parametrize("name", APPS)
@@ -131,7 +128,7 @@ def test_the_apps_import_the_few_rooms_they_join(name):
     ],
 )
 def test_a_planted_upward_import_is_found_lazy_ones_too(path, line, found):
-    planted = upward(path, f"{modules()[path]}\n{line}\n")
+    planted = upward(path, f"{MODULES[path]}\n{line}\n")
     assert [name for name in planted if name in found] == found
     assert bool(planted) == bool(found)
 

@@ -1,5 +1,6 @@
 """Composing conf/ and building objects from it; every error is one line that names the setting."""
 
+import itertools
 import re
 from pathlib import Path
 
@@ -14,11 +15,20 @@ from fedapp.core.files import CONF
 CHOICES = [(group, name) for group, names in groups().items() for name in names]
 
 
-@pytest.mark.parametrize(("group", "name"), CHOICES)
-def test_every_choice_of_every_group_composes(group, name):
-    config = load_config([f"{group}={name}"])
+def side_by_side():
+    """Every choice of every group once, in as few trees as the largest group has choices."""
+    columns = [[f"{group}={name}" for name in names] for group, names in groups().items()]
+    return [[word for word in row if word] for row in itertools.zip_longest(*columns)]
+
+
+@pytest.mark.parametrize("words", side_by_side(), ids=" ".join)
+def test_every_choice_of_every_group_composes(words):
+    config = load_config(words)
     assert config.run.num_clients >= 1
     assert "_target_" in config["method"]["strategy"]
+    for group, _, name in (word.partition("=") for word in words):
+        if group != "experiment":  # its settings stand at the top of the tree
+            assert config[group]["about"]["name"] == name
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)

@@ -11,7 +11,8 @@ import yaml
 from fedapp.cli.main import _make_parser
 from fedapp.config.search import RESUME
 from fedapp.core.files import CONF, ROOT
-from tests.docs.reading import PAGES, Command, anchors, commands, links, prose, text_of
+from tests.docs.execution import unfit, words_of
+from tests.docs.reading import PAGES, Command, Mark, anchors, blocks, commands, links, prose, text_of
 
 DOCS = ROOT / "docs"
 SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
@@ -130,6 +131,77 @@ def understood(command: Command, parser) -> None:
     of_a_place = command.words[0] == "doctor" and command.words[1] in ("server", "party")
     for word in [*given.get("overrides", []), *rest][2 if of_a_place else 0 :]:
         assert unknown(word) == "", command.line
+
+
+def test_every_command_is_executed_by_a_test_or_marked_why_not():
+    """Those without a mark are what ``tests/slow/test_docs_commands.py`` executes."""
+    left = {one.line: unfit(one) for one in COMMANDS if not one.mark.kind}
+    assert {line: why for line, why in left.items() if why} == {}
+    assert len(left) > 100
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+def test_every_mark_stands_above_commands_and_is_true(page):
+    marked = [(mark, body) for body, mark in blocks(text_of(page)) if mark.kind]
+    assert len(marked) == len(re.findall(r"^<!-- (?:not|executed)\b", text_of(page), re.MULTILINE))
+    for mark, body in marked:
+        assert re.search(r"^fedapp ", body, re.MULTILINE), mark
+        if mark.kind == "executed by":
+            assert page.name in (ROOT / mark.text).read_text(encoding="utf-8"), mark
+        else:
+            assert len(mark.text.split()) > 3, f"{mark} is no reason"
+
+
+def planted(text: str, tmp_path) -> list[Command]:
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tests.docs.reading.ROOT", tmp_path)
+        return commands(page)
+
+
+def test_what_nobody_can_execute_is_refused_unless_it_is_marked(tmp_path):
+    for line in (
+        "site status",
+        "run $C",
+        "export <run>/a out",
+        "site stop [RUN]",
+        "compare WHERE",
+        "run method=…",
+    ):
+        (one,) = planted(f"    fedapp {line}\n", tmp_path)
+        assert unfit(one), line
+    (one,) = planted("<!-- not executed: there is no server -->\n\n    fedapp site status\n", tmp_path)
+    assert one.mark == Mark("not executed", "there is no server")
+    assert planted("<!-- not checked: of another program -->\n```sh\nfedapp nothing\n```\n", tmp_path) == []
+
+
+def test_a_mark_is_that_of_the_next_block_alone(tmp_path):
+    text = "<!-- not executed: for want of time -->\n\n    fedapp list\n\nthen\n\n    fedapp list methods\n"
+    assert [bool(one.mark.kind) for one in planted(text, tmp_path)] == [True, False]
+
+
+def test_words_are_those_of_the_shell_with_the_variables_of_the_page(tmp_path):
+    text = """
+    C="seed=1,2,3
+       num_rounds=2"
+    H='by_client=["model=embedded adapter=lora"]'
+    fedapp run --multirun $C "$H" 'benchmark.tasks=[piqa]' \\
+      method=fedit   # why
+    fedapp compare runs --format latex > table.tex
+    fedapp compare RUN/x; fedapp list
+    fedapp: error: there is no such thing; fedapp list shows what is
+"""
+    first, *others = planted(text, tmp_path)
+    assert words_of(first) == [
+        *("run", "--multirun", "seed=1,2,3", "num_rounds=2", 'by_client=["model=embedded adapter=lora"]'),
+        *("benchmark.tasks=[piqa]", "method=fedit"),
+    ]
+    assert [words_of(one) for one in others] == [
+        ["compare", "runs", "--format", "latex"],
+        ["compare", "runs/20261126-101500/x"],
+        ["list"],
+    ]
 
 
 def test_commands_are_found_in_all_their_forms():
