@@ -7,6 +7,7 @@ Heavy modules are imported when a command runs, so that ``--help`` answers at on
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,8 +63,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     for word in rest:
         # argparse stops to collect words behind an option: "run a=1 --multirun b=2".
         if word.startswith("-") or not hasattr(known, "overrides"):
-            options = [f"--{name}" for name in ("multirun", "json", "cfg") if hasattr(known, name)]
-            options += [*["--dry-run"] * ("--cfg" in options), "--help"]
+            options = sorted(re.findall(r"^  (?:-\w(?: \S+)?, )?(--[a-z-]+)", known.show_help(), re.M))
             _complain_of_usage(f"unknown argument {word!r}{nearest(word, options)}", f"fedapp {words[0]}")
         known.overrides.append(word)
     command: Command = known.command

@@ -34,6 +34,7 @@ def add_command(
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=about, description=described, epilog=epilog, allow_abbrev=False
     )
+    parser.set_defaults(show_help=parser.format_help)  # of a nested command the inner one's
     if act is not None:
         parser.set_defaults(command=act)
     return parser

@@ -124,7 +124,12 @@ def test_bad_settings_have_status_2_and_leave_nothing(toy, capsys, words, says):
             ["run", "--multrun"],
             "--multrun'; did you mean --multirun? (see: fedapp run --help)",
         ),
-        (["compare", "--foo"], "unknown argument '--foo'; known: --help (see: fedapp compare --help)"),
+        (
+            ["report", "--xyz"],
+            "'--xyz'; known: --benchmark, --help, --metric, --open, --out (see: fedapp report",
+        ),
+        (["report", "--to", "page.html"], "unknown argument '--to'; did you mean --out? (see: fedapp report"),
+        (["run", "--xyz"], "unknown argument '--xyz'; known: --cfg, --dry-run, --help, --multirun (see"),
         (["list", "--x"], "unknown argument '--x'; known: --help (see: fedapp list --help)"),
         (["--foo"], "unknown argument '--foo'; known: --help, --version (see: fedapp --help)"),
         (["--verson"], "unknown argument '--verson'; did you mean --version?"),

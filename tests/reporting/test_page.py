@@ -288,6 +288,29 @@ def test_the_front_holds_what_nothing_beats_with_as_few_bytes():
     assert between.front(points) == [(0.0, 1.0), (10.0, 5.0), (30.0, 9.0)]
 
 
+def test_scores_of_a_single_round_are_no_course(tmp_path):
+    made_run(tmp_path / "run", [[0.4, 0.6]])
+    compared = compare_runs([tmp_path], pytest.fail)
+    assert between.means_by_round(compared) is None
+    assert scores.curves(read_files(compared.results[0], "a run", pytest.fail)) is None
+    assert between.pareto(compared) is not None
+
+
+@pytest.mark.parametrize("count", [charts.MOST_SERIES, charts.MOST_SERIES + 1])
+def test_where_no_legend_names_configurations_those_on_the_front_have_numbers(tmp_path, count):
+    for n in range(count):
+        made_run(tmp_path / str(n), ROUNDS, config=named(method=f"m{n}"))
+    figure = between.pareto(compare_runs([tmp_path], pytest.fail))
+    drawn = [layer for layer in figure.spec["layer"] if (layer.get("mark") or {}).get("type") == "text"]
+    if count <= charts.MOST_SERIES:
+        assert not drawn
+        assert "On it" not in figure.note
+        return
+    values = figure.spec["datasets"][drawn[0]["data"]["name"]]
+    assert [row["number"] for row in values] == [str(n + 1) for n in range(len(values))]
+    assert all(f"{row['number']}: {row['configuration']}" in figure.note for row in values)
+
+
 def test_many_clients_get_one_look_and_small_cells(tmp_path):
     folder = made_run(tmp_path / "a", [[n / 40 for n in range(40)]] * 2)
     spec = scores.curves(files_of(folder)).spec

@@ -13,6 +13,7 @@ from fedapp.reporting.comparison.groups import Group
 from fedapp.reporting.comparison.rows import Comparison
 from fedapp.reporting.page.charts import (
     COLOURS,
+    MOST_SERIES,
     WIDTH,
     bytes_axis,
     lines,
@@ -28,7 +29,7 @@ def means_by_round(comparison: Comparison) -> Figure | None:
     """The mean over clients by round, a line for each configuration."""
     means = _means(comparison)
     rows = _points(means)
-    if not rows:
+    if max(map(len, means.values()), default=0) < 2:  # scores of one round are no course
         return None
     last = max(int(row["round"]) for row in rows)
     chart = lines(
@@ -62,14 +63,18 @@ def pareto(comparison: Comparison) -> Figure | None:
     steps = [{"bytes": size, "score": score} for size, score in best]
     line = alt.Chart({"values": steps}).encode(x=axis, y=percent_axis(comparison.metric))
     drawn = line.mark_line(interpolate="step-after", color="gray", strokeWidth=6, opacity=0.3) + drawn
-    on_front = [row for row in rows if (row["bytes"], row["score"]) in best]
+    on_front = sorted((row for row in rows if (row["bytes"], row["score"]) in best), key=_by_bytes)
+    # With so many configurations that hover alone names them, those on the front have numbers.
+    numbered = on_front if len(means) > MOST_SERIES else []
+    if numbered:
+        drawn += _numbers(numbered, axis, percent_axis(comparison.metric))
     said = f"Mean {comparison.metric} against payload bytes. On the Pareto front: " + "; ".join(
         f"{row['configuration']} in round {row['round']}, {format_bytes(row['bytes'])}, {row['score']:g} %"
         for row in on_front[:8]
     )
     note = (
         f"Mean over clients and seeds, {comparison.curve}. The wide grey line is the Pareto front: nothing "
-        "reached as much with fewer bytes."
+        f"reached as much with fewer bytes.{_legend_of(numbered)}"
     )
     table: list[list[Cell]] = [
         [row["configuration"], row["round"], row["bytes"], row["score"], "yes" if row in on_front else ""]
@@ -80,6 +85,19 @@ def pareto(comparison: Comparison) -> Figure | None:
     return Figure("pareto", title, f"{said}.", note, spec_of(drawn), columns, table)
 
 
+def _numbers(rows: list[dict[str, Any]], x: alt.X, y: alt.Y) -> alt.Chart:
+    """A number above each point, in their order."""
+    values = [{**row, "number": str(n)} for n, row in enumerate(rows, start=1)]
+    base = alt.Chart({"values": values}).encode(x=x, y=y, text="number:N")
+    return base.mark_text(dy=-10, fontWeight="bold", fontSize=13)
+
+
+def _legend_of(rows: list[dict[str, Any]]) -> str:
+    """Whose points they are, a sentence behind others; nothing without any."""
+    named = "; ".join(f"{n}: {row['configuration']}" for n, row in enumerate(rows, start=1))
+    return f" On it: {named}." if rows else ""
+
+
 def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
     """The points (bytes, score) of which none other has a higher score with as few bytes, by bytes."""
     found: list[tuple[float, float]] = []
@@ -87,6 +105,10 @@ def front(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
         if not found or score > found[-1][1]:
             found.append((size, score))
     return found
+
+
+def _by_bytes(row: dict[str, Any]) -> float:
+    return float(row["bytes"])
 
 
 def _cheapest_best(point: tuple[float, float]) -> tuple[float, float]:
