@@ -34,7 +34,6 @@ ALLOWED = {
     ("fedapp/models/loading.py", "*"): "torch's dtypes by name",
     ("fedapp/models/loading.py", "support_avx512bf16_for_cpu"): "of some bitsandbytes layers",
     ("fedapp/cli/main.py", "overrides"): "argparse sets what the command has",
-    ("fedapp/cli/main.py", "*"): "argparse sets what the command has",
     ("fedapp/benchmarks/embedded/classification.py", "*"): "reads the class's own fields by name",
     ("fedapp/benchmarks/embedded/stories.py", "*"): "reads the class's own fields by name",
     ("fedapp/benchmarks/embedded/instructions.py", "*"): "reads the class's own fields by name",
