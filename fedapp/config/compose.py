@@ -19,7 +19,7 @@ from fedapp.config.choices import groups
 from fedapp.config.composed import MAY_DIFFER, Composed
 from fedapp.config.effect import refuse_unread
 from fedapp.config.loader import config_loader
-from fedapp.config.overrides import explain_syntax, refuse_hydra
+from fedapp.config.overrides import explain_syntax, key_of, refuse_hydra
 from fedapp.config.policy import Policy, PolicyError
 from fedapp.core.checks import require_bool, show_value
 from fedapp.core.errors import one_line
@@ -110,7 +110,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
         if complaint := explain_syntax(override):
             return complaint
         key, _, value = override.partition("=")
-        group = key.lstrip("+~").split("@")[0]
+        group = key_of(override).split("@")[0]
         if group in known_groups and not key.startswith("~") and value not in known_groups[group]:
             fault = f"{group}={value} does not exist" if value else f"{group}= names no choice"
             return fault + nearest(value, known_groups[group])
@@ -118,7 +118,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> str:
             return f"{override} cannot be used: a group is chosen without +, {group}={value}"
     text = str(error)
     for override in overrides:
-        key = override.partition("=")[0].lstrip("+~")
+        key = key_of(override)
         if key.startswith("hydra.") or f"'{key}'" not in text:
             continue
         keys = sorted(_known_keys(overrides))

@@ -74,6 +74,11 @@ def plain_value(text: str, key: str) -> str | None:
     return found
 
 
+def key_of(override: str) -> str:
+    """The setting that an override is about, without the signs that add or delete."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 def is_hydra(key: str) -> bool:
     """Whether a key, or an override, is one of Hydra's own."""
     return re.match(r"[+~]*hydra([./@=]|$)", key) is not None
@@ -86,7 +91,7 @@ def refuse_hydra(overrides: Sequence[str], *, sweeping: bool = False) -> None:
         ConfigError: If there is one.
     """
     for override in filter(is_hydra, overrides):
-        key = override.partition("=")[0].lstrip("+~")
+        key = key_of(override)
         if not sweeping:
             raise ConfigError(
                 f"{override} has no effect on a single run: of Hydra's own settings fedapp run --multirun "

@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override
 
 from fedapp.config.build import ConfigError, nearest
 from fedapp.config.choices import OF_SWEEPS
-from fedapp.config.overrides import explain_syntax
+from fedapp.config.overrides import explain_syntax, key_of
 from fedapp.core import files
 from fedapp.core.checks import require_int, show_value
 
@@ -125,7 +125,7 @@ def _drawn(override: Override) -> Drawn:
 
 def is_of_sweep(word: str) -> bool:
     """Whether an override says how a sweep goes, not what its runs do."""
-    key = word.partition("=")[0].lstrip("+~")
+    key = key_of(word)
     return key == OF_SWEEPS or key.startswith(f"{OF_SWEEPS}.")
 
 

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
 from fedapp.config.loader import config_loader
-from fedapp.config.overrides import explain_syntax, is_hydra, quote
+from fedapp.config.overrides import explain_syntax, is_hydra, key_of, quote
 from fedapp.core.errors import one_line
 
 # Quiet, and without a log of Hydra's own.
@@ -96,7 +96,7 @@ def of_experiment(overrides: Sequence[str]) -> list[str]:
             f"{chosen[-1]}: every experiment sweeps settings of its own; run one after the other"
         )
     load_config(chosen[-1:])  # explains what is wrong with the choice
-    given = {override.partition("=")[0].lstrip("+~") for override in overrides}
+    given = set(map(key_of, overrides))
     swept = _tree(chosen[-1:]).hydra.sweeper.get("params") or {}
     return [f"{key}={value}" for key, value in swept.items() if key not in given]
 

@@ -16,10 +16,9 @@ from fedapp.config.composed import MAY_DIFFER
 from fedapp.config.overrides import quote
 from fedapp.config.run import folder_setting
 from fedapp.core.files import ROOT, WriteError
-from fedapp.core.status import has_died, how_it_died, is_held
-from fedapp.engines import orphans
+from fedapp.core.status import has_died, how_it_died
 from fedapp.engines.job import Job
-from fedapp.records.checkpoints.resume import resume
+from fedapp.records.checkpoints.resume import require_free, resume
 
 # On top of the wait for the clients themselves: SuperLink and Ray have to start first.
 ENGINE_START_SECONDS = 180.0
@@ -110,8 +109,7 @@ def _of_clients(config: Mapping[str, Any]) -> list[str]:
 
 def _resumed_folder(config: Mapping[str, Any], warn: Callable[[str], None]) -> Path:
     run_dir = folder_setting(config, "resume")
-    if is_held(run_dir) and (who := orphans.free(run_dir, warn)):
-        raise ConfigError(f"resume={run_dir}: {who}")
+    require_free(run_dir, warn)
     try:
         resume(run_dir, config, warn)
     except WriteError as error:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedapp.config.overrides import key_of
 from fedapp.config.run import OF_PLACE
 from fedapp.core.files import write_atomically
 from fedapp.core.types import JUDGED
@@ -131,7 +132,7 @@ def names_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 def kept_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
     """Overrides as they may be told: without seed and folders of runs, of any place only the last name."""
-    kept = [word for word in overrides if word.partition("=")[0].lstrip("+~") not in NOT_KEPT]
+    kept = [word for word in overrides if key_of(word) not in NOT_KEPT]
     return tuple(sorted(_PLACE.sub(lambda found: f".../{found[1] or 'file'}", word) for word in kept))
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from fedapp.config.overrides import key_of
 from fedapp.core.files import write_atomically
 from fedapp.reporting.result_file import NAMED, kept_overrides, names_of
 
@@ -87,7 +88,7 @@ class Choice:
 def _of_parts(overrides: Sequence[str]) -> set[str]:
     """Settings of method, adapter, model: ``adapter.rank=1`` is tuned by itself."""
     parts = tuple(f"{group}." for group in NAMED if group != "benchmark")
-    return {word for word in overrides if word.lstrip("+~").startswith(parts)}
+    return {word for word in overrides if key_of(word).startswith(parts)}
 
 
 def choose(trials: Sequence[Trial]) -> list[Choice]:

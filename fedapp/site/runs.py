@@ -14,7 +14,7 @@ from fedapp.config.build import ConfigError, build_routine
 from fedapp.config.composed import Composed
 from fedapp.core.errors import one_line
 from fedapp.core.files import append_line, writing
-from fedapp.core.status import RUNNING, TIME, UNFINISHED, is_held, read_status
+from fedapp.core.status import RUNNING, STARTING, TIME, has_died, is_held, read_status
 from fedapp.engines.closing import close_run, is_closed, open_run
 from fedapp.engines.events import POLL_SECONDS, EventTail, report
 from fedapp.engines.job import Job, OnEvent, RunFailed, check_outcome
@@ -194,11 +194,6 @@ def find(site: ServerSite, name: str | None) -> Submission:
     raise SiteError(f"{site.folder} has no run {name}; the newest: {names}")
 
 
-def _was_left(run_dir: Path) -> bool:
-    """Whether a run's server app began and has gone without a last word: nobody will finish it."""
-    return read_status(run_dir).get("status") == RUNNING and is_held(run_dir) is False
-
-
 def fetch(submission: Submission, target: Path) -> Path:
     """Copy a run that is over.
 
@@ -215,7 +210,8 @@ def fetch(submission: Submission, target: Path) -> Path:
     source = Path(submission.run_dir)
     if not source.is_dir():
         raise SiteError(f"{source} is gone")
-    if read_status(source).get("status") in UNFINISHED and not _was_left(source):
+    status = read_status(source).get("status")  # one that is only submitted is held by nobody yet
+    if status == STARTING or (status == RUNNING and not has_died(source)):
         raise SiteError(f"run {source.name} goes on; wait for it, or: fedapp site stop {source.name}")
     copy = target / source.name
     if copy.exists():

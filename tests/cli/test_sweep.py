@@ -218,14 +218,20 @@ def stopped_once(monkeypatch, after_round: int) -> None:
     monkeypatch.setattr(RunFolder, "keep", stop)
 
 
-def test_an_unfinished_run_goes_on_from_its_checkpoint(capsys, tmp_path, monkeypatch):
-    words = ("engine=local", "num_rounds=3", "seed=1,2")
-    stopped_once(monkeypatch, after_round=2)
+def stopped_sweep(capsys, tmp_path, monkeypatch, *words: str, after_round: int):
+    """The folder of a sweep that was stopped in its first run, and that run's record."""
+    stopped_once(monkeypatch, after_round)
     code, _, err = swept(capsys, tmp_path, *words)
     assert (code, err[-1]) == (130, "fedapp: error: interrupted")
     (folder,) = (tmp_path / "runs").iterdir()
     (begun,) = read_jobs(folder)
     assert begun.status == "failed"
+    return folder, begun
+
+
+def test_an_unfinished_run_goes_on_from_its_checkpoint(capsys, tmp_path, monkeypatch):
+    words = ("engine=local", "num_rounds=3", "seed=1,2")
+    folder, begun = stopped_sweep(capsys, tmp_path, monkeypatch, *words, after_round=2)
     code, out, err = swept(capsys, tmp_path, *words, "sweep.resume=true")
     assert code == 0, err
     assert f"seed=1, goes on in {Path(begun.run_dir).name}\n" in out
@@ -244,10 +250,7 @@ def test_an_unfinished_run_goes_on_from_its_checkpoint(capsys, tmp_path, monkeyp
 
 def test_a_run_that_cannot_go_on_begins_again(capsys, tmp_path, monkeypatch):
     words = ("engine=local", "num_rounds=2", "seed=1,2")
-    stopped_once(monkeypatch, after_round=1)
-    swept(capsys, tmp_path, *words)
-    (folder,) = (tmp_path / "runs").iterdir()
-    (begun,) = read_jobs(folder)
+    folder, begun = stopped_sweep(capsys, tmp_path, monkeypatch, *words, after_round=1)
     # As a later version of the package would compose it: another default.
     refuse = "resume=x cannot go on with other settings: split.val_share was 0.1, is 0.2"
     monkeypatch.setattr(job_planning, "resume", Mock(side_effect=ConfigError(refuse)))
@@ -260,10 +263,7 @@ def test_a_run_that_cannot_go_on_begins_again(capsys, tmp_path, monkeypatch):
 
 def test_a_run_that_an_orphan_still_works_on_is_not_run_twice(capsys, tmp_path, monkeypatch):
     words = ("engine=local", "num_rounds=2", "seed=1,2")
-    stopped_once(monkeypatch, after_round=1)
-    swept(capsys, tmp_path, *words)
-    (folder,) = (tmp_path / "runs").iterdir()
-    (begun,) = read_jobs(folder)
+    folder, begun = stopped_sweep(capsys, tmp_path, monkeypatch, *words, after_round=1)
     with holding(Path(begun.run_dir)):
         code, _, err = swept(capsys, tmp_path, *words, "sweep.resume=true")
     assert code == 1

@@ -59,6 +59,16 @@ def resumed_words(words: Sequence[str]) -> list[str]:
     return [*before, *own, f"resume={quote(str(folder))}", f"run_dir={quote(str(folder))}"]
 
 
+def require_free(folder: Path, warn: Callable[[str], None]) -> None:
+    """Have a process that was left behind at a run let go of it.
+
+    Raises:
+        ConfigError: If somebody works on the run; says who.
+    """
+    if is_held(folder) and (who := orphans.free(folder, warn)):
+        raise ConfigError(f"resume={folder}: {who}")
+
+
 def resume(folder: Path, config: Mapping[str, Any], warn: Callable[[str], None]) -> State | None:
     """Make a run folder ready to go on: its files end where its last checkpoint does.
 
@@ -74,9 +84,8 @@ def resume(folder: Path, config: Mapping[str, Any], warn: Callable[[str], None])
         ConfigError: If the run is complete, somebody works on it, or another setting is to hold.
         WriteError: If the folder cannot be changed.
     """
-    running = read_status(folder).get("status") == RUNNING
-    if running and is_held(folder) and (who := orphans.free(folder, warn)):
-        raise ConfigError(f"resume={folder}: {who}")
+    if read_status(folder).get("status") == RUNNING:
+        require_free(folder, warn)
     status = read_status(folder).get("status")  # who was waited for may have finished the run
     kept = newest_checkpoint(folder, warn)
     if kept is not None:
