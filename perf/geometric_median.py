@@ -97,8 +97,8 @@ def main() -> None:
     uploads = make_uploads(options.clients, options.size, options.arrays, seed=0)
     median, mean = GeometricMedian(), Mean()
     work: dict[str, Callable[[], list[Arrays]]] = {
-        "GeoMedian-ABM": lambda: median.leave_one_out(uploads),
-        "Mean-ABM": lambda: mean.leave_one_out(uploads),
+        "GeoMedian-ABM": lambda: list(median.leave_one_out(uploads)),
+        "Mean-ABM": lambda: list(mean.leave_one_out(uploads)),
         "total minus own": lambda: subtract_from_total(uploads),
     }
     if not options.no_loop:

@@ -27,7 +27,8 @@ import shlex  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
 import time  # noqa: E402
-from collections.abc import Callable, Iterator, Sequence  # noqa: E402
+from collections import deque  # noqa: E402
+from collections.abc import Callable, Iterable, Iterator, Sequence  # noqa: E402
 from contextlib import contextmanager  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from functools import wraps  # noqa: E402
@@ -90,13 +91,18 @@ def factors(clients: int, values: int) -> list[Arrays]:
     ]
 
 
+def through(results: Iterable[Arrays]) -> None:
+    """Ask for each, keep none, as a server does that writes each down."""
+    deque(results, maxlen=0)
+
+
 Maker = Callable[[int, int], list[Arrays]]
 RULES: dict[str, tuple[Maker, Callable[[list[Arrays]], object]]] = {
     "mean (FedAvg, FedIT, FFA, FedSA)": (plain, lambda u: Mean().combine(u)),
     "median of each value (FedMedian)": (plain, lambda u: CoordinateMedian().combine(u)),
     "geometric median": (plain, lambda u: GeometricMedian().combine(u)),
-    "mean, all but one (Mean-ABM)": (plain, lambda u: Mean().leave_one_out(u)),
-    "geometric median, all but one (FedReFT)": (plain, lambda u: GeometricMedian().leave_one_out(u)),
+    "mean, all but one (Mean-ABM)": (plain, lambda u: through(Mean().leave_one_out(u))),
+    "geometric median, all but one (FedReFT)": (plain, lambda u: through(GeometricMedian().leave_one_out(u))),
     "factors stacked (FLoRA)": (factors, lambda u: low_rank.stack(u, [1.0] * len(u))),
     "mean and residual (FedEx-LoRA)": (factors, lambda u: low_rank.mean_and_residual(u, [1.0] * len(u))),
 }

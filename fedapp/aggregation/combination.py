@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,6 +17,9 @@ _BLOCK = 8000
 # Uploads whose products are taken at once, at least, and in how many strips at most: short strips skip most
 # of the lower triangle, long ones keep a product of hundreds of uploads as fast as it can be.
 _STRIP, _STRIPS = 4, 16
+# Parts in which results for everybody are made, and results in a part at least. More parts take less memory,
+# and one more pass over the uploads each.
+_PARTS, _PART = 8, 8
 _CANCELLED = 1e-8  # a squared distance below this share of the squared norms is mostly rounding
 
 Group = tuple[tuple[str, ...], np.ndarray]
@@ -56,6 +60,17 @@ class LinearCombination:
             self._fill(outputs.flat(name), name, found)
         return outputs.named()
 
+    def each(self) -> Iterator[Arrays]:
+        """Make the outputs of all rows in their order, an eighth of them at a time.
+
+        Whoever lets go of one before it takes the next has two eighths in memory at most.
+
+        Raises:
+            UploadError: As ``make``, when the first one is asked for.
+        """
+        for first, end in pairwise(_parts(len(self.groups[0][1]))):
+            yield from self.make(range(first, end))
+
     def _fill(self, outputs: np.ndarray, name: str, coefficients: np.ndarray) -> None:
         """Write one array of all wanted rows, flattened, to outputs ``[num_rows, size]``."""
         num_uploads = len(self.uploads)
@@ -65,45 +80,84 @@ class LinearCombination:
             outputs[:, start : start + block.shape[1]] = coefficients @ block[:num_uploads]
 
 
-def means_of_the_others(uploads: Sequence[Arrays], weights: np.ndarray) -> list[Arrays]:
+def means_of_the_others(uploads: Sequence[Arrays], weights: np.ndarray) -> Iterator[Arrays]:
     """For every upload the weighted mean of all the others, in time that grows with the uploads alone.
 
     What comes before an upload and what comes behind it are summed apart, so that nothing is subtracted:
-    an upload's own size leaves no rounding behind in what its sender gets.
+    an upload's own size leaves no rounding behind in what its sender gets. The means are made an eighth
+    at a time; beside them there are sums, in fp64, of what comes behind each eighth.
 
     Args:
         uploads: Two or more, of equal names and shapes.
         weights: ``[num_uploads]`` in fp64, not negative; at least two are positive.
 
     Returns:
-        One set of named fp32 arrays per upload.
+        One set of named fp32 arrays per upload, in their order.
 
     Raises:
         UploadError: If an upload holds a value that is not finite.
     """
-    count = len(uploads)
-    totals = _sums_of_the_others(weights[:, np.newaxis])
-    outputs = _Outputs(uploads[0], count)
-    for name in uploads[0]:
-        flat = outputs.flat(name)
-        for start, block in _blocks(uploads, name):
-            require_finite(_sums(block[:count]), uploads)
-            block[:count] *= weights[:, np.newaxis]
-            flat[:, start : start + block.shape[1]] = _sums_of_the_others(block[:count]) / totals
-    return outputs.named()
+    starts = _parts(len(uploads))
+    behind = {name: _sums_behind(uploads, weights, name, starts[1:]) for name in uploads[0]}
+    return _means_of_the_others(uploads, weights, starts, behind)
 
 
-def _sums_of_the_others(rows: np.ndarray) -> np.ndarray:
-    """For each row of ``[num_uploads, size]`` the sum of all the others."""
+def _sums_behind(
+    uploads: Sequence[Arrays], weights: np.ndarray, name: str, starts: Sequence[int]
+) -> np.ndarray:
+    """Weighted sums of one array over the uploads from each start on, ``[num_starts, size]``."""
+    found = np.zeros((len(starts), uploads[0][name].size))
+    for at, block in _blocks(uploads, name):
+        require_finite(_sums(block[: len(uploads)]), uploads)
+        total = np.zeros(block.shape[1])
+        for row, (start, end) in reversed(list(enumerate(pairwise(starts)))):
+            for upload in reversed(range(start, end)):
+                total += block[upload] * weights[upload]
+            found[row, at : at + total.size] = total
+    return found
+
+
+def _means_of_the_others(
+    uploads: Sequence[Arrays], weights: np.ndarray, starts: Sequence[int], behind: Arrays
+) -> Iterator[Arrays]:
+    """What ``means_of_the_others`` gives, part by part; what came before a part is carried on."""
+    totals = _sums_of_the_others(weights[:, np.newaxis], 0.0, 0.0)
+    before = {name: np.zeros(array.size) for name, array in uploads[0].items()}
+    for part, (start, end) in enumerate(pairwise(starts)):
+        outputs = _Outputs(uploads[0], end - start)
+        for name in uploads[0]:
+            flat = outputs.flat(name)
+            for at, block in _blocks(uploads[start:end], name):
+                place = slice(at, at + block.shape[1])
+                rows = block[: end - start]
+                rows *= weights[start:end, np.newaxis]
+                sums = _sums_of_the_others(rows, before[name][place], behind[name][part, place])
+                flat[:, place] = sums / totals[start:end]
+                for row in rows:
+                    before[name][place] += row
+        yield from outputs.named()
+
+
+def _sums_of_the_others(
+    rows: np.ndarray, before: np.ndarray | float, behind: np.ndarray | float
+) -> np.ndarray:
+    """For each row of ``[num_uploads, size]`` the sum of all the others, and of what is around them all."""
     sums = np.empty_like(rows)
-    before, behind = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    total = np.zeros(rows.shape[1]) + before
     for row, found in zip(rows, sums, strict=True):
-        found[:] = before
-        before += row
+        found[:] = total
+        total += row
+    total = np.zeros(rows.shape[1]) + behind
     for row, found in zip(rows[::-1], sums[::-1], strict=True):
-        found += behind
-        behind += row
+        found += total
+        total += row
     return sums
+
+
+def _parts(count: int) -> list[int]:
+    """Where each part of so many results starts, and where the last one ends."""
+    size = max(_PART, -(-count // _PARTS))
+    return [*range(0, count, size), count]
 
 
 class _Outputs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from fedapp.core.types import Arrays
@@ -32,10 +32,13 @@ class Rule(Protocol):
             UploadError: If uploads disagree or hold values that are not finite.
         """
 
-    def leave_one_out(self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None) -> list[Arrays]:
-        """For every upload combine all the others; arguments and errors as in ``combine``.
+    def leave_one_out(
+        self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None
+    ) -> Iterable[Arrays]:
+        """For every upload combine all the others, in their order; arguments and errors as in ``combine``.
 
-        An only upload gets an empty dictionary.
+        An only upload gets an empty dictionary. A list will do; what is made while it is asked for takes
+        less memory, as the server keeps each on disk before it asks for the next.
         """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,9 @@ class LinearRule(ABC):
         check_alike(arrays)
         return self._combination(arrays, counted[np.newaxis] / counted.sum()).make()[0]
 
-    def leave_one_out(self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None) -> list[Arrays]:
+    def leave_one_out(
+        self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None
+    ) -> Iterator[Arrays]:
         """For every upload combine all the others; arguments and errors as in ``combine``.
 
         The upload left out has the coefficient 0 instead of being subtracted from a total, so its
@@ -43,8 +45,8 @@ class LinearRule(ABC):
         """
         if len(arrays) < 2:
             check_alike(arrays)
-            return [{} for _ in arrays]
-        return self.combination(arrays, weights).make()
+            return iter([{} for _ in arrays])
+        return self.combination(arrays, weights).each()
 
     def combination(
         self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None
@@ -93,7 +95,9 @@ class LinearRule(ABC):
 class Mean(LinearRule):
     """The (weighted) arithmetic mean."""
 
-    def leave_one_out(self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None) -> list[Arrays]:
+    def leave_one_out(
+        self, arrays: Sequence[Arrays], weights: Sequence[float] | None = None
+    ) -> Iterator[Arrays]:
         """As in the base class, by running sums in the place of coefficients for every pair."""
         if len(arrays) < 2:
             return super().leave_one_out(arrays, weights)
