@@ -42,7 +42,7 @@ ITEMS: Mapping[str, str] = MappingProxyType(
         "about.parameters": "",
         "about.tasks": "task_names",
         "fingerprints": "fingerprint",
-        "forgot": "",
+        "remembers": "",
         "failure": "reasons",
     }
 )

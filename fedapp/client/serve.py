@@ -17,8 +17,6 @@ from fedapp.core.session import ClientSession
 from fedapp.core.types import Arrays, ClientFailure, Metrics, count
 from fedapp.records.adapter_file import digest_arrays, write_adapter
 from fedapp.records.checkpoints import best
-from fedapp.records.checkpoints.memory import find_memory
-from fedapp.records.checkpoints.memory import keep_memory as keep_memory  # whoever serves keeps it
 from fedapp.records.checkpoints.run import FOLDER
 from fedapp.records.predictions import write_predictions
 from fedapp.records.rows import NOT_METRICS
@@ -199,13 +197,6 @@ def memory_folder(work: Work, named: str | None) -> Path | None:
     if named is not None:
         return Path(named) / work.run / client
     return Path(run_dir) / FOLDER / client if run_dir and Path(run_dir).is_dir() else None
-
-
-def recall(work: Work, folder: Path | None) -> Arrays | None:
-    """A client's memory of what it did before this message, from its disk; None where there is none."""
-    if work.asked_last is None:
-        return {}
-    return None if folder is None else find_memory(folder, work.asked_last, logger.warning)
 
 
 def _keep_rounds(place: Workplace, work: Work, output_dir: str | None) -> None:

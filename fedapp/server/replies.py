@@ -28,14 +28,14 @@ class Reply:
         rows: Scores that the client measured.
         sizes: What the client says of itself.
         wire_bytes: Exact size as Flower serialised it.
-        forgot: Whether the client took part before and had no memory of it.
+        remembers: As in ``Done``.
     """
 
     upload: Upload
     rows: tuple[Row, ...]
     sizes: ClientSizes
     wire_bytes: int
-    forgot: bool = False
+    remembers: int | None = 0
 
 
 class ReplyReader:
@@ -212,7 +212,7 @@ class ReplyReader:
             raise WireError(done.reason)
         count = self._counted(client_id, done.num_examples)
         upload = Upload(done.upload.arrays, done.upload.texts, client_id, count, done.metrics)
-        return Reply(upload, done.rows, done.sizes, wire_bytes(message.content), done.forgot)
+        return Reply(upload, done.rows, done.sizes, wire_bytes(message.content), done.remembers)
 
     def _counted(self, client_id: int, reported: int) -> int:
         """What a client counts as: no more rows than it said it has when it joined."""

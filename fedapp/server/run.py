@@ -80,7 +80,7 @@ class ServerRun:
         public: The public prompts, for methods whose clients answer them.
         trained: The last round whose uploads had been taken in when the run stopped; 0 for a new run.
         last_round: The round after which the run ends; an earlier one where its patience is over.
-        heard: Clients of which a reply was used.
+        heard: The last round in which a reply of a client to training was used, by client.
         asked_last: For each client the last round in which it was asked to train.
         sent: Of each phase's last messages, the clients they went to and their metadata. Flower
             fills in the message id when it sends; a reply names that id.
@@ -97,7 +97,7 @@ class ServerRun:
     trained: int = 0
     last_round: int = field(init=False)
     asked_last: dict[int, int] = field(default_factory=dict)
-    heard: set[int] = field(default_factory=set)
+    heard: dict[int, int] = field(default_factory=dict)
     deadline: Deadline = field(default_factory=Deadline)
     sent: dict[str, list[tuple[int, Metadata]]] = field(default_factory=dict)
 
@@ -106,7 +106,7 @@ class ServerRun:
         if self.resumed is not None:
             self.trained = int(self.resumed.facts["round"])
             self.asked_last = dict(self.resumed.facts["asked"])
-            self.heard = set(self.resumed.facts["heard"])
+            self.heard = dict(self.resumed.facts["heard"])
             self.deadline = Deadline(self.resumed.facts["took"])
             self.reader.restore(self.resumed.part("reader"))
 
@@ -120,7 +120,7 @@ class ServerRun:
         """
         parts = {"method": method, "reader": self.reader.state()}
         asked = list(self.asked_last.items())
-        facts |= {"round": server_round, "heard": sorted(self.heard), "took": self.deadline.took}
+        facts |= {"round": server_round, "heard": sorted(self.heard.items()), "took": self.deadline.took}
         self.observer.keep(State.of(parts, asked=asked, **facts))
 
     def join(self, grid: Grid) -> bool:
@@ -273,13 +273,14 @@ class ServerRun:
 
     def _note_loss(self, moment: Moment, reply: Reply) -> None:
         """Say so if a client that has sent something before went on without its memory of it."""
-        client = reply.upload.client_id
-        if reply.forgot and client in self.heard:
+        client, had = reply.upload.client_id, reply.remembers
+        if (heard := self.heard.get(client, -1)) > (-1 if had is None else had):
+            lost = "of earlier rounds" if had is None else f"of round {heard}, from that of round {had}"
             self.observer.warning(
-                f"round {moment.server_round}: client {client} goes on without its memory of earlier rounds: "
-                "its node was started again, and its policy names no folder for it (memory)"
+                f"round {moment.server_round}: client {client} goes on without its memory {lost}: its node "
+                "was started again, or stored it too late, and its policy names no folder for it (memory)"
             )
-        self.heard.add(client)
+        self.heard |= {client: moment.server_round} if moment.phase != "evaluate" else {}
 
     def _count(self, moment: Moment, client: int, way: str, payload: int, wire: int) -> None:
         self.observer.traffic(

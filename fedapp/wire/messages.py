@@ -186,7 +186,8 @@ class Done:
         seconds: What the work took.
         cpu_seconds: Processor time of it, of all threads of the client's process.
         upload: What the client sends.
-        forgot: Whether the client took part before and had no memory of it.
+        remembers: The round after which the memory was so that the client went on from, 0 if it was not asked
+            before; None if it was and has none.
     """
 
     client_id: int
@@ -198,7 +199,7 @@ class Done:
     seconds: float
     cpu_seconds: float = 0.0
     upload: Payload = field(default_factory=Payload)
-    forgot: bool = False
+    remembers: int | None = 0
 
     def facts(self) -> dict[str, Any]:
         """All but the upload, as a JSON object."""
@@ -211,7 +212,7 @@ class Done:
             "seconds": self.seconds,
             "cpu-seconds": self.cpu_seconds,
             "about": self.sizes.facts(),
-            **({"forgot": True} if self.forgot else {}),
+            "remembers": self.remembers,
         }
 
     def pack(self) -> RecordDict:

@@ -180,7 +180,7 @@ def _done(
         _number("times", "seconds", facts.get("seconds", 0.0), (0.0, MAX_SECONDS)),
         _number("times", "cpu-seconds", facts.get("cpu-seconds", 0.0), (0.0, MAX_SECONDS)),
         payload,
-        facts.get("forgot") is True,
+        _whole(facts, "remembers", "it reports") if facts.get("remembers") is not None else None,
     )
 
 
@@ -199,10 +199,10 @@ def _config(facts: Mapping[str, Any]) -> str:
     return config
 
 
-def _whole(facts: Mapping[str, Any], name: str) -> int:
+def _whole(facts: Mapping[str, Any], name: str, says: str = "the server's message names") -> int:
     value = facts.get(name)
     if type(value) is not int or not 0 <= value < 2**31:
-        raise WireError(f"the server's message names {name}={show(value)}")
+        raise WireError(f"{says} {name}={show(value)}")
     return value
 
 

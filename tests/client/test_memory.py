@@ -1,10 +1,15 @@
 """A client's memory on the party's own disk: where it is, and that a node that was started again goes on."""
 
+import numpy as np
 import pytest
 import yaml
+from flwr.app import RecordDict
 
+from fedapp.client.resident.memory import Memories
 from fedapp.core.files import POLICY_VARIABLE
 from fedapp.engines.grid import InProcessGrid
+from fedapp.records.checkpoints.memory import Memory
+from fedapp.wire.messages import Work
 from tests.federation import Killed, killing, resume_toy, run_on, run_toy
 
 SETTINGS = ["num_rounds=3", "method=fedreft_fixed"]
@@ -20,6 +25,15 @@ class Restarted(InProcessGrid):
     def push_messages(self, messages):
         self._contexts.update(self.first)
         return super().push_messages(messages)
+
+
+class Late(InProcessGrid):
+    """What a node remembers is stored when its next message has been answered, as large memories may be."""
+
+    def _keep(self, context):
+        waiting = self.__dict__.setdefault("waiting", {})
+        super()._keep(waiting.get(context.node_id, context))
+        waiting[context.node_id] = context
 
 
 @pytest.fixture
@@ -70,3 +84,36 @@ def test_without_a_folder_the_loss_is_named(party, tmp_path):
     said = [text for text in run.warnings() if "goes on without its memory" in text]
     assert len([text for text in said if "client 2 " in text]) >= 2
     assert "its policy names no folder for it (memory)" in said[0]
+
+
+def test_of_a_memory_that_is_stored_too_late_the_newer_one_on_the_disk_is_taken(party, tmp_path):
+    party(output="whole", memory="memory")
+    run_toy(tmp_path / "run-a", *SETTINGS)
+    party(output="late", memory="memory")
+    run = run_on(Late, tmp_path / "run-b", *SETTINGS)
+    assert own(tmp_path / "late") == own(tmp_path / "whole")
+    assert not any("memory" in text for text in run.warnings())
+
+
+def test_without_a_folder_a_memory_that_is_stored_too_late_is_named(party, tmp_path):
+    party(output="late")
+    run = run_on(Late, tmp_path / "run", *SETTINGS)
+    said = [text for text in run.warnings() if text.startswith("round 3: client 2 ")]
+    assert "without its memory of round 2, from that of round 1: " in said[0]
+
+
+def test_a_process_that_stays_takes_its_own_newer_memory():
+    memories, work = Memories(), of_round(1, None)
+    assert memories.recall(work, RecordDict(), None) == Memory(0, {})
+    stored = memories.keep(work, {"a": np.ones(2, np.float32)}, None)
+    memories.keep(of_round(2, 1), {"a": np.zeros(2, np.float32)}, None)
+    found = memories.recall(of_round(3, 2), stored, None)
+    assert (found.server_round, found.arrays["a"].tolist()) == (2, [0, 0])
+    found.arrays["a"] += 7  # a routine that fails half-way
+    assert memories.recall(of_round(3, 2), stored, None).arrays["a"].tolist() == [0, 0]
+    assert memories.recall(of_round(2, 1), stored, None).arrays["a"].tolist() == [1, 1]  # a round done again
+    assert Memories().recall(of_round(3, 2), RecordDict(), None) is None
+
+
+def of_round(number, asked_last):
+    return Work("{}", 0, number, "train", None, False, asked_last=asked_last)

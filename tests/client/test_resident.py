@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -75,9 +76,10 @@ def message(action="join", run=1, content=None, **node_config):
     return Request(action, run, "train", node_config, content or RecordDict(), RecordDict())
 
 
-def work(phase="train", final=False):
+def work(phase="train", final=False, server_round=1):
     config = load_config([*TOY, "num_clients=1"]).to_json()
-    return Work(config, 0, 1, phase, None, final).pack()
+    asked_last = server_round - 1 or None
+    return Work(config, 0, server_round, phase, None, final, asked_last=asked_last).pack()
 
 
 def facts(answer):
@@ -105,6 +107,17 @@ def test_memory_comes_back_and_the_last_message_is_known(node):
     last = call.answer(message("serve", content=work("evaluate", final=True)))
     assert (first.last, last.last) == (False, True)
     assert last.state == RecordDict()
+
+
+def test_a_worker_goes_on_from_what_flower_has_not_stored_yet(node):
+    first = call.answer(message("serve", content=work()))
+    call.answer(replace(message("serve", content=work(server_round=2)), state=first.state))
+    third = replace(message("serve", content=work(server_round=3)), state=first.state)
+    assert facts(call.answer(third))["remembers"] == 2
+    (worker,) = workers()
+    worker.kill()
+    worker.wait()
+    assert facts(call.answer(third))["remembers"] == 1  # another process has what Flower gives it
 
 
 def test_another_run_has_another_worker(node):

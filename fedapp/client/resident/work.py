@@ -10,22 +10,26 @@ from dataclasses import replace
 
 from fedapp.client import serve as serving
 from fedapp.client.party import Exchange, Party
+from fedapp.client.resident.memory import Memories
 from fedapp.client.resident.request import Answer, Request
-from fedapp.core.payload import Payload
 from fedapp.core.types import ClientFailure
 from fedapp.wire.messages import Done, Failed, Joined
 from fedapp.wire.reading import read_join, read_work
-from fedapp.wire.records import Envelope, pack, unpack
 
 
-def answer(request: Request) -> Answer:
+def answer(request: Request, memories: Memories | None = None) -> Answer:
     """Do what a message asks for; the party decides first, and its log says what leaves.
+
+    Args:
+        request: The message.
+        memories: What this process remembers of its clients from one message to the next; None: nothing.
 
     Raises:
         Exception: As ``Party.answer``.
     """
-    known: dict[str, Callable[[Request], Answer]] = {"join": join, "serve": serve}
-    return known[request.action](request)
+    if request.action == "join":
+        return join(request)
+    return serve(request, Memories() if memories is None else memories)
 
 
 def join(request: Request) -> Answer:
@@ -40,7 +44,7 @@ def join(request: Request) -> Answer:
     return Answer(_reply(request, work).pack())
 
 
-def serve(request: Request) -> Answer:
+def serve(request: Request, memories: Memories) -> Answer:
     """Do a client's part of a round, or score its model."""
     told = Answer(request.content)
 
@@ -50,16 +54,13 @@ def serve(request: Request) -> Answer:
         exchange.clients = (asked.client_id,)
         serving.require_own(asked, dict(request.node_config))
         asked = replace(asked, config=party.admit(asked.config, exchange))
-        memory = f"client-{asked.client_id}"
-        kept = serving.memory_folder(asked, party.policy.memory)
-        held = f"{memory}-message" in request.state  # else this node is new to the run, or was started again
-        known = unpack(request.state, prefix=memory).payload.arrays if held else serving.recall(asked, kept)
-        state = dict(known or {})
-        done = replace(serving.serve(asked, state, party.output), forgot=known is None)
+        folder = serving.memory_folder(asked, party.policy.memory)
+        known = memories.recall(asked, request.state, folder)
+        state = dict(known.arrays) if known is not None else {}
+        done = serving.serve(asked, state, party.output)
+        done = replace(done, remembers=None if known is None else known.server_round)
         if asked.phase != "evaluate":  # scoring leaves the memory as it was
-            if kept is not None:
-                serving.keep_memory(kept, asked.server_round, state)
-            told.state.update(pack(Envelope({}, Payload(arrays=state)), prefix=memory))
+            told.state.update(memories.keep(asked, state, folder))
         told.last = asked.final and asked.phase == "evaluate"
         return done
 

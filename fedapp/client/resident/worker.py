@@ -23,6 +23,7 @@ from typing import Any
 
 from fedapp.client.resident import work
 from fedapp.client.resident.call import READY, RETIRED, receiver
+from fedapp.client.resident.memory import Memories
 from fedapp.client.resident.place import Place, require_same_user
 from fedapp.client.resident.pressure import is_short_of_memory
 from fedapp.client.resident.request import Answer, Request
@@ -54,6 +55,7 @@ class Worker:
         self.owner = owner
         self.idle_seconds = idle_seconds
         self.stamp = b""
+        self.memories = Memories()
 
     def run(self) -> None:
         """Work until there is a reason to end."""
@@ -104,7 +106,7 @@ class Worker:
         )
         try:
             with _abandoned_with(line, self.owner):
-                answer, raised = work.answer(request), {}
+                answer, raised = work.answer(request, self.memories), {}
         except Exception as error:
             logger.exception("a message failed")
             answer, raised = Answer(Records()), {"raised": one_line(error)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedapp.core.payload import State
@@ -11,6 +12,19 @@ from fedapp.records.checkpoints.series import Series
 
 KEPT = 3
 """The server keeps two rounds; a client may have done its part of the one after them."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a client remembers.
+
+    Attributes:
+        server_round: After its part of which round.
+        arrays: By name.
+    """
+
+    server_round: int
+    arrays: Arrays
 
 
 def keep_memory(folder: Path, server_round: int, memory: Arrays) -> None:
@@ -22,7 +36,7 @@ def keep_memory(folder: Path, server_round: int, memory: Arrays) -> None:
     Series(folder, KEPT).write(server_round, State(memory))
 
 
-def find_memory(folder: Path, up_to: int, warn: Callable[[str], None]) -> Arrays | None:
+def find_memory(folder: Path, up_to: int, warn: Callable[[str], None]) -> Memory | None:
     """A client's memory as it was after the last round that it took part in.
 
     Args:
@@ -32,7 +46,8 @@ def find_memory(folder: Path, up_to: int, warn: Callable[[str], None]) -> Arrays
         warn: Told of what cannot be read.
 
     Returns:
-        Named arrays, sorted as after a way over the network; None where there is no memory.
+        The memory, its arrays sorted as after a way over the network; None where there is none.
     """
-    found = next(Series(folder, KEPT).readable(warn, up_to), None)
-    return None if found is None else dict(sorted(found.arrays.items()))
+    for server_round, found in Series(folder, KEPT).numbered(warn, up_to):
+        return Memory(server_round, dict(sorted(found.arrays.items())))
+    return None

@@ -66,7 +66,11 @@ class Series:
                 self._path(other).unlink(missing_ok=True)
 
     def readable(self, warn: Callable[[str], None], up_to: int | None = None) -> Iterator[State]:
-        """The states that can be read, the newest first.
+        """The states that can be read, the newest first; arguments as in ``numbered``."""
+        return (state for _, state in self.numbered(warn, up_to))
+
+    def numbered(self, warn: Callable[[str], None], up_to: int | None = None) -> Iterator[tuple[int, State]]:
+        """The states that can be read and their rounds, the newest first.
 
         Args:
             warn: Told of each that cannot.
@@ -75,7 +79,7 @@ class Series:
         for server_round in reversed(self.rounds()):
             if up_to is None or server_round <= up_to:
                 try:
-                    yield read_state(self._path(server_round))
+                    yield server_round, read_state(self._path(server_round))
                 except DamagedState as error:
                     warn(f"{error}; the one before it is taken")
 
