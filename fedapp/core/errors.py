@@ -80,7 +80,8 @@ class FederationError(Explained, RuntimeError):
 def reason_of(error: BaseException) -> str:
     """One line on what ended a run; for an interruption the signal's name."""
     if isinstance(error, SystemExit):
-        return f"its process was told to end, with exit code {error.code or 0}"
+        code = f" (exit code {error.code})" if error.code else ""
+        return f"it was stopped from outside{code}: fedapp site stop, flwr stop, or a signal to its process"
     if not isinstance(error, KeyboardInterrupt):
         return one_line(error)
     # The command line gives the exit code that is due: 128 plus the signal's number.

@@ -111,6 +111,21 @@ def holding(folder: Path) -> Iterator[None]:
             os.close(hold)
 
 
+@contextmanager
+def holding_alone(folder: Path) -> Iterator[None]:
+    """As ``holding``, for who must be the only one: of two that begin in the same instant one is refused.
+
+    Raises:
+        BlockingIOError: If somebody holds the folder.
+    """
+    hold = _lock(folder, exclusive=True)
+    try:
+        yield
+    finally:
+        if hold is not None:
+            os.close(hold)
+
+
 def is_held(folder: Path) -> bool | None:
     """Whether a process works on this run; None where that cannot be known (some network disks)."""
     try:

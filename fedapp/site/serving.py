@@ -5,11 +5,11 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 
 from fedapp.config.policy import PolicyError, read_policy
 from fedapp.core.files import writing
-from fedapp.core.status import holding, is_held
+from fedapp.core.status import holding_alone
 from fedapp.engines.closing import uninterrupted
 from fedapp.site import commands
 from fedapp.site.certificates import look_at_server, shake_hands
@@ -152,9 +152,11 @@ def _alone(site: ServerSite | PartySite) -> Iterator[None]:
     """
     with writing(site.state):
         site.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if is_held(site.state):
-        raise SiteError(f"another fedapp works on {site.folder} already")
-    with holding(site.state):
+    with ExitStack() as hold:
+        try:
+            hold.enter_context(holding_alone(site.state))
+        except BlockingIOError:
+            raise SiteError(f"another fedapp works on {site.folder} already") from None
         yield
 
 

@@ -12,7 +12,15 @@ from pathlib import Path
 import pytest
 
 from fedapp.core.files import WriteError
-from fedapp.core.status import has_died, holding, how_it_died, is_held, read_status, write_status
+from fedapp.core.status import (
+    has_died,
+    holding,
+    holding_alone,
+    how_it_died,
+    is_held,
+    read_status,
+    write_status,
+)
 
 LONG = "x" * 3000
 
@@ -64,6 +72,16 @@ def test_where_nothing_can_be_overwritten_either_that_is_said(tmp_path, monkeypa
     monkeypatch.setattr(os, "write", refuse)
     with pytest.raises(WriteError, match=r"run\.json cannot be written: Read-only file system"):
         write_status(tmp_path, {"status": "failed", "reason": ""})
+
+
+def test_of_two_who_must_be_alone_one_is_refused(tmp_path):
+    with holding_alone(tmp_path):
+        assert is_held(tmp_path)
+        with pytest.raises(BlockingIOError), holding_alone(tmp_path):
+            pass
+    with holding(tmp_path), pytest.raises(BlockingIOError), holding_alone(tmp_path):
+        pass
+    assert is_held(tmp_path) is False
 
 
 def test_a_run_is_held_as_long_as_a_process_of_it_lives(tmp_path):

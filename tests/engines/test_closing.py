@@ -24,7 +24,9 @@ def test_a_signal_is_called_by_its_name():
     assert reason_of(KeyboardInterrupt()) == "interrupted by SIGINT"
     assert reason_of(KeyboardInterrupt(128 + signal.SIGTERM)) == "interrupted by SIGTERM"
     assert reason_of(ValueError("two\nlines")) == "two lines"
-    assert reason_of(SystemExit()) == "its process was told to end, with exit code 0"
+    assert reason_of(SystemExit()) == (
+        "it was stopped from outside: fedapp site stop, flwr stop, or a signal to its process"
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_no_second_fault(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -33,8 +33,10 @@ from fedapp.config.sweep import (
     of_experiment,
     parse_overrides,
 )
-from fedapp.core.status import is_held
+from fedapp.core.status import holding_alone, is_held
 from fedapp.planning.job import new_folder
+
+_IN_USE = "{}: another process works on this sweep"
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,22 @@ def _resumed(overrides: Sequence[str]) -> tuple[list[str], Path | None]:
 
 def _refuse_held(folder: Path) -> None:
     if is_held(folder):
-        raise ConfigError(f"{folder}: another process works on this sweep")
+        raise ConfigError(_IN_USE.format(folder))
+
+
+@contextmanager
+def working_on(folder: Path) -> Iterator[None]:
+    """Hold a sweep's folder, alone.
+
+    Raises:
+        ConfigError: If another process has it.
+    """
+    with ExitStack() as hold:
+        try:
+            hold.enter_context(holding_alone(folder))
+        except BlockingIOError:
+            raise ConfigError(_IN_USE.format(folder)) from None
+        yield
 
 
 def _check_combinations(overrides: Sequence[str]) -> None:

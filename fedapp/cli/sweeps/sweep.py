@@ -11,11 +11,10 @@ from pathlib import Path
 
 from fedapp.cli.output import FAILED, OK, USAGE, complain
 from fedapp.cli.sweeps.jobs import FILE, JobRecord, own_words, read_jobs, run_job, write_sweep
-from fedapp.cli.sweeps.plan import Plan, new_sweep_folder, plan_sweep
+from fedapp.cli.sweeps.plan import Plan, new_sweep_folder, plan_sweep, working_on
 from fedapp.cli.sweeps.search import Search, best_of, show_objectives
 from fedapp.config.build import ConfigError
 from fedapp.config.sweep import SweepStopped, launch
-from fedapp.core.status import holding
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def run_sweep(overrides: Sequence[str]) -> SweepResult:
     """
     plan = plan_sweep(overrides)
     folder = plan.folder or new_sweep_folder(plan.overrides)
-    with holding(folder):
+    with working_on(folder):
         write_sweep(folder, plan.overrides, plan.jobs)
         done = sum(job.is_complete for job in read_jobs(folder))
         print(f"sweep folder: {folder}" + f", {done} of {plan.total} runs complete" * bool(done), flush=True)
