@@ -11,11 +11,10 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from flwr.app import RecordDict
-
 from fedapp.core.payload import Payload
 from fedapp.core.types import Arrays
 from fedapp.records.checkpoints.memory import Memory, find_memory, keep_memory
+from fedapp.wire.frames import Records
 from fedapp.wire.messages import Work
 from fedapp.wire.records import Envelope, pack, unpack
 
@@ -29,7 +28,7 @@ class Memories:
     def __init__(self) -> None:
         self._held: dict[int, Memory] = {}
 
-    def recall(self, work: Work, stored: RecordDict, folder: Path | None) -> Memory | None:
+    def recall(self, work: Work, stored: Records, folder: Path | None) -> Memory | None:
         """A client's memory as it was after its newest part of the run before this message.
 
         Args:
@@ -52,7 +51,7 @@ class Memories:
                 return kept
         return newest
 
-    def keep(self, work: Work, arrays: Arrays, folder: Path | None) -> RecordDict:
+    def keep(self, work: Work, arrays: Arrays, folder: Path | None) -> Records:
         """Keep a client's memory as it is after its part of a round.
 
         Args:
@@ -71,7 +70,7 @@ class Memories:
         self._held[work.client_id] = Memory(work.server_round, arrays)
         return pack(Envelope({ROUND: work.server_round}, Payload(arrays=arrays)), prefix=_prefix(work))
 
-    def _known(self, work: Work, stored: RecordDict, up_to: int) -> Iterator[Memory]:
+    def _known(self, work: Work, stored: Records, up_to: int) -> Iterator[Memory]:
         """Those in this process or with Flower, of no round that this run does again."""
         held = self._held.get(work.client_id)
         if held is not None and held.server_round <= up_to:

@@ -149,5 +149,6 @@ def test_a_client_goes_on_with_its_memory_of_the_last_round_that_counts(tmp_path
         keep_memory(tmp_path, number, {"w": np.full(1, number), "a": np.zeros(1)})
     found = {up_to: find_memory(tmp_path, up_to, print) for up_to in (0, 1, 3, 9)}
     assert found[0] is None
-    assert [found[up_to]["w"][0] for up_to in (1, 3, 9)] == [1, 2, 4]
-    assert list(found[9]) == ["a", "w"]
+    assert [found[up_to].arrays["w"][0] for up_to in (1, 3, 9)] == [1, 2, 4]
+    assert [found[up_to].server_round for up_to in (1, 3, 9)] == [1, 2, 4]
+    assert list(found[9].arrays) == ["a", "w"]
