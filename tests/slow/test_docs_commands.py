@@ -18,6 +18,11 @@ PRINT = ("run", "tune", "budget", "list", "compare", "report", "chat")
 WHOLE = {page: [one for one in commands(page) if not one.mark.kind] for page in PAGES}
 
 
+def in_ci(page):
+    """A page's case; the tables' own commands are many, and all of one kind."""
+    return pytest.param(page, id=page.stem, marks=[pytest.mark.long] if page.stem == "results" else [])
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     return make_sandbox(tmp_path_factory.mktemp("sandbox"))
@@ -34,7 +39,7 @@ def sandbox(prepared, tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("page", [page for page, found in WHOLE.items() if found], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [in_ci(page) for page, found in WHOLE.items() if found])
 def test_the_commands_of_a_page_do_what_they_promise(page, sandbox, capsys):
     furnish(sandbox, page.stem)
     for command in WHOLE[page]:

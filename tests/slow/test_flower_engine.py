@@ -102,7 +102,7 @@ def test_a_complete_run_has_status_0_and_a_whole_log(toy):
     ("fault", "reason"),
     [
         ("crash", "the server app fell over"),
-        ("exit", "the server app ended before the run was complete"),
+        pytest.param("exit", "the server app ended before the run was complete", marks=pytest.mark.long),
         ("clients", "round 1: there is no data here"),
     ],
 )

@@ -18,7 +18,7 @@ def run(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-@pytest.mark.parametrize("more", [[], ["--checkpointing"]])
+@pytest.mark.parametrize("more", [[], pytest.param(["--checkpointing"], marks=pytest.mark.long)])
 def test_every_path_runs_at_the_tiny_shape(more):
     done = run("--shape", "tiny", "--batch", "2", "--length", "32", "--repeats", "2", *more)
     assert done.returncode == 0, done.stderr

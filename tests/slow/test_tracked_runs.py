@@ -39,6 +39,7 @@ def tracked(tmp_path):
     return run
 
 
+@pytest.mark.long
 def test_tensorboards_files_hold_the_run_folders_numbers(tracked):
     pytest.importorskip("tensorboard", reason="needs the extra 'trackers'")
     run = tracked("tensorboard")
