@@ -1,4 +1,4 @@
-"""The listed faults fit the code as it is; ``scripts/mutate.py`` sees whether tests notice them (level long)."""
+"""The listed faults fit the code as it is; ``scripts/mutate.py``, level long, sees if tests notice."""
 
 import tomllib
 
