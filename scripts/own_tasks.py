@@ -57,8 +57,8 @@ def name_of(config: Mapping[str, Any]) -> str:
 
 def scores_of(folder: Path, config: Mapping[str, Any]) -> Scores:
     """Each client's share of right answers on rows of its own kind, and on all others."""
-    rows = build(config["benchmark"], "benchmark").load("test")
-    kinds = {prompt_id(row["prompt"]): row["task"] for row in rows}
+    benchmark = build(config["benchmark"], "benchmark")
+    kinds = {prompt_id(benchmark.template(row).prompt): row["task"] for row in benchmark.load("test")}
     clients = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["clients"]
     found = {}
     for about in clients:

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 PARTIES, ROUNDS = 2, 9
 SERVER = "10.213.77.1"
 CUT_SECONDS = 15.0
+# Flower counts a node as gone a minute after its last heartbeat.
+LONG_CUT_SECONDS, MANY_ROUNDS = 110.0, 80
 PATIENCE = 600.0
 WORDS = ["model=toy", "adapter=toy", "benchmark=toy", "method=fedreft"]
 NOWHERE = "02:00:00:00:00:99"
@@ -149,10 +153,10 @@ def rounds_of(run_dir: Path, client: int) -> list[int]:
     ]
 
 
-def test_a_wire_that_is_cut_and_comes_back_costs_time_and_no_round(tmp_path, wires):
-    words = [*WORDS, f"num_clients={PARTIES}", f"num_rounds={ROUNDS}"]
-    whole = run_toy(tmp_path / "whole", *words, num_nodes=PARTIES).adapters()
-    site, run_dir = Site(tmp_path, wires), tmp_path / "run"
+@contextmanager
+def running(folder: Path, wires: Wires, words: list[str]) -> Iterator[Path]:
+    """A server, its parties and a run that they are at, each in its namespace; the run's folder."""
+    site, run_dir = Site(folder, wires), folder / "run"
     site.run(wires.server, "init", "--parties", str(PARTIES), "--host", SERVER)
     try:
         log = site.start(wires.server, "server")
@@ -161,9 +165,27 @@ def test_a_wire_that_is_cut_and_comes_back_costs_time_and_no_round(tmp_path, wir
             site.start(namespace, "party", f"site/party-{number}")
         waits = ["join_timeout=600", "round_timeout=600"]
         site.run(wires.server, "submit", *words, *waits, f"run_dir={run_dir}")
+        yield run_dir
+    finally:
+        site.close()
+
+
+def wait_for_rounds(run_dir: Path, more: int) -> None:
+    """Wait until the second party's training has counted in so many rounds more."""
+    begun = len(rounds_of(run_dir, 1))
+    wait_for(lambda: len(rounds_of(run_dir, 1)) >= begun + more, "the next round")
+
+
+def wait_for_the_end(run_dir: Path) -> None:
+    wait_for(lambda: read_status(run_dir).get("status") not in UNFINISHED, "the end")
+
+
+def test_a_wire_that_is_cut_and_comes_back_costs_time_and_no_round(tmp_path, wires):
+    words = [*WORDS, f"num_clients={PARTIES}", f"num_rounds={ROUNDS}"]
+    whole = run_toy(tmp_path / "whole", *words, num_nodes=PARTIES).adapters()
+    with running(tmp_path, wires, words) as run_dir:
         for way in ("both", "up", "down"):
-            begun = len(rounds_of(run_dir, 1))
-            wait_for(lambda begun=begun: len(rounds_of(run_dir, 1)) > begun + 1, "the next round")
+            wait_for_rounds(run_dir, 2)
             assert read_status(run_dir)["status"] == "running"
             wires.cut(1, way)
             time.sleep(CUT_SECONDS / 3)  # what was on its way to the server may have arrived still
@@ -171,12 +193,29 @@ def test_a_wire_that_is_cut_and_comes_back_costs_time_and_no_round(tmp_path, wir
             time.sleep(CUT_SECONDS * 2 / 3)
             assert rounds_of(run_dir, 1) == before, way  # else nothing was cut
             wires.mend(1, way)
-        wait_for(lambda: read_status(run_dir).get("status") not in UNFINISHED, "the end")
-    finally:
-        site.close()
+        wait_for_the_end(run_dir)
     assert (read_status(run_dir)["status"], ToyRun(run_dir).warnings()) == ("completed", [])
     assert rounds_of(run_dir, 1) == list(range(1, ROUNDS + 1))
     assert (run_dir / "adapters" / "shared" / "adapter.safetensors").read_bytes() == whole["shared"]
     for number in range(PARTIES):
         kept = tmp_path / "site" / f"party-{number}" / "output" / f"client-{number}"
         assert (kept / "adapter.safetensors").read_bytes() == whole[f"client-{number}"]
+
+
+def test_a_party_that_is_away_for_longer_than_flower_waits_loses_rounds_and_comes_back(tmp_path, wires):
+    words = [*WORDS, f"num_clients={PARTIES}", f"num_rounds={MANY_ROUNDS}"]
+    with running(tmp_path, wires, words) as run_dir:
+        wait_for_rounds(run_dir, 2)
+        wires.cut(1, "both")
+        time.sleep(LONG_CUT_SECONDS)
+        lost, others = rounds_of(run_dir, 1), rounds_of(run_dir, 0)
+        assert max(others) > max(lost) + 1  # the other party went on
+        wires.mend(1, "both")
+        wait_for_rounds(run_dir, 3)
+        wait_for_the_end(run_dir)
+    run = ToyRun(run_dir)
+    assert read_status(run_dir)["status"] == "completed"
+    assert rounds_of(run_dir, 0) == list(range(1, MANY_ROUNDS + 1))
+    assert any("client 1" in text for text in run.warnings())
+    for number in range(PARTIES):
+        assert (tmp_path / "site" / f"party-{number}" / "output" / f"client-{number}").is_dir()
