@@ -85,7 +85,8 @@ def means_of_the_others(uploads: Sequence[Arrays], weights: np.ndarray) -> Itera
 
     What comes before an upload and what comes behind it are summed apart, so that nothing is subtracted:
     an upload's own size leaves no rounding behind in what its sender gets. The means are made an eighth
-    at a time; beside them there are sums, in fp64, of what comes behind each eighth.
+    at a time; beside them there are sums of what comes behind each eighth, and before it: nine in fp64, as
+    much memory as 18 uploads.
 
     Args:
         uploads: Two or more, of equal names and shapes.

@@ -228,7 +228,7 @@ def all_but_me(
         raise ValueError(f"num_examples has no entry for clients {missing}, needs one per client")
     weights = None if num_examples is None else [num_examples[c] for c in client_ids]
     try:
-        others = combine.leave_one_out([arrays[client_id] for client_id in client_ids], weights)
+        others = list(combine.leave_one_out([arrays[client_id] for client_id in client_ids], weights))
     except UploadError as error:
         raise ValueError(by_client(error, client_ids)) from None
     return dict(zip(client_ids, others, strict=True))

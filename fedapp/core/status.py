@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,9 @@ UNFINISHED = (STARTING, RUNNING)
 FILE = "run.json"
 TIME = "%Y-%m-%dT%H:%M:%S%z"
 """How a time of day is written, in run.json and beside it."""
+
+# Who only looks whether a folder is held has it for an instant.
+_TRIES, _GLANCE_SECONDS = 5, 0.02
 
 # Room that every run.json has, for the last word on a full disk.
 LEAST_BYTES = 1024
@@ -118,7 +122,14 @@ def holding_alone(folder: Path) -> Iterator[None]:
     Raises:
         BlockingIOError: If somebody holds the folder.
     """
-    hold = _lock(folder, exclusive=True)
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            hold = _lock(folder, exclusive=True)
+            break
+        except BlockingIOError:
+            if not tries_left:
+                raise
+            time.sleep(_GLANCE_SECONDS)
     try:
         yield
     finally:

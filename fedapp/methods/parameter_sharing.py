@@ -227,7 +227,8 @@ class AllButMe(ServerStrategy):
         self.others = ArraysOnDisk()  # the last round's are let go of before this round's are made
         arrays, weights = [u.arrays for u in uploads], [float(u.num_examples) for u in uploads]
         made = self.combine.leave_one_out(arrays, weights)
-        self.others = ArraysOnDisk(dict(zip(self.latest, made, strict=True)))
+        for client, one in zip(self.latest, made, strict=True):  # on disk before the next is asked for
+            self.others[client] = one
         self.everyone = None
 
     def downloads(self, uploads: Sequence[MessageSpec], moment: Moment) -> list[MessageSpec]:

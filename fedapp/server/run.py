@@ -106,7 +106,8 @@ class ServerRun:
         if self.resumed is not None:
             self.trained = int(self.resumed.facts["round"])
             self.asked_last = dict(self.resumed.facts["asked"])
-            self.heard = dict(self.resumed.facts["heard"])
+            heard = self.resumed.facts["heard"]  # of an older fedapp: clients alone
+            self.heard = dict((one, 0) if isinstance(one, int) else one for one in heard)
             self.deadline = Deadline(self.resumed.facts["took"])
             self.reader.restore(self.resumed.part("reader"))
 
@@ -237,8 +238,7 @@ class ServerRun:
         for reply in received:
             self._count(moment, reply.upload.client_id, "up", reply.upload.num_bytes, reply.wire_bytes)
             self._note_loss(moment, reply)
-        needed = self.settings.replies_needed
-        if len(received) < needed:
+        if len(received) < (needed := self.settings.replies_needed):
             why = "; ".join(self.reader.last_reasons) or "no reply came in time"
             raise FederationError(
                 f"round {moment.server_round}: {len(received)} usable replies of "
@@ -273,9 +273,9 @@ class ServerRun:
 
     def _note_loss(self, moment: Moment, reply: Reply) -> None:
         """Say so if a client that has sent something before went on without its memory of it."""
-        client, had = reply.upload.client_id, reply.remembers
-        if (heard := self.heard.get(client, -1)) > (-1 if had is None else had):
-            lost = "of earlier rounds" if had is None else f"of round {heard}, from that of round {had}"
+        client, had = reply.upload.client_id, -1 if reply.remembers is None else reply.remembers
+        if (heard := self.heard.get(client, -1)) > had:
+            lost = "of earlier rounds" if had < 0 else f"of round {heard}, from that of round {had}"
             self.observer.warning(
                 f"round {moment.server_round}: client {client} goes on without its memory {lost}: its node "
                 "was started again, or stored it too late, and its policy names no folder for it (memory)"

@@ -12,6 +12,7 @@ from scipy.optimize import minimize
 from fedapp.aggregation import (
     GeometricMedian,
     LinearCombination,
+    LinearRule,
     Mean,
     all_but_me,
     check_compatible,
@@ -406,6 +407,17 @@ def test_values_that_are_not_finite_are_refused_by_client(rule, bad):
     with pytest.raises(ValueError, match=message):
         check_finite(4, uploads[4])
     check_finite(2, uploads[2])
+
+
+def test_a_rule_of_ones_own_that_checks_while_it_makes_names_the_client_too():
+    class Plain(LinearRule):
+        def _combination(self, arrays, rows):
+            return LinearCombination(arrays, [(tuple(arrays[0]), rows)])
+
+    uploads = dict(zip((2, 4, 9), random_uploads(3), strict=True))
+    uploads[4]["a.weight"][3] = math.nan
+    with pytest.raises(ValueError, match="client 4: array 'a.weight' has 1 of 7 values"):
+        all_but_me(uploads, Plain())
 
 
 @pytest.mark.parametrize("rule", RULES)

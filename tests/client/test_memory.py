@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 import yaml
-from flwr.app import RecordDict
 
 from fedapp.client.resident.memory import Memories
 from fedapp.core.files import POLICY_VARIABLE
+from fedapp.core.payload import Payload
 from fedapp.engines.grid import InProcessGrid
 from fedapp.records.checkpoints.memory import Memory
+from fedapp.server.run import ServerRun
+from fedapp.wire.frames import Records
 from fedapp.wire.messages import Work
-from tests.federation import Killed, killing, resume_toy, run_on, run_toy
+from fedapp.wire.records import Envelope, pack
+from tests.federation import Killed, ToyRun, killing, resume_toy, run_on, run_toy
 
 SETTINGS = ["num_rounds=3", "method=fedreft_fixed"]
 
@@ -104,7 +107,7 @@ def test_without_a_folder_a_memory_that_is_stored_too_late_is_named(party, tmp_p
 
 def test_a_process_that_stays_takes_its_own_newer_memory():
     memories, work = Memories(), of_round(1, None)
-    assert memories.recall(work, RecordDict(), None) == Memory(0, {})
+    assert memories.recall(work, Records(), None) == Memory(0, {})
     stored = memories.keep(work, {"a": np.ones(2, np.float32)}, None)
     memories.keep(of_round(2, 1), {"a": np.zeros(2, np.float32)}, None)
     found = memories.recall(of_round(3, 2), stored, None)
@@ -112,7 +115,44 @@ def test_a_process_that_stays_takes_its_own_newer_memory():
     found.arrays["a"] += 7  # a routine that fails half-way
     assert memories.recall(of_round(3, 2), stored, None).arrays["a"].tolist() == [0, 0]
     assert memories.recall(of_round(2, 1), stored, None).arrays["a"].tolist() == [1, 1]  # a round done again
-    assert Memories().recall(of_round(3, 2), RecordDict(), None) is None
+    assert Memories().recall(of_round(3, 2), Records(), None) is None
+
+
+def test_what_is_left_of_a_round_that_is_done_again_is_forgotten(tmp_path):
+    memories = Memories()
+    for number in (1, 2, 3):
+        memories.keep(of_round(number, number - 1), {"a": np.full(1, number, np.float32)}, tmp_path)
+    again = Memories()  # the run goes on from round 2, and this client fails in the new round 3
+    assert again.recall(of_round(3, 2), Records(), tmp_path).server_round == 2
+    assert again.recall(of_round(4, 3), Records(), tmp_path).server_round == 2
+
+
+def test_what_an_older_fedapp_left_with_flower_is_the_oldest_there_is(tmp_path):
+    stored = pack(Envelope({}, Payload({"a": np.ones(1, np.float32)})), prefix="client-0")
+    assert Memories().recall(of_round(3, 2), stored, None).server_round == 0
+    Memories().keep(of_round(2, 1), {"a": np.zeros(1, np.float32)}, tmp_path)
+    assert Memories().recall(of_round(3, 2), stored, tmp_path).server_round == 2
+
+
+def test_a_checkpoint_of_an_older_fedapp_that_names_clients_alone_is_gone_on_from(tmp_path, monkeypatch):
+    keep = ServerRun.keep
+
+    def as_before(self, server_round, method, **facts):
+        class Clients(dict):
+            def items(self):
+                return list(self)
+
+        self.heard, heard = Clients(self.heard), self.heard
+        keep(self, server_round, method, **facts)
+        self.heard = heard
+
+    whole = run_toy(tmp_path / "whole", *SETTINGS).adapters()
+    monkeypatch.setattr(ServerRun, "keep", as_before)
+    with pytest.raises(Killed):
+        run_toy(tmp_path / "run", *SETTINGS, network=killing(3, "train"))
+    monkeypatch.setattr(ServerRun, "keep", keep)
+    resume_toy(tmp_path / "run")
+    assert ToyRun(tmp_path / "run").adapters() == whole
 
 
 def of_round(number, asked_last):

@@ -1,5 +1,6 @@
 """Parameter sharing: who gets what, what is mixed, what leaves the client."""
 
+import tracemalloc
 import weakref
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from fedapp.aggregation import GeometricMedian, Mean
 from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
+from fedapp.core.method import Moment
 from fedapp.core.payload import Payload, Upload
 from fedapp.core.session import ClientSession
 from fedapp.core.train_config import TrainConfig
@@ -252,3 +254,21 @@ def test_where_nothing_is_trained_no_loss_is_reported():
     asked.model.train = lambda examples, rng: float("nan")
     assert ParameterSharing().train(Payload(), asked)[1] == {}
     assert "train-loss" in ParameterSharing().train(Payload(), session())[1]
+
+
+@pytest.mark.parametrize(("rule", "sums"), [(Mean(), 18), (GeometricMedian(), 0)])
+def test_a_server_never_has_what_it_sends_to_everybody_in_memory(rule, sums):
+    count, size = 64, 20_000
+    rng = np.random.default_rng(0)
+    values = [rng.standard_normal(size).astype(np.float32) for _ in range(count)]
+    uploads = [Upload({"w": one}, {}, client, 1, {}) for client, one in enumerate(values)]
+    server = AllButMe(rule)
+    tracemalloc.start()
+    try:
+        server.aggregate(1, uploads, [])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    blocks = 2 * 8 * 8000 * (count + 1)
+    assert peak - blocks < 1.1 * 4 * size * (count / 4 + sums)  # two eighths, and a mean's sums
+    assert server.download(3, Moment(2, "train")).arrays["w"].shape == (size,)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from fedapp.core.payload import Payload
 from fedapp.core.types import Arrays
-from fedapp.records.checkpoints.memory import Memory, find_memory, keep_memory
+from fedapp.records.checkpoints.memory import KEPT, Memory, find_memory, keep_memory
+from fedapp.records.checkpoints.series import Series
 from fedapp.wire.frames import Records
 from fedapp.wire.messages import Work
 from fedapp.wire.records import Envelope, pack, unpack
@@ -42,6 +43,8 @@ class Memories:
         """
         if work.asked_last is None:
             return Memory(0, {})
+        if folder is not None:  # what rounds that are done again left would count as theirs
+            Series(folder, KEPT).cut(work.asked_last)
         newest = max(
             self._known(work, stored, work.asked_last), key=lambda memory: memory.server_round, default=None
         )
@@ -78,8 +81,9 @@ class Memories:
             yield Memory(held.server_round, {name: held.arrays[name].copy() for name in sorted(held.arrays)})
         if f"{_prefix(work)}-message" in stored:
             found = unpack(stored, prefix=_prefix(work))
-            if found.facts[ROUND] <= up_to:
-                yield Memory(found.facts[ROUND], found.payload.arrays)
+            server_round = found.facts.get(ROUND, 0)  # an older fedapp's does not say
+            if server_round <= up_to:
+                yield Memory(server_round, found.payload.arrays)
 
 
 def _prefix(work: Work) -> str:

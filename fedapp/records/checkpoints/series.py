@@ -65,6 +65,13 @@ class Series:
             with suppress(OSError):
                 self._path(other).unlink(missing_ok=True)
 
+    def cut(self, up_to: int) -> None:
+        """Remove the states of later rounds."""
+        for one in self.rounds():
+            if one > up_to:
+                with suppress(OSError):
+                    self._path(one).unlink(missing_ok=True)
+
     def readable(self, warn: Callable[[str], None], up_to: int | None = None) -> Iterator[State]:
         """The states that can be read, the newest first; arguments as in ``numbered``."""
         return (state for _, state in self.numbered(warn, up_to))
