@@ -13,6 +13,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from fedapp.core.errors import FederationError, one_line
+from fedapp.server.claims import Disputes, listed, only
 from fedapp.server.transport import POLL_SECONDS, pull_or_warn, push
 from fedapp.wire.limits import Limits, WireError
 from fedapp.wire.messages import Failed, Join, Joined
@@ -68,6 +69,7 @@ class ClientDirectory:
         self._known: set[int] = set()
         self._pending: dict[str, int] = {}
         self._faults: list[str] = []
+        self._disputes = Disputes(notify)
 
     def join(self, grid: Grid, message: Join, timeout: float, needed: int) -> None:
         """Ask nodes who they are until all clients are there or time is up.
@@ -127,20 +129,14 @@ class ClientDirectory:
         ]
         self._known |= present
         self._pending |= push(grid, asked)
-        if not self._pending:
+        if not self._pending and not self._disputes:
             return []
         before = dict(self.nodes)
         heard = pull_or_warn(grid, list(self._pending), self.notify, self._faults)
-        self._answers, self._refusals = {}, {}
+        self._answers, self._refusals = self._disputes.again(present), {}
         for message_id, reply in heard:
             self._hear(self._pending.pop(message_id), reply)
-        for node, answer in self._answers.items():
-            if taken := [c for c in answer.clients if self.nodes.get(c, node) in present - {node}]:
-                self.notify(
-                    f"node {node} claims client {_listed(taken)}, which another node is: it is left out"
-                )
-            free = [at for at, client in enumerate(answer.clients) if client not in taken]
-            self._answers[node] = _only(answer, free)
+        self._answers = self._disputes.settle(self._answers, self.nodes, present)
         self._take_in()
         return [(client, node) for client, node in sorted(self.nodes.items()) if before.get(client) != node]
 
@@ -196,14 +192,14 @@ class ClientDirectory:
         false = [client for client in answer.clients if self._seats.get(client, node) != node]
         if not false:
             return answer
-        owners = _listed([self._seats[client] for client in false])
+        owners = listed([self._seats[client] for client in false])
         self.notify(
-            f"node {node} claims client {_listed(false)}, bound to node {owners} (seats); that is left out"
+            f"node {node} claims client {listed(false)}, bound to node {owners} (seats); that is left out"
         )
         kept = [at for at, client in enumerate(answer.clients) if client not in false]
         if isinstance(answer, Failed):
             return Failed(answer.reason, tuple(answer.clients[at] for at in kept))
-        return _only(answer, kept)
+        return only(answer, kept)
 
     def _settle(self, present: set[int]) -> None:
         self._require_one_node_each(present)
@@ -217,7 +213,7 @@ class ClientDirectory:
             own = dict(zip(answer.clients, answer.fingerprints, strict=True))
             if odd := [client for client in own if own[client] not in ("", self.fingerprint(client))]:
                 self._refusals[node] = (
-                    f"the node of client {_listed(answer.clients)} is refused: its base model is "
+                    f"the node of client {listed(answer.clients)} is refused: its base model is "
                     f"{one_line(own[odd[0]][:16])}, this run's is {str(self.fingerprint(odd[0]))[:16]}"
                 )
                 continue
@@ -252,7 +248,7 @@ class ClientDirectory:
         for node, clients in sorted(held.items()):
             if node not in bound and len(clients) > 1 + least:
                 self.notify(
-                    f"node {node} holds clients {_listed(clients)}, another node holds {least}: "
+                    f"node {node} holds clients {listed(clients)}, another node holds {least}: "
                     "where each party is to be one client, set seats to the node id of each"
                 )
         total = sum(self.examples.values())
@@ -285,15 +281,4 @@ class ClientDirectory:
                 f"{needed} are needed: {reason}"
             )
         if missing:
-            self.notify(f"the run starts without client {_listed(missing)}")
-
-
-def _only(answer: Joined, kept: Sequence[int]) -> Joined:
-    """An answer with the clients that stand at some of its places."""
-    parts = (answer.clients, answer.fingerprints, answer.examples)
-    clients, fingerprints, examples = (tuple(part[at] for at in kept) for part in parts)
-    return Joined(clients, fingerprints, examples)  # type: ignore[arg-type]
-
-
-def _listed(clients: Sequence[int]) -> str:
-    return ", ".join(str(client) for client in clients)
+            self.notify(f"the run starts without client {listed(missing)}")

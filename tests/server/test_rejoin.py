@@ -116,6 +116,40 @@ def test_a_party_that_comes_back_under_another_number_is_asked_under_that_one(tm
     assert any(text.startswith(f"client 3 is there now (node {made[0].new})") for text in warnings)
 
 
+class BackTooSoon(InProcessGrid):
+    """Client 3's node is started anew in round 2; the old one counts as there until round 4."""
+
+    old = new = 0
+
+    def push_messages(self, messages):
+        sent = super().push_messages(messages)
+        groups = {message.metadata.group_id for message in messages}
+        if not self.new and "2" in groups:
+            self.old = next(node for node, client in self._nodes.items() if client == 3)
+            self.new = self.old ^ 1
+            context = _read_context(self._contexts[self.old][""].tobytes())
+            config = context.node_config
+            self._nodes[self.new] = 3
+            self._keep(Context(context.run_id, self.new, config, RecordDict(), dict(context.run_config)))
+        if "4" in groups:
+            self._nodes.pop(self.old, None)
+        return sent
+
+
+def test_a_party_that_is_back_before_its_old_node_is_gone_is_asked_once_that_is(tmp_path):
+    made = []
+
+    def grid(*args, **kwargs):
+        made.append(BackTooSoon(*args, **kwargs))
+        return made[0]
+
+    warnings = run_on(grid, tmp_path / "run", *SETTINGS, "num_rounds=6").warnings()
+    left_out = f"node {made[0].new} claims client 3, which another node is: it is left out"
+    assert len([text for text in warnings if text.startswith(left_out)]) == 1
+    (told,) = [text for text in warnings if text.startswith(f"client 3 is there now (node {made[0].new})")]
+    assert told.endswith("it is asked from round 5 on")
+
+
 class AnsweredAgain(InProcessGrid):
     """What was answered in earlier rounds arrives once more, before what is asked for."""
 
