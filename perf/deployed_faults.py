@@ -28,7 +28,7 @@ from fedapp.engines.flower.home import flower_home  # noqa: E402
 from fedapp.engines.flower.processes import ProcessTree, find_program  # noqa: E402
 from fedapp.engines.flower.superlink import environment  # noqa: E402
 
-PARTIES, ROUNDS, VICTIM = 3, 4, 1
+PARTIES, ROUNDS, VICTIM = 3, 8, 1
 TOY = ["model=toy", "adapter=toy", "benchmark=toy", f"num_clients={PARTIES}", f"num_rounds={ROUNDS}"]
 PATIENCE = 900.0  # seconds for anything to happen; a busy machine takes its time
 
