@@ -47,6 +47,9 @@ class Trial:
         )
 
 
+_SIZES = (STEP_SIZE, "train.num_epochs", "train.max_steps")
+
+
 @dataclass(frozen=True)
 class Choice:
     """The step size chosen for one configuration.
@@ -86,9 +89,10 @@ class Choice:
 
 
 def _of_parts(overrides: Sequence[str]) -> set[str]:
-    """Settings of method, adapter, model: ``adapter.rank=1`` is tuned by itself."""
-    parts = tuple(f"{group}." for group in NAMED if group != "benchmark")
-    return {word for word in overrides if key_of(word).startswith(parts)}
+    """Settings of method, adapter, model and training: ``adapter.rank=1`` is tuned by itself, as is another loss."""
+    parts = (*(f"{group}." for group in NAMED if group != "benchmark"), "train.")
+    keys = {word: key_of(word) for word in overrides}
+    return {word.lower() for word, key in keys.items() if key.startswith(parts) and key not in _SIZES}
 
 
 def choose(trials: Sequence[Trial]) -> list[Choice]:

@@ -140,6 +140,8 @@ def test_a_tuned_step_size_names_its_file(results):
         (("benchmark.num_train=9", "num_rounds=7"), True),  # sizes may differ
         (("adapter.rank=1",), False),
         (("method.strategy.weighting=uniform",), False),
+        (("train.loss=labels",), False),
+        (("train.num_epochs=3",), True),
     ],
 )
 def test_a_step_size_that_was_tuned_with_other_settings_of_a_part_is_not_cited(results, words, cited):
