@@ -89,7 +89,7 @@ class Choice:
 
 
 def _of_parts(overrides: Sequence[str]) -> set[str]:
-    """Settings of method, adapter, model and training: ``adapter.rank=1`` is tuned by itself, as is another loss."""
+    """Settings of method, adapter, model, training: ``adapter.rank=1`` or another loss is tuned by itself."""
     parts = (*(f"{group}." for group in NAMED if group != "benchmark"), "train.")
     keys = {word: key_of(word) for word in overrides}
     return {word.lower() for word, key in keys.items() if key.startswith(parts) and key not in _SIZES}
