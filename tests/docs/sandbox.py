@@ -54,7 +54,12 @@ def write_data(data: Path) -> None:
         for task in ("boxes", "hats", "stones"):
             rows = [{"prompt": f"{task} {n} {split} ?", "target": str(n)} for n in range(12)]
             write(data / "mine" / task / f"{split}.jsonl", rows)
-    write(data / "mine" / "public.jsonl", [{"prompt": f"public {n} ?"} for n in range(6)])
+    for task in ("commonsense", "paraphrase", "science", "topic"):
+        for split in ("train", "test"):
+            rows = [{"prompt": f"{task} {split} {n} ?", "target": ["yes", "no"][n % 2]} for n in range(12)]
+            write(data / "t0" / task / f"{split}.jsonl", rows)
+    for own in ("mine", "t0"):
+        write(data / own / "public.jsonl", [{"prompt": f"public {n} ?"} for n in range(6)])
     for split in ("train", "test"):
         for task, (word, count) in OPTIONS.items():
             write(data / "commonsense" / task / f"{split}.jsonl", map(_choice(word, count), range(12)))
