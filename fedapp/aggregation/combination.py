@@ -122,7 +122,7 @@ def _means_of_the_others(
     uploads: Sequence[Arrays], weights: np.ndarray, starts: Sequence[int], behind: Arrays
 ) -> Iterator[Arrays]:
     """What ``means_of_the_others`` gives, part by part; what came before a part is carried on."""
-    totals = _sums_of_the_others(weights[:, np.newaxis], 0.0, 0.0)
+    totals = _sums_of_the_others(weights[:, np.newaxis], np.zeros(1), np.zeros(1))
     before = {name: np.zeros(array.size) for name, array in uploads[0].items()}
     for part, (start, end) in enumerate(pairwise(starts)):
         outputs = _Outputs(uploads[0], end - start)
@@ -134,24 +134,21 @@ def _means_of_the_others(
                 rows *= weights[start:end, np.newaxis]
                 sums = _sums_of_the_others(rows, before[name][place], behind[name][part, place])
                 flat[:, place] = sums / totals[start:end]
-                for row in rows:
-                    before[name][place] += row
         yield from outputs.named()
 
 
-def _sums_of_the_others(
-    rows: np.ndarray, before: np.ndarray | float, behind: np.ndarray | float
-) -> np.ndarray:
-    """For each row of ``[num_uploads, size]`` the sum of all the others, and of what is around them all."""
+def _sums_of_the_others(rows: np.ndarray, before: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """For each row of ``[num_uploads, size]`` the sum of all the others, and of what is around them all.
+
+    ``before`` and ``behind``, ``[size]``, are moved on past the rows, in place.
+    """
     sums = np.empty_like(rows)
-    total = np.zeros(rows.shape[1]) + before
     for row, found in zip(rows, sums, strict=True):
-        found[:] = total
-        total += row
-    total = np.zeros(rows.shape[1]) + behind
+        found[:] = before
+        before += row
     for row, found in zip(rows[::-1], sums[::-1], strict=True):
-        found += total
-        total += row
+        found += behind
+        behind += row
     return sums
 
 

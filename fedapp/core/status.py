@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,37 +104,22 @@ def how_it_died(folder: Path) -> str:
     return f"process {facts['pid']} has gone without a word" if "pid" in facts else "nobody works on it"
 
 
-@contextmanager
-def holding(folder: Path) -> Iterator[None]:
+def holding(folder: Path) -> AbstractContextManager[None]:
     """Show for as long as the body runs, and the process lives, that somebody works on this run."""
-    hold = _lock(folder, exclusive=False)
-    try:
-        yield
-    finally:
-        if hold is not None:
-            os.close(hold)
+    return _until_done(_lock(folder, exclusive=False))
 
 
-@contextmanager
-def holding_alone(folder: Path) -> Iterator[None]:
+def holding_alone(folder: Path) -> AbstractContextManager[None]:
     """As ``holding``, for who must be the only one: of two that begin in the same instant one is refused.
 
     Raises:
         BlockingIOError: If somebody holds the folder.
     """
-    for tries_left in reversed(range(_TRIES)):
-        try:
-            hold = _lock(folder, exclusive=True)
-            break
-        except BlockingIOError:
-            if not tries_left:
-                raise
-            time.sleep(_GLANCE_SECONDS)
-    try:
-        yield
-    finally:
-        if hold is not None:
-            os.close(hold)
+    for _ in range(_TRIES - 1):
+        with suppress(BlockingIOError):
+            return _until_done(_lock(folder, exclusive=True))
+        time.sleep(_GLANCE_SECONDS)
+    return _until_done(_lock(folder, exclusive=True))
 
 
 def is_held(folder: Path) -> bool | None:
@@ -147,6 +132,15 @@ def is_held(folder: Path) -> bool | None:
         return None
     os.close(lock)
     return False
+
+
+@contextmanager
+def _until_done(lock: int | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def _lock(folder: Path, exclusive: bool) -> int | None:

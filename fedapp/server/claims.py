@@ -42,7 +42,7 @@ class Disputes:
         """
         settled = {}
         for node, answer in answers.items():
-            taken = [c for c in answer.clients if nodes.get(c, node) in set(present) - {node}]
+            taken = [c for c in answer.clients if nodes.get(c, node) != node and nodes[c] in present]
             if taken:
                 self._open[node] = answer
                 if node not in self._told:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 from fedapp.config.policy import PolicyError, read_policy
 from fedapp.core.files import writing
@@ -143,8 +143,7 @@ def _listens(site: ServerSite, program: Program) -> bool:
     return False
 
 
-@contextmanager
-def _alone(site: ServerSite | PartySite) -> Iterator[None]:
+def _alone(site: ServerSite | PartySite) -> AbstractContextManager[None]:
     """Hold the folder, so that nobody starts the same node twice.
 
     Raises:
@@ -152,12 +151,10 @@ def _alone(site: ServerSite | PartySite) -> Iterator[None]:
     """
     with writing(site.state):
         site.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with ExitStack() as hold:
-        try:
-            hold.enter_context(holding_alone(site.state))
-        except BlockingIOError:
-            raise SiteError(f"another fedapp works on {site.folder} already") from None
-        yield
+    try:
+        return holding_alone(site.state)
+    except BlockingIOError:
+        raise SiteError(f"another fedapp works on {site.folder} already") from None
 
 
 def _listed(parties: list[int]) -> str:

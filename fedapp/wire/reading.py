@@ -38,6 +38,7 @@ MAX_CLIENTS = 100_000
 MAX_ROWS = 64
 MAX_METRICS = 64
 MAX_TASKS = 10_000
+NAMED = "the server's message names"
 MAX_NAME = 256
 MAX_CONFIG_VALUES = 100_000
 MAX_CONFIG_DEPTH = 40
@@ -106,7 +107,7 @@ def read_work(records: RecordDict) -> Work:
     if not isinstance(phase, str) or phase not in PHASES:
         raise WireError(f"the server's message is for phase={show(phase)}")
     client_id, server_round = (_whole(facts, name) for name in ("client-id", "server-round"))
-    asked_last = _whole(facts, "asked-last") if facts.get("asked-last") is not None else None
+    asked_last = _whole_or_none(facts, "asked-last")
     run = facts.get("run", "")
     if not isinstance(run, str) or not re.fullmatch(r"([0-9a-f]{16})?", run):  # it names a folder
         raise WireError(f"the server's message names run={show(run)}")
@@ -180,7 +181,7 @@ def _done(
         _number("times", "seconds", facts.get("seconds", 0.0), (0.0, MAX_SECONDS)),
         _number("times", "cpu-seconds", facts.get("cpu-seconds", 0.0), (0.0, MAX_SECONDS)),
         payload,
-        _whole(facts, "remembers", "it reports") if facts.get("remembers") is not None else None,
+        _whole_or_none(facts, "remembers", "it reports"),
     )
 
 
@@ -199,7 +200,11 @@ def _config(facts: Mapping[str, Any]) -> str:
     return config
 
 
-def _whole(facts: Mapping[str, Any], name: str, says: str = "the server's message names") -> int:
+def _whole_or_none(facts: Mapping[str, Any], name: str, says: str = NAMED) -> int | None:
+    return None if facts.get(name) is None else _whole(facts, name, says)
+
+
+def _whole(facts: Mapping[str, Any], name: str, says: str = NAMED) -> int:
     value = facts.get(name)
     if type(value) is not int or not 0 <= value < 2**31:
         raise WireError(f"{says} {name}={show(value)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import tracemalloc
+from collections import deque
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from fedapp.aggregation import (
     weighted_mean,
 )
 from fedapp.core.types import Arrays
+from tests.memory_peak import peak_bytes
 
 EXACT = GeometricMedian(tolerance=0.0, max_iterations=5000, smoothing=1e-12)
 RULES = [Mean(), GeometricMedian(), GeometricMedian(per_array=True)]
@@ -338,13 +339,7 @@ def test_results_asked_for_one_by_one_never_lie_in_memory_together(rule):
     count, size = 64, 20_000
     rng = np.random.default_rng(0)
     uploads = [{"w": rng.standard_normal(size).astype(np.float32)} for _ in range(count)]
-    tracemalloc.start()
-    try:
-        for _ in rule.leave_one_out(uploads):
-            pass
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    peak = peak_bytes(lambda: deque(rule.leave_one_out(uploads), maxlen=0))
     blocks = 2 * 8 * 8000 * (count + 1)
     # Two eighths of the results; of a mean also what comes behind each eighth, in fp64, and before it.
     eighths = 2 + (2 * 9 / 8 if isinstance(rule, Mean) else 0)

@@ -1,6 +1,5 @@
 """Parameter sharing: who gets what, what is mixed, what leaves the client."""
 
-import tracemalloc
 import weakref
 
 import numpy as np
@@ -23,6 +22,7 @@ from fedapp.methods.parameter_sharing import (
 )
 from fedapp.planning import preflight
 from fedapp.toy.adapter import Toy
+from tests.memory_peak import peak_bytes
 from tests.server_side import TRAIN
 
 NAMES = [f"layer.0.prefix.{role}" for role in ("rotate", "weight", "bias")]
@@ -263,12 +263,7 @@ def test_a_server_never_has_what_it_sends_to_everybody_in_memory(rule, sums):
     values = [rng.standard_normal(size).astype(np.float32) for _ in range(count)]
     uploads = [Upload({"w": one}, {}, client, 1, {}) for client, one in enumerate(values)]
     server = AllButMe(rule)
-    tracemalloc.start()
-    try:
-        server.aggregate(1, uploads, [])
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
+    peak = peak_bytes(lambda: server.aggregate(1, uploads, []))
     blocks = 2 * 8 * 8000 * (count + 1)
     assert peak - blocks < 1.1 * 4 * size * (count / 4 + sums)  # two eighths, and a mean's sums
     assert server.download(3, Moment(2, "train")).arrays["w"].shape == (size,)

@@ -88,38 +88,8 @@ class BackAsAnother(InProcessGrid):
     """Client 3's node is started anew in round 2: the same party under another number."""
 
     old = new = 0
-
-    def push_messages(self, messages):
-        sent = super().push_messages(messages)
-        if not self.new and any(message.metadata.group_id == "2" for message in messages):
-            self.old = next(node for node, client in self._nodes.items() if client == 3)
-            self.new = self.old ^ 1
-            context = _read_context(self._contexts[self.old][""].tobytes())
-            config = context.node_config
-            self._nodes = {self.new if n == self.old else n: client for n, client in self._nodes.items()}
-            self._keep(Context(context.run_id, self.new, config, RecordDict(), dict(context.run_config)))
-        return sent
-
-
-def test_a_party_that_comes_back_under_another_number_is_asked_under_that_one(tmp_path):
-    made = []
-
-    def grid(*args, **kwargs):
-        made.append(BackAsAnother(*args, **kwargs))
-        return made[0]
-
-    run = run_on(grid, tmp_path / "run", *SETTINGS, "num_rounds=4")
-    assert asked(run, 0) == [1, 2, 3, 4]
-    assert asked(run, 3) == [1, 3, 4]  # the message of round 2 went to the node that is gone
-    warnings = run.warnings()
-    assert f"round 2: a reply of client 3 is left out: node {made[0].old} is not known" in " ".join(warnings)
-    assert any(text.startswith(f"client 3 is there now (node {made[0].new})") for text in warnings)
-
-
-class BackTooSoon(InProcessGrid):
-    """Client 3's node is started anew in round 2; the old one counts as there until round 4."""
-
-    old = new = 0
+    leaves = "2"
+    """The round in which the old one is no longer counted."""
 
     def push_messages(self, messages):
         sent = super().push_messages(messages)
@@ -131,22 +101,42 @@ class BackTooSoon(InProcessGrid):
             config = context.node_config
             self._nodes[self.new] = 3
             self._keep(Context(context.run_id, self.new, config, RecordDict(), dict(context.run_config)))
-        if "4" in groups:
+        if self.leaves in groups:
             self._nodes.pop(self.old, None)
         return sent
 
 
-def test_a_party_that_is_back_before_its_old_node_is_gone_is_asked_once_that_is(tmp_path):
+class BackTooSoon(BackAsAnother):
+    """The old one counts as there until round 4."""
+
+    leaves = "4"
+
+
+def run_and_grid(kind, folder, *settings):
     made = []
 
     def grid(*args, **kwargs):
-        made.append(BackTooSoon(*args, **kwargs))
+        made.append(kind(*args, **kwargs))
         return made[0]
 
-    warnings = run_on(grid, tmp_path / "run", *SETTINGS, "num_rounds=6").warnings()
-    left_out = f"node {made[0].new} claims client 3, which another node is: it is left out"
+    return run_on(grid, folder, *SETTINGS, *settings), made[0]
+
+
+def test_a_party_that_comes_back_under_another_number_is_asked_under_that_one(tmp_path):
+    run, grid = run_and_grid(BackAsAnother, tmp_path / "run", "num_rounds=4")
+    assert asked(run, 0) == [1, 2, 3, 4]
+    assert asked(run, 3) == [1, 3, 4]  # the message of round 2 went to the node that is gone
+    warnings = run.warnings()
+    assert f"round 2: a reply of client 3 is left out: node {grid.old} is not known" in " ".join(warnings)
+    assert any(text.startswith(f"client 3 is there now (node {grid.new})") for text in warnings)
+
+
+def test_a_party_that_is_back_before_its_old_node_is_gone_is_asked_once_that_is(tmp_path):
+    run, grid = run_and_grid(BackTooSoon, tmp_path / "run", "num_rounds=6")
+    warnings = run.warnings()
+    left_out = f"node {grid.new} claims client 3, which another node is: it is left out"
     assert len([text for text in warnings if text.startswith(left_out)]) == 1
-    (told,) = [text for text in warnings if text.startswith(f"client 3 is there now (node {made[0].new})")]
+    (told,) = [text for text in warnings if text.startswith(f"client 3 is there now (node {grid.new})")]
     assert told.endswith("it is asked from round 5 on")
 
 

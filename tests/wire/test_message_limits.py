@@ -3,7 +3,6 @@
 import io
 import json
 import time
-import tracemalloc
 
 import ml_dtypes
 import numpy as np
@@ -13,17 +12,16 @@ from fedapp.core.errors import one_line, printable
 from fedapp.core.payload import Payload
 from fedapp.wire.limits import MAX_DEPTH, Limits, WireError, parse_json
 from fedapp.wire.records import Envelope, pack, unpack, unpack_facts
+from tests.memory_peak import peak_bytes
 from tests.server_side import body, raw_records
 
 
 def peak_mib(work) -> float:
-    tracemalloc.start()
-    try:
+    def refused():
         with pytest.raises(WireError):
             work()
-        return tracemalloc.get_traced_memory()[1] / 2**20
-    finally:
-        tracemalloc.stop()
+
+    return peak_bytes(refused) / 2**20
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -135,19 +135,16 @@ def _refuse_held(folder: Path) -> None:
         raise ConfigError(_IN_USE.format(folder))
 
 
-@contextmanager
-def working_on(folder: Path) -> Iterator[None]:
+def working_on(folder: Path) -> AbstractContextManager[None]:
     """Hold a sweep's folder, alone.
 
     Raises:
         ConfigError: If another process has it.
     """
-    with ExitStack() as hold:
-        try:
-            hold.enter_context(holding_alone(folder))
-        except BlockingIOError:
-            raise ConfigError(_IN_USE.format(folder)) from None
-        yield
+    try:
+        return holding_alone(folder)
+    except BlockingIOError:
+        raise ConfigError(_IN_USE.format(folder)) from None
 
 
 def _check_combinations(overrides: Sequence[str]) -> None:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from fedapp.core.payload import Payload
 from fedapp.core.types import Arrays
-from fedapp.records.checkpoints.memory import KEPT, Memory, find_memory, keep_memory
-from fedapp.records.checkpoints.series import Series
+from fedapp.records.checkpoints.memory import Memory, find_memory, forget_later, keep_memory
 from fedapp.wire.frames import Records
 from fedapp.wire.messages import Work
 from fedapp.wire.records import Envelope, pack, unpack
@@ -44,14 +43,13 @@ class Memories:
         if work.asked_last is None:
             return Memory(0, {})
         if folder is not None:  # what rounds that are done again left would count as theirs
-            Series(folder, KEPT).cut(work.asked_last)
-        newest = max(
-            self._known(work, stored, work.asked_last), key=lambda memory: memory.server_round, default=None
-        )
-        if folder is not None and (newest is None or newest.server_round < work.asked_last):
-            kept = find_memory(folder, work.asked_last, logger.warning)
-            if kept is not None and (newest is None or kept.server_round > newest.server_round):
-                return kept
+            forget_later(folder, work.asked_last)
+        newest: Memory | None = None
+        for found in self._kept(work, stored, folder, work.asked_last):
+            if newest is None or found.server_round > newest.server_round:
+                newest = found
+            if newest.server_round == work.asked_last:
+                break  # none is newer, and each place costs a copy
         return newest
 
     def keep(self, work: Work, arrays: Arrays, folder: Path | None) -> Records:
@@ -73,8 +71,8 @@ class Memories:
         self._held[work.client_id] = Memory(work.server_round, arrays)
         return pack(Envelope({ROUND: work.server_round}, Payload(arrays=arrays)), prefix=_prefix(work))
 
-    def _known(self, work: Work, stored: Records, up_to: int) -> Iterator[Memory]:
-        """Those in this process or with Flower, of no round that this run does again."""
+    def _kept(self, work: Work, stored: Records, folder: Path | None, up_to: int) -> Iterator[Memory]:
+        """Those of each place, the cheapest first, and of no round that this run does again."""
         held = self._held.get(work.client_id)
         if held is not None and held.server_round <= up_to:
             # A routine that fails half-way may have changed what it was given.
@@ -84,6 +82,8 @@ class Memories:
             server_round = found.facts.get(ROUND, 0)  # an older fedapp's does not say
             if server_round <= up_to:
                 yield Memory(server_round, found.payload.arrays)
+        if folder is not None and (kept := find_memory(folder, up_to, logger.warning)) is not None:
+            yield kept
 
 
 def _prefix(work: Work) -> str:

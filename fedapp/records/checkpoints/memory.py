@@ -36,6 +36,11 @@ def keep_memory(folder: Path, server_round: int, memory: Arrays) -> None:
     Series(folder, KEPT).write(server_round, State(memory))
 
 
+def forget_later(folder: Path, up_to: int) -> None:
+    """Remove a client's memories of later rounds."""
+    Series(folder, KEPT).cut(up_to)
+
+
 def find_memory(folder: Path, up_to: int, warn: Callable[[str], None]) -> Memory | None:
     """A client's memory as it was after the last round that it took part in.
 
