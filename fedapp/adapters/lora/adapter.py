@@ -18,6 +18,7 @@ from transformers.pytorch_utils import Conv1D
 from fedapp.adapters.base import HookedModel
 from fedapp.adapters.lora.export import saved_modules
 from fedapp.adapters.lora.merge import LowRankLayers
+from fedapp.adapters.lora.narrow import NarrowLinear
 from fedapp.core.checks import require_bool, require_int, require_number, show_value
 from fedapp.core.errors import one_line
 from fedapp.core.train_config import TrainConfig
@@ -235,7 +236,7 @@ class LoraAdapted(HookedModel):
         )
 
     def _inject(self, seed: int) -> Any:
-        from peft.tuners.lora import LoraModel
+        from peft.tuners.lora import LoraLayer, LoraModel
 
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="fan_in_fan_out")  # peft sets it by itself
@@ -244,8 +245,13 @@ class LoraAdapted(HookedModel):
             tuner = LoraModel(self.base.model, self._config(), _ADAPTER, low_cpu_mem_usage=on_meta)
         self.base.model.requires_grad_(False)
         for name, value in self.base.model.named_parameters():
-            if ".lora_" in name:  # fp32 over a base in any dtype; peft casts around it
+            if ".lora_" in name:  # fp32 over a base in any dtype
                 value.data = value.data.float()
+        for module in self.base.model.modules():
+            if isinstance(module, LoraLayer) and _ADAPTER in module.lora_A:
+                module.cast_input_dtype_enabled = False  # peft's; the products see to it
+                for factor in (module.lora_A, module.lora_B):
+                    factor[_ADAPTER] = NarrowLinear(factor[_ADAPTER])
         return tuner
 
     def _named(self) -> dict[str, Tensor]:

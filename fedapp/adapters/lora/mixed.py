@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
+from fedapp.adapters.lora.narrow import narrow_linear
 from fedapp.adapters.lora.targets import Target, linear_targets, require_targets, uniform
 from fedapp.adapters.lora.updates import LinearUpdates
 from fedapp.core.checks import require_int, require_number
@@ -82,14 +82,13 @@ class LoraMixedAdapted(LinearUpdates):
 
     def update(self, target: str, inputs: Tensor, output: Tensor) -> Tensor | None:
         """W x and both updates, each times its share for the token."""
-        inputs = inputs.float()
-        shares = functional.linear(inputs, self.trained[f"{target}.mixer"]).softmax(-1)
+        shares = narrow_linear(inputs, self.trained[f"{target}.mixer"]).softmax(-1)
         dropped = self.dropout(inputs)
-        low = functional.linear(dropped, self.trained[f"{target}.lora_A"]) * shares[..., _OWN, None]
-        result = functional.linear(low, self.trained[f"{target}.lora_B"])
+        low = narrow_linear(dropped, self.trained[f"{target}.lora_A"]) * shares[..., _OWN, None]
+        result = narrow_linear(low, self.trained[f"{target}.lora_B"])
         if f"{target}.others_B" in self.loaded:
-            low = functional.linear(dropped, self.frozen[f"{target}.others_A"]) * shares[..., _OTHERS, None]
-            result = result + functional.linear(low, self.frozen[f"{target}.others_B"])
+            low = narrow_linear(dropped, self.frozen[f"{target}.others_A"]) * shares[..., _OTHERS, None]
+            result = result + narrow_linear(low, self.frozen[f"{target}.others_B"])
         return output + result * self.scale
 
     def export(self, folder: Path) -> None:

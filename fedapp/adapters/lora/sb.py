@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fedapp.adapters.lora.export import write_lora
+from fedapp.adapters.lora.narrow import narrow_linear
 from fedapp.adapters.lora.targets import Target, linear_targets, require_rank, require_targets
 from fedapp.adapters.lora.updates import LinearUpdates
 from fedapp.core.checks import require_choice, require_int, require_number
@@ -100,9 +100,9 @@ class LoraSbAdapted(LinearUpdates):
                 "adapter.init='svd_gradient' needs a method whose clients first agree on the "
                 "subspace, such as fed_sb; with this method take svd_weight or orthogonal"
             )
-        low = functional.linear(self.dropout(inputs.float()), self.frozen[f"{target}.sb_A"])
-        low = functional.linear(low, self.trained[f"{target}.sb_R"])
-        return output + functional.linear(low, self.frozen[f"{target}.sb_B"])
+        low = narrow_linear(self.dropout(inputs), self.frozen[f"{target}.sb_A"])
+        low = narrow_linear(low, self.trained[f"{target}.sb_R"])
+        return output + narrow_linear(low, self.frozen[f"{target}.sb_B"])
 
     def frozen_shapes(self) -> Shapes:
         """Shapes of B and A where the clients have to agree on them; they know the others."""
