@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,12 @@ import step_time
 import torch
 
 from fedapp.adapters.lora.adapter import Lora
-from fedapp.adapters.prompting import ZeroShot
+from fedapp.adapters.prompting import FewShot, ZeroShot
 from fedapp.adapters.reft.adapter import Reft
 from fedapp.benchmarks.embedded.classification import EmbeddedClassification
 from fedapp.core.train_config import TrainConfig
 from fedapp.models.base import Base, load_base
-from fedapp.training.output_head import OutputHead, answer_places, token_losses
+from fedapp.training.output.head import OutputHead, answer_places, token_losses
 from fedapp.training.tokens import Batch
 
 TRAIN = TrainConfig(max_grad_norm=0.0, learning_rate=1e-3, max_new_tokens=16)
@@ -164,6 +165,28 @@ def answering(base: Base, count: int, repeats: int) -> None:
     adapted.detach()
 
 
+def behind_demonstrations(base: Base, shots: int, count: int, repeats: int) -> None:
+    """Label answers behind the same demonstrations, which pass the model once, against whole passes."""
+    task = EmbeddedClassification("topic", num_train=200, num_test=1)
+    labelled = base.with_labels(tuple(task.labels.values()))
+    adapted = FewShot(shots=shots).attach(labelled, replace(TRAIN, answers="labels"), seed=0)
+    adapted.train([task.template(row) for row in task.load("train")], np.random.default_rng(0))
+    prompts, head = texts(count), adapted.trainer._output_head
+    paths = {"once": head, "whole": OutputHead(base.model)}
+
+    def answer(path: OutputHead) -> list[str]:
+        adapted.trainer._output_head = path
+        return adapted.generate(prompts)
+
+    same = sum(a == b for a, b in zip(*(answer(path) for path in paths.values()), strict=True))
+    times = measure({name: partial(answer, path) for name, path in paths.items()}, repeats)
+    print(
+        f"{count} answers behind {shots} demonstrations a label {times['once']:.2f} s, whole passes take "
+        f"{times['whole'] / times['once']:.1f} times as long; {same} answers are the same"
+    )
+    adapted.detach()
+
+
 def losses(bases: dict[str, Base], steps: int) -> None:
     """Training loss of the same steps in both dtypes, on texts with labels that can be learnt."""
     task, ends = EmbeddedClassification("topic", num_train=steps * 4, num_test=1), {}
@@ -194,6 +217,7 @@ def main() -> None:
     for width in options.widths:
         training(fast, exact, width, options.repeats)
     answering(fast, options.rows, max(options.repeats // 2, 1))
+    behind_demonstrations(fast, 5, 32, 1)
     if fast.model.dtype != exact.model.dtype:
         losses({"fp32": exact, "bf16": fast}, 50)
 

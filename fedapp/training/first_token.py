@@ -15,8 +15,8 @@ from torch import Tensor
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Example
 from fedapp.models.base import Base
-from fedapp.training.output_head import token_losses
-from fedapp.training.shared_prefix import SharedPrefixHead
+from fedapp.training.output.head import token_losses
+from fedapp.training.output.shared_prefix import SharedPrefixHead
 from fedapp.training.tokens import Batch, Encoded, Encoder
 from fedapp.training.trainer import Trainer
 

@@ -8,9 +8,9 @@ from fedapp.adapters.prompting import FewShot
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Example
 from fedapp.models.base import make_base
-from fedapp.training import shared_prefix
-from fedapp.training.output_head import OutputHead
-from fedapp.training.shared_prefix import SharedPrefixHead
+from fedapp.training.output import shared_prefix
+from fedapp.training.output.head import OutputHead
+from fedapp.training.output.shared_prefix import SharedPrefixHead
 from tests import tiny_models
 
 SLIDING = {**tiny_models.SIZES["Gemma"], "head_dim": 8, "sliding_window": 8}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedapp.training.output_head import OutputHead
+from fedapp.training.output.head import OutputHead
 
 LEAST = 64
 """Tokens that a batch must share before its prefix is kept; ours."""
