@@ -188,15 +188,23 @@ def behind_demonstrations(base: Base, shots: int, count: int, repeats: int) -> N
 
 
 def losses(bases: dict[str, Base], steps: int) -> None:
-    """Training loss of the same steps in both dtypes, on texts with labels that can be learnt."""
-    task, ends = EmbeddedClassification("topic", num_train=steps * 4, num_test=1), {}
+    """Loss of the same steps in both dtypes, on texts whose labels can be learnt: mean and afterwards."""
+    task = EmbeddedClassification("topic", num_train=steps * 4, num_test=1)
     examples = [task.template(row) for row in task.load("train")]
-    for name, base in bases.items():
-        adapted = Reft(rank=8).attach(base, replace(TRAIN, batch_size=4), seed=0)
-        ends[name] = adapted.train(examples, np.random.default_rng(1))
-        adapted.detach()
-    off = abs(ends["bf16"] / ends["fp32"] - 1)
-    print(f"\nmean loss of {steps} LoReFT steps: {ends}, {100 * off:.2f} % apart (goal <= 1 %)")
+    adapters: dict[str, Reft | Lora] = {"LoReFT": Reft(rank=8), "LoRA": Lora(rank=8, target_modules=TARGETS)}
+    print()
+    for adapter, setting in adapters.items():
+        found: dict[str, tuple[float, float]] = {}
+        for name, base in bases.items():
+            adapted = setting.attach(base, replace(TRAIN, batch_size=4), seed=0)
+            found[name] = adapted.train(examples, np.random.default_rng(1)), adapted.loss(examples)
+            adapted.detach()
+        for number, when in enumerate((f"mean of {steps} steps", f"after {steps} steps")):
+            bf16, fp32 = found["bf16"][number], found["fp32"][number]
+            off = 100 * abs(bf16 / fp32 - 1)
+            print(
+                f"{adapter}, loss, {when}: {bf16:.4f} bf16, {fp32:.4f} fp32, {off:.2f} % apart (goal <= 1 %)"
+            )
 
 
 def main() -> None:
