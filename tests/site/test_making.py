@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import os
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -153,6 +154,17 @@ def test_units_compose_files_and_scripts_are_what_their_programs_read(made):
         "8443:8443"
     ]
     assert "ports" not in (made / "party-1/compose.yaml").read_text()
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+@pytest.mark.parametrize("folder", ["server", "party-1"])
+def test_systemd_finds_nothing_to_say_of_a_unit(made, tmp_path, folder):
+    name = f"fedapp-{folder}.service"
+    unit = (made / folder / name).read_text()
+    assert f"/etc/fedapp/{folder}" in unit
+    (tmp_path / name).write_text(unit.replace(f"/etc/fedapp/{folder}", str(made / folder)))
+    done = subprocess.run(["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_nginx_passes_on_what_parties_call_and_nothing_else(made):
