@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -143,11 +146,43 @@ def launch(
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=task, config=config
         )
-        launcher.launch([list(words) for words in jobs.values()], initial_job_idx=0)
+        with _waiting_for_all():
+            launcher.launch([list(words) for words in jobs.values()], initial_job_idx=0)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_plain(error)) from None
     except Exception as error:  # of a launcher: what it may raise is not ours to list
-        raise SweepStopped(f"{type(error).__name__}: {one_line(error)}") from error
+        said = re.split(r"\n\w+ stream produced", str(error))[0]  # there submitit quotes the job's whole log
+        raise SweepStopped(f"{type(error).__name__}: {one_line(said)}") from error
+
+
+@contextmanager
+def _waiting_for_all() -> Iterator[None]:
+    """Have submitit's launcher wait for all of its jobs; then raise what the first that died left.
+
+    It asks one job after the other and stops at the first that died (``scancel``, out of memory, a lost
+    node), while the others wait or run on: the count would be wrong, and going on would start them twice.
+    """
+    try:
+        kind: Any = importlib.import_module("submitit.core.core").Job
+    except ImportError:  # other launchers wait by themselves
+        yield
+        return
+    asked, died = kind.results, []
+
+    def results(job: Any) -> Any:
+        try:
+            return asked(job)
+        except Exception as error:  # told below, once all have ended
+            died.append(error)
+            return [None]
+
+    kind.results = results
+    try:
+        yield
+    finally:
+        kind.results = asked
+    if died:
+        raise died[0]
 
 
 def _of_hydra(overrides: Sequence[str]) -> list[str]:
