@@ -157,32 +157,34 @@ def launch(
 
 @contextmanager
 def _waiting_for_all() -> Iterator[None]:
-    """Have submitit's launcher wait for all of its jobs; then raise what the first that died left.
+    """Have submitit's launcher wait for all of its jobs, and end them where the sweep is interrupted.
 
-    It asks one job after the other and stops at the first that died (``scancel``, out of memory, a lost
-    node), while the others wait or run on: the count would be wrong, and going on would start them twice.
+    By itself it stops at the first job that died (``scancel``, out of memory, a lost node) and leaves those
+    that wait or run to Slurm: the count would be wrong, and going on with the sweep would run them twice.
     """
     try:
-        kind: Any = importlib.import_module("submitit.core.core").Job
+        kind: Any = importlib.import_module("submitit.core.core").Executor
     except ImportError:  # other launchers wait by themselves
         yield
         return
-    asked, died = kind.results, []
+    submit = kind.map_array
 
-    def results(job: Any) -> Any:
+    def submit_and_wait(executor: Any, *arguments: Any) -> Any:
+        jobs = submit(executor, *arguments)
         try:
-            return asked(job)
-        except Exception as error:  # told below, once all have ended
-            died.append(error)
-            return [None]
+            for job in jobs:
+                job.wait()
+        except KeyboardInterrupt:
+            for job in jobs:
+                job.cancel(check=False)
+            raise
+        return jobs
 
-    kind.results = results
+    kind.map_array = submit_and_wait
     try:
         yield
     finally:
-        kind.results = asked
-    if died:
-        raise died[0]
+        kind.map_array = submit
 
 
 def _of_hydra(overrides: Sequence[str]) -> list[str]:
