@@ -84,6 +84,8 @@ def _what_it_is(folder: Path, error: OSError) -> str:
     kept = sorted(path.parent.name for path in inside.glob("*/adapter.json"))
     if kept:
         return f"it is that of a run; name one of {', '.join(str(inside / name) for name in kept[:2])} …"
+    if (folder / "run.json").is_file():
+        return "it is that of a run that keeps none: it has not ended well, or save_adapters=false"
     if (folder / "README.md").is_file():
         return "it is an export or a model; what it was made of can be used: RUN/adapters/client-0"
     return one_line(error) if folder.is_dir() else "there is no such folder"

@@ -96,6 +96,7 @@ def test_what_is_no_adapter_is_one_line(tmp_path, monkeypatch, capsys, command):
     [
         ("run", "run holds no adapter: it is that of a run; name one of run/adapters/client-0, "),
         ("run/adapters", "it is that of a run; name one of run/adapters/client-0, run/adapters/client-1 …"),
+        ("failed", "failed holds no adapter: it is that of a run that keeps none: it has not ended well, or"),
         ("exported", "it is an export or a model; what it was made of can be used: RUN/adapters/client-0"),
         ("nowhere", "nowhere holds no adapter: there is no such folder"),
     ],
@@ -104,6 +105,8 @@ def test_what_was_given_instead_of_an_adapter_is_told(kept, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     for number in (0, 1):
         shutil.copytree(kept, tmp_path / "run" / "adapters" / f"client-{number}")
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / "run.json").write_text("{}")
     assert main(["export", str(kept), "exported"]) == 0
     assert main(["chat", given]) == 2
     told = capsys.readouterr().err
