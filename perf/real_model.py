@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,12 @@ import step_time
 import torch
 
 from fedapp.adapters.lora.adapter import Lora
-from fedapp.adapters.prompting import ZeroShot
+from fedapp.adapters.prompting import FewShot, ZeroShot
 from fedapp.adapters.reft.adapter import Reft
 from fedapp.benchmarks.embedded.classification import EmbeddedClassification
 from fedapp.core.train_config import TrainConfig
 from fedapp.models.base import Base, load_base
-from fedapp.training.output_head import OutputHead, answer_places, token_losses
+from fedapp.training.output.head import OutputHead, answer_places, token_losses
 from fedapp.training.tokens import Batch
 
 TRAIN = TrainConfig(max_grad_norm=0.0, learning_rate=1e-3, max_new_tokens=16)
@@ -164,16 +165,46 @@ def answering(base: Base, count: int, repeats: int) -> None:
     adapted.detach()
 
 
+def behind_demonstrations(base: Base, shots: int, count: int, repeats: int) -> None:
+    """Label answers behind the same demonstrations, which pass the model once, against whole passes."""
+    task = EmbeddedClassification("topic", num_train=200, num_test=1)
+    labelled = base.with_labels(tuple(task.labels.values()))
+    adapted = FewShot(shots=shots).attach(labelled, replace(TRAIN, answers="labels"), seed=0)
+    adapted.train([task.template(row) for row in task.load("train")], np.random.default_rng(0))
+    prompts, head = texts(count), adapted.trainer._output_head
+    paths = {"once": head, "whole": OutputHead(base.model)}
+
+    def answer(path: OutputHead) -> list[str]:
+        adapted.trainer._output_head = path
+        return adapted.generate(prompts)
+
+    same = sum(a == b for a, b in zip(*(answer(path) for path in paths.values()), strict=True))
+    times = measure({name: partial(answer, path) for name, path in paths.items()}, repeats)
+    print(
+        f"{count} answers behind {shots} demonstrations a label {times['once']:.2f} s, whole passes take "
+        f"{times['whole'] / times['once']:.1f} times as long; {same} answers are the same"
+    )
+    adapted.detach()
+
+
 def losses(bases: dict[str, Base], steps: int) -> None:
-    """Training loss of the same steps in both dtypes, on texts with labels that can be learnt."""
-    task, ends = EmbeddedClassification("topic", num_train=steps * 4, num_test=1), {}
+    """Loss of the same steps in both dtypes, on texts whose labels can be learnt: mean and afterwards."""
+    task = EmbeddedClassification("topic", num_train=steps * 4, num_test=1)
     examples = [task.template(row) for row in task.load("train")]
-    for name, base in bases.items():
-        adapted = Reft(rank=8).attach(base, replace(TRAIN, batch_size=4), seed=0)
-        ends[name] = adapted.train(examples, np.random.default_rng(1))
-        adapted.detach()
-    off = abs(ends["bf16"] / ends["fp32"] - 1)
-    print(f"\nmean loss of {steps} LoReFT steps: {ends}, {100 * off:.2f} % apart (goal <= 1 %)")
+    adapters: dict[str, Reft | Lora] = {"LoReFT": Reft(rank=8), "LoRA": Lora(rank=8, target_modules=TARGETS)}
+    print()
+    for adapter, setting in adapters.items():
+        found: dict[str, tuple[float, float]] = {}
+        for name, base in bases.items():
+            adapted = setting.attach(base, replace(TRAIN, batch_size=4), seed=0)
+            found[name] = adapted.train(examples, np.random.default_rng(1)), adapted.loss(examples)
+            adapted.detach()
+        for number, when in enumerate((f"mean of {steps} steps", f"after {steps} steps")):
+            bf16, fp32 = found["bf16"][number], found["fp32"][number]
+            off = 100 * abs(bf16 / fp32 - 1)
+            print(
+                f"{adapter}, loss, {when}: {bf16:.4f} bf16, {fp32:.4f} fp32, {off:.2f} % apart (goal <= 1 %)"
+            )
 
 
 def main() -> None:
@@ -194,6 +225,7 @@ def main() -> None:
     for width in options.widths:
         training(fast, exact, width, options.repeats)
     answering(fast, options.rows, max(options.repeats // 2, 1))
+    behind_demonstrations(fast, 5, 32, 1)
     if fast.model.dtype != exact.model.dtype:
         losses({"fp32": exact, "bf16": fast}, 50)
 

@@ -76,6 +76,7 @@ def poison(facts, arrays):
 def test_a_reply_that_cannot_be_used_is_left_out_and_named(change, said, tmp_path):
     run = run_toy(tmp_path / "run", "num_rounds=1", network=tampering(change, only_client=1))
     assert any(said in warning and "round 1" in warning for warning in run.warnings()), run.warnings()
+    assert len([warning for warning in run.warnings() if "client 1" in warning]) == 1
     used = {row["client-id"] for row in run.rows("metrics") if "train-loss" in row}
     assert used == {0, 2, 3}
 
@@ -109,7 +110,9 @@ def test_a_round_without_enough_replies_fails_and_says_why(tmp_path):
 
 def test_min_replies_says_how_many_are_enough(tmp_path):
     drop = Network(drop=lambda client, request: client == 0 and request.metadata.message_type == "train")
-    run_toy(tmp_path / "a", "min_replies=3", "num_rounds=1", network=drop)
+    run = run_toy(tmp_path / "a", "min_replies=3", "num_rounds=1", network=drop)
+    silent = "round 1: no reply, train goes on without client 0"
+    assert [warning for warning in run.warnings() if "client 0" in warning] == [silent]
     with pytest.raises(FederationError, match="3 usable replies of 4, 4 are needed"):
         run_toy(tmp_path / "b", "min_replies=4", "num_rounds=1", network=drop)
 

@@ -15,7 +15,7 @@ from fedapp.core.checks import require_int
 from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Arrays, ClientFailure, Decoding, Example, Shapes
 from fedapp.models.base import Base
-from fedapp.training.first_token import FirstTokenTrainer, require_language_model
+from fedapp.training.first_token import FrozenTrainer, require_language_model
 from fedapp.training.tokens import Encoded
 
 _NAME = "demonstrations"
@@ -82,7 +82,7 @@ class Prompted:
 
     def __init__(self, adapter: FewShot, base: Base, train: TrainConfig) -> None:
         self.adapter, self.base = adapter, base
-        self.trainer = FirstTokenTrainer(base, train, decayed=[])
+        self.trainer = FrozenTrainer(base, train)
         claim(base, "prompting")
         self._chosen: list[str] = []
         self._active = True

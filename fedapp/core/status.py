@@ -16,7 +16,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ UNFINISHED = (STARTING, RUNNING)
 FILE = "run.json"
 TIME = "%Y-%m-%dT%H:%M:%S%z"
 """How a time of day is written, in run.json and beside it."""
+
+TAKEN_UP = "another process goes on with this run at this moment"
 
 # Who only looks whether a folder is held has it for an instant.
 _TRIES, _GLANCE_SECONDS = 5, 0.02
@@ -122,6 +124,40 @@ def holding_alone(folder: Path) -> AbstractContextManager[None]:
     return _until_done(_lock(folder, exclusive=True))
 
 
+@contextmanager
+def taking_up(folder: Path) -> Iterator[None]:
+    """While the body runs no other process takes up this run: looks whether it is free, and holds it.
+
+    What is locked is run.json. Who takes the run up holds its folder before the file is replaced, so that
+    the next, who gets the new file, finds the folder held.
+
+    Raises:
+        BlockingIOError: If another process is at it, and stays at it for a tenth of a second.
+    """
+    for remaining in reversed(range(_TRIES)):
+        with ExitStack() as taken:
+            try:
+                lock = _lock(folder / FILE, exclusive=True)
+            except BlockingIOError:
+                if not remaining:
+                    raise
+                time.sleep(_GLANCE_SECONDS)
+                continue
+            taken.enter_context(_until_done(lock))
+            if lock is None or _is_at(lock, folder / FILE):
+                yield
+                return
+    raise BlockingIOError(f"{folder / FILE} is replaced again and again")
+
+
+def _is_at(lock: int, path: Path) -> bool:
+    """Whether a locked file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(lock), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def is_held(folder: Path) -> bool | None:
     """Whether a process works on this run; None where that cannot be known (some network disks)."""
     try:
@@ -143,8 +179,8 @@ def _until_done(lock: int | None) -> Iterator[None]:
             os.close(lock)
 
 
-def _lock(folder: Path, exclusive: bool) -> int | None:
-    """Lock a folder, together with others or alone; None where there are no locks.
+def _lock(path: Path, exclusive: bool) -> int | None:
+    """Lock a folder or a file, together with others or alone; None where there are no locks.
 
     Raises:
         BlockingIOError: If it is to be alone and there are others.
@@ -153,7 +189,7 @@ def _lock(folder: Path, exclusive: bool) -> int | None:
     try:
         import fcntl  # not on Windows
 
-        file = os.open(folder, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if exclusive else fcntl.LOCK_SH)
     except (OSError, ImportError) as error:
         if file is not None:

@@ -10,7 +10,7 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -21,10 +21,13 @@ from fedapp.core.status import (
     DIED,
     FAILED,
     STARTING,
+    TAKEN_UP,
     TIME,
     UNFINISHED,
     holding,
+    is_held,
     read_status,
+    taking_up,
     write_status,
 )
 from fedapp.engines.job import Job, RunFailed
@@ -52,11 +55,12 @@ def opened(job: Job) -> Iterator[None]:
     """Hold a run's folder while the body runs it, with the first and, whatever happens, a last word.
 
     Raises:
-        RunFailed: In the place of an ``OSError``, which comes of a disk that takes no more.
+        RunFailed: In the place of an ``OSError``, which comes of a disk that takes no more; as ``held``.
     """
     run_dir = job.run_dir
-    with holding(run_dir):
+    with held(job):
         try:
+            job.make_ready()
             open_run(job, os.getpid())
             yield
             complete_run(run_dir)
@@ -66,6 +70,24 @@ def opened(job: Job) -> Iterator[None]:
             if isinstance(error, OSError):
                 raise RunFailed(one_line(error)) from error
             raise
+
+
+@contextmanager
+def held(job: Job) -> Iterator[None]:
+    """Hold a run's folder; of two processes that would go on with one run in the same instant, one does.
+
+    Raises:
+        RunFailed: If another process has taken up the run; nothing has been changed.
+    """
+    with ExitStack() as hold:
+        try:
+            with taking_up(job.run_dir):
+                if job.resumed and is_held(job.run_dir):
+                    raise BlockingIOError
+                hold.enter_context(holding(job.run_dir))
+        except BlockingIOError:
+            raise RunFailed(f"resume={job.run_dir}: {TAKEN_UP}") from None
+        yield
 
 
 def is_closed(run_dir: Path) -> bool:

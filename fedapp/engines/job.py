@@ -40,6 +40,7 @@ class Job:
         num_gpus_per_client: GPUs, or a fraction of one, that Ray reserves per client at work.
         resumed: Whether the folder holds a run that goes on.
         start_timeout: Seconds from the submission until the server must have found its clients.
+        make_ready: Called once the folder is held, before anything else is done in it.
     """
 
     app_dir: Path
@@ -50,6 +51,7 @@ class Job:
     num_gpus_per_client: float = 0.0
     start_timeout: float = 360.0
     resumed: bool = False
+    make_ready: Callable[[], None] = lambda: None
 
     @property
     def run_config(self) -> dict[str, str | int | float | bool]:

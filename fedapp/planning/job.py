@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,18 @@ from fedapp.config.build import ConfigError, about
 from fedapp.config.composed import MAY_DIFFER
 from fedapp.config.overrides import quote
 from fedapp.config.run import folder_setting
-from fedapp.core.files import ROOT, WriteError
+from fedapp.core.files import ROOT
 from fedapp.core.status import has_died, how_it_died
 from fedapp.engines.job import Job
-from fedapp.records.checkpoints.resume import require_free, resume
+from fedapp.records.checkpoints.resume import find_resumable, require_free
+from fedapp.records.checkpoints.run import cut_back
 
 # On top of the wait for the clients themselves: SuperLink and Ray have to start first.
 ENGINE_START_SECONDS = 180.0
 
 
 def make_job(overrides: Sequence[str], config: Mapping[str, Any], warn: Callable[[str], None] = print) -> Job:
-    """Make the run folder, or make that of a run ready to go on, and what the engine needs to know.
+    """Make the run folder, or find that of a run that can go on, and what the engine needs to know.
 
     Args:
         overrides: What the user asked for; behind those of the run that goes on.
@@ -37,7 +39,7 @@ def make_job(overrides: Sequence[str], config: Mapping[str, Any], warn: Callable
     """
     app_dir = find_app()
     resumed = config.get("resume") is not None
-    run_dir = _resumed_folder(config, warn) if resumed else _run_folder(config)
+    run_dir, make_ready = _resumed(config, warn) if resumed else (_run_folder(config), _do_nothing)
     extra = {**absolute_paths(config), "run_dir": str(run_dir)}
     words = [*overrides, *(f"{key}={quote(value)}" for key, value in extra.items()), *_of_clients(config)]
     job = Job(
@@ -49,6 +51,7 @@ def make_job(overrides: Sequence[str], config: Mapping[str, Any], warn: Callable
         num_gpus_per_client=config["num_gpus_per_client"],
         start_timeout=config["join_timeout"] + ENGINE_START_SECONDS,
         resumed=resumed,
+        make_ready=make_ready,
     )
     return job
 
@@ -107,14 +110,16 @@ def _of_clients(config: Mapping[str, Any]) -> list[str]:
     return [f"by_client=[{','.join(map(quote, texts))}]"]
 
 
-def _resumed_folder(config: Mapping[str, Any], warn: Callable[[str], None]) -> Path:
+def _resumed(config: Mapping[str, Any], warn: Callable[[str], None]) -> tuple[Path, Callable[[], None]]:
+    """The folder of a run that can go on, and what brings its files back to its last checkpoint."""
     run_dir = folder_setting(config, "resume")
     require_free(run_dir, warn)
-    try:
-        resume(run_dir, config, warn)
-    except WriteError as error:
-        raise ConfigError(str(error)) from None
-    return run_dir
+    kept = find_resumable(run_dir, config, warn)
+    return run_dir, partial(cut_back, run_dir, kept)
+
+
+def _do_nothing() -> None:
+    """A new folder is ready as it is."""
 
 
 def _run_folder(config: Mapping[str, Any]) -> Path:
@@ -123,7 +128,11 @@ def _run_folder(config: Mapping[str, Any]) -> Path:
         if run_dir.is_dir() and any(run_dir.iterdir()):
             what = f"holds a run that died, {how_it_died(run_dir)}" if has_died(run_dir) else "is not empty"
             raise ConfigError(f"run_dir={str(run_dir)!r} {what}; name a new folder")
-        return _make_folder(run_dir, "run", exist_ok=True)
+        try:
+            return _make_folder(run_dir, "run", exist_ok=run_dir.exists())
+        except FileExistsError:
+            what = "was made by another process at this moment"
+            raise ConfigError(f"run_dir={str(run_dir)!r} {what}; name a new folder") from None
     runs_dir = folder_setting(config, "runs_dir")
     names = [datetime.now().strftime("%Y%m%d-%H%M%S"), _name(config, "method"), _name(config, "benchmark")]
     return new_folder(runs_dir, "-".join([*names, f"s{config['seed']}"]), "run")

@@ -116,10 +116,10 @@ class ReplyReader:
             left.setdefault(reason, []).append(client_id)
         for reason, clients in left.items():
             self._leave_out(server_round, _senders(clients), reason)
-        lost = sorted(set(asked.values()) - set(found))
-        if lost:
-            names = ", ".join(map(str, lost))
-            self.warn(f"round {server_round}: {phase} goes on without client {names}")
+        explained = {client_id for clients in left.values() for client_id in clients}
+        if silent := sorted(set(asked.values()) - set(found) - explained):
+            names = ", ".join(map(str, silent))
+            self.warn(f"round {server_round}: no reply, {phase} goes on without client {names}")
         return [found[client_id] for client_id in sorted(found)]
 
     def keep_alike(

@@ -13,9 +13,9 @@ from pathlib import Path
 from fedapp.config.build import ConfigError, build_routine
 from fedapp.config.composed import Composed
 from fedapp.core.errors import one_line
-from fedapp.core.files import append_line, writing
+from fedapp.core.files import WriteError, append_line, writing
 from fedapp.core.status import RUNNING, STARTING, TIME, has_died, is_held, read_status
-from fedapp.engines.closing import close_run, is_closed, open_run
+from fedapp.engines.closing import close_run, held, is_closed, open_run
 from fedapp.engines.events import POLL_SECONDS, EventTail, report
 from fedapp.engines.job import Job, OnEvent, RunFailed, check_outcome
 from fedapp.planning.job import make_job
@@ -98,9 +98,15 @@ def submit(site: ServerSite, job: Job) -> Submission:
     """Hand a prepared run to the server.
 
     Raises:
-        RunFailed: If it is refused; the run folder says why.
+        RunFailed: If it is refused, and the run folder says why; or if another process has taken up the run
+            that is to go on, or its files cannot be changed.
     """
-    open_run(job, os.getpid())
+    try:
+        with held(job):
+            job.make_ready()
+            open_run(job, os.getpid())
+    except WriteError as error:
+        raise RunFailed(one_line(error)) from None
     try:
         run_id = Control(site).submit(job.app_dir, job.overrides)
     except ControlFault as fault:

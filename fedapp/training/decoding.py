@@ -12,7 +12,7 @@ from torch import nn
 
 from fedapp.core.types import Decoding
 from fedapp.models.base import Base
-from fedapp.training.output_head import contiguous
+from fedapp.training.output.head import contiguous
 from fedapp.training.tokens import Batch, Encoded, Encoder
 
 

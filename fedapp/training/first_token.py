@@ -12,9 +12,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from fedapp.core.train_config import TrainConfig
 from fedapp.core.types import Example
 from fedapp.models.base import Base
-from fedapp.training.output_head import token_losses
+from fedapp.training.output.head import token_losses
+from fedapp.training.output.shared_prefix import SharedPrefixHead
 from fedapp.training.tokens import Batch, Encoded, Encoder
 from fedapp.training.trainer import Trainer
 
@@ -51,6 +53,14 @@ class FirstTokenTrainer(Trainer):
         # The last column holds nothing but answers; shorter rows' answers stand behind their prompts.
         logits = self.last_logits(batch.input_ids[:, :-1], batch.attention_mask[:, :-1], lengths)
         return token_losses(logits, batch.targets[rows, lengths]), len(rows)
+
+
+class FrozenTrainer(FirstTokenTrainer):
+    """The same for a model that nothing acts on: what prompts share passes it once."""
+
+    def __init__(self, base: Base, config: TrainConfig) -> None:
+        super().__init__(base, config, decayed=[])
+        self._output_head = SharedPrefixHead(base.model)
 
 
 def require_language_model(base: Base, what: str) -> None:

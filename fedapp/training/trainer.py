@@ -22,7 +22,7 @@ from fedapp.training.cuts import CutLog
 from fedapp.training.decoding import complete, in_training, seeded
 from fedapp.training.label_words import label_tokens, label_words_for_loss, with_choices
 from fedapp.training.options import option_rows
-from fedapp.training.output_head import OutputHead, answer_losses, answer_ratings
+from fedapp.training.output.head import OutputHead, answer_losses, answer_ratings
 from fedapp.training.tokens import Batch, Encoded, Encoder
 
 

@@ -19,6 +19,7 @@ from fedapp.core.status import (
     how_it_died,
     is_held,
     read_status,
+    taking_up,
     write_status,
 )
 
@@ -82,6 +83,36 @@ def test_of_two_who_must_be_alone_one_is_refused(tmp_path):
     with holding(tmp_path), pytest.raises(BlockingIOError), holding_alone(tmp_path):
         pass
     assert is_held(tmp_path) is False
+
+
+def test_one_process_at_a_time_takes_up_a_run(tmp_path):
+    write_status(tmp_path, {"status": "failed", "reason": ""})
+    with taking_up(tmp_path), pytest.raises(BlockingIOError), taking_up(tmp_path):
+        pass
+    with taking_up(tmp_path):
+        write_status(tmp_path, {"status": "running", "reason": ""})
+        with taking_up(tmp_path):  # another file by now: who has it finds the folder held
+            pass
+    with taking_up(tmp_path / "of a run that is yet to be made"):
+        pass
+
+
+def test_who_waited_for_a_run_locks_the_file_that_is_there_now(tmp_path, monkeypatch):
+    write_status(tmp_path, {"status": "failed", "reason": ""})
+    looks, samestat = [], os.path.samestat
+
+    def replace_at_first(*stats: os.stat_result) -> bool:
+        if not looks:
+            write_status(tmp_path, {"status": "running", "reason": ""})
+        looks.append(samestat(stats[0], (tmp_path / "run.json").stat()))
+        return looks[-1]
+
+    monkeypatch.setattr(os.path, "samestat", replace_at_first)
+    with taking_up(tmp_path):
+        assert looks == [False, True]
+        monkeypatch.undo()
+        with pytest.raises(BlockingIOError), taking_up(tmp_path):
+            pass
 
 
 def test_a_run_is_held_as_long_as_a_process_of_it_lives(tmp_path):

@@ -16,7 +16,7 @@ from fedapp.core.status import is_held, read_status, write_status
 from fedapp.engines import orphans
 from fedapp.planning.job import make_job
 from fedapp.planning.preflight import check_config
-from fedapp.records.checkpoints.resume import resume, resumed_words
+from fedapp.records.checkpoints.resume import find_resumable, resumed_words
 from tests.federation import run_toy
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at by /proc")
@@ -84,12 +84,12 @@ def test_what_waits_for_a_superlink_that_is_gone_is_ended(tmp_path, run, monkeyp
 def test_the_server_app_that_goes_on_does_the_same(tmp_path, run):
     config = check_config(resumed_words([f"resume={run}", "num_rounds=3"]))
     with held(tmp_path, run, free_port()):
-        assert resume(run, config, print) is not None
+        assert find_resumable(run, config, print) is not None
     with (
         held(tmp_path, run, free_port(), launcher=orphans.LAUNCHER),
         pytest.raises(ConfigError, match=r"resume=.*: process \d+ \(flwr-serverapp\) is still at work"),
     ):
-        resume(run, config, print)
+        find_resumable(run, config, print)
 
 
 def test_a_superlink_that_answers_is_given_time_and_its_server_app_is_not_ended(tmp_path, run, monkeypatch):
@@ -119,7 +119,7 @@ def test_a_run_that_was_finished_meanwhile_is_complete(tmp_path, run, monkeypatc
     monkeypatch.setattr(orphans, "free", finish)
     before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
     with held(tmp_path, run, free_port()), pytest.raises(ConfigError, match="this run is complete"):
-        resume(run, config, print)
+        find_resumable(run, config, print)
     assert {path: path.read_bytes() for path in run.rglob("*.jsonl")} == before
 
 

@@ -2,11 +2,13 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
 from fedapp.cli.main import main
 from fedapp.client import workplace as workplaces
+from fedapp.config.build import ConfigError
 from fedapp.config.compose import load_config
 from fedapp.planning.job import absolute_paths, make_job
 from tests import tiny_models
@@ -91,3 +93,15 @@ def test_a_run_and_its_export_find_their_model_from_elsewhere(here, tmp_path_fac
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     for client in ("client-0", "client-1"):
         assert main(["export", str(here / "run" / "adapters" / client), client]) == 0
+
+
+def test_a_folder_that_another_process_makes_at_the_same_moment_is_its_own(tmp_path, monkeypatch):
+    words, mkdir = ["model=toy", "adapter=toy", "benchmark=toy", f"run_dir={tmp_path / 'run'}"], Path.mkdir
+
+    def be_overtaken(path, *arguments, **settings):
+        mkdir(path)
+        return mkdir(path, *arguments, **settings)
+
+    monkeypatch.setattr(Path, "mkdir", be_overtaken)
+    with pytest.raises(ConfigError, match=r"run_dir='.*run' was made by another process at this moment"):
+        make_job(words, load_config(words))

@@ -14,7 +14,7 @@ from fedapp.core.checks import show_value
 from fedapp.core.payload import State
 from fedapp.core.status import COMPLETED, FILE, RUNNING, is_held, read_status
 from fedapp.engines import orphans
-from fedapp.records.checkpoints.run import cut_back, newest_checkpoint
+from fedapp.records.checkpoints.run import newest_checkpoint
 
 MAY_CHANGE = OF_PLACE | {
     "num_rounds",
@@ -69,8 +69,8 @@ def require_free(folder: Path, warn: Callable[[str], None]) -> None:
         raise ConfigError(f"resume={folder}: {who}")
 
 
-def resume(folder: Path, config: Mapping[str, Any], warn: Callable[[str], None]) -> State | None:
-    """Make a run folder ready to go on: its files end where its last checkpoint does.
+def find_resumable(folder: Path, config: Mapping[str, Any], warn: Callable[[str], None]) -> State | None:
+    """Check that a run can go on, and find what it goes on from; its folder stays as it is (``cut_back``).
 
     Args:
         folder: Of the run.
@@ -82,7 +82,6 @@ def resume(folder: Path, config: Mapping[str, Any], warn: Callable[[str], None])
 
     Raises:
         ConfigError: If the run is complete, somebody works on it, or another setting is to hold.
-        WriteError: If the folder cannot be changed.
     """
     if read_status(folder).get("status") == RUNNING:
         require_free(folder, warn)
@@ -99,7 +98,6 @@ def resume(folder: Path, config: Mapping[str, Any], warn: Callable[[str], None])
             f"num_rounds={config['num_rounds']} must be at least {trained}: so many rounds are behind "
             f"resume={folder}"
         )
-    cut_back(folder, kept)
     return kept
 
 

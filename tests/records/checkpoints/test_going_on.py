@@ -7,6 +7,11 @@ import pytest
 
 from fedapp.config.build import ConfigError
 from fedapp.core.status import holding
+from fedapp.engines.closing import opened
+from fedapp.engines.job import RunFailed
+from fedapp.planning.job import make_job
+from fedapp.planning.preflight import check_config
+from fedapp.records.checkpoints import opening
 from fedapp.records.checkpoints.resume import resumed_words
 from tests.federation import Killed, killing, resume_toy, run_toy
 from tests.records.checkpoints.test_exact_resume import left_by
@@ -114,3 +119,47 @@ def test_the_settings_of_the_run_stand_before_ones_own_once(killed):
     assert resumed_words(["seed=3"]) == ["seed=3"]
     said = json.loads((killed / "run.json").read_text())["overrides"]
     assert shlex.join(said)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def job_of(folder):
+    words = resumed_words([f"resume={folder}"])
+    return make_job(words, check_config(words))
+
+
+def test_of_two_commands_that_go_on_in_the_same_instant_one_is_refused_and_touches_nothing(killed):
+    (killed / "metrics.jsonl").open("a").write("of a round that no checkpoint knows\n")
+    before = contents(killed)
+    first, second = job_of(killed), job_of(killed)
+    assert contents(killed) == before  # only what holds the run changes its files
+    with opened(first):
+        rows = (killed / "metrics.jsonl").read_text()
+        assert "no checkpoint knows" not in rows
+        now = contents(killed)
+        with (
+            pytest.raises(RunFailed, match=r"resume=.*: another process goes on with this run"),
+            opened(second),
+        ):
+            pytest.fail("both have taken it up")
+        assert contents(killed) == now
+
+
+def test_of_two_servers_that_go_on_in_the_same_instant_one_is_refused(whole, killed, monkeypatch):
+    find, refused = opening.find_resumable, []
+
+    def find_and_be_overtaken(folder, config, warn):
+        kept = find(folder, config, warn)
+        with monkeypatch.context() as other:
+            other.setattr(opening, "find_resumable", find)
+            with pytest.raises(ConfigError) as caught:
+                opening.open_folder(config)
+        refused.append(str(caught.value))
+        return kept
+
+    monkeypatch.setattr(opening, "find_resumable", find_and_be_overtaken)
+    run = resume_toy(killed)
+    assert refused == [f"resume={killed}: another process goes on with this run at this moment"]
+    assert run.adapters() == whole.adapters()

@@ -10,8 +10,8 @@ from fedapp.adapters.lora.adapter import Lora
 from fedapp.adapters.reft.adapter import Reft
 from fedapp.core.train_config import TrainConfig
 from fedapp.models.base import make_base
-from fedapp.training import output_head
-from fedapp.training.output_head import OutputHead, token_losses
+from fedapp.training.output import head as output_head
+from fedapp.training.output.head import OutputHead, token_losses
 from tests import tiny_models
 
 TRAIN = TrainConfig(batch_size=4, max_length=48, max_new_tokens=4)

@@ -34,7 +34,7 @@ class OutputHead:
         self._narrows: bool | None = None  # whether the model allows for a part of its vocabulary
 
     def logits(self, ids: Tensor, mask: Tensor, places: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """One forward pass without a cache.
+        """One forward pass.
 
         Args:
             ids: Token ids, [batch, width].
@@ -58,7 +58,8 @@ class OutputHead:
             self._narrows = self._can_narrow(ids[:1, :1], columns)
         return found
 
-    def _run(self, ids: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+    def _run(self, ids: Tensor, mask: Tensor, places: Tensor, past: Any = None) -> Tensor:
+        """The same, of all the vocabulary; behind what ``past`` holds, whose tokens ``mask`` counts, too."""
         gathered = []
 
         def gather(_head: Any, args: tuple[Any, ...]) -> Any:
@@ -68,7 +69,8 @@ class OutputHead:
             return (gathered[-1], *args[1:])
 
         with _in_front_of(self._model.get_output_embeddings(), gather):
-            logits: Tensor = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            cache = {"use_cache": False} if past is None else {"use_cache": True, "past_key_values": past}
+            logits: Tensor = self._model(input_ids=ids, attention_mask=mask, **cache).logits
         return logits[0] if gathered else logits.flatten(0, 1).index_select(0, places)
 
     def _can_narrow(self, one: Tensor, columns: Tensor) -> bool:

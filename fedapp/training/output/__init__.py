@@ -1,0 +1,1 @@
+"""What a model says of its next words: the logits that count."""
