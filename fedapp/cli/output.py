@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TextIO
 
 from fedapp.core.errors import printable
@@ -79,6 +80,29 @@ def told_in_one_line(act: Callable[[], int | None]) -> int:
     except (ValueError, OSError) as error:
         complain(str(error))
         return USAGE
+
+
+def require_place(option: str, file: Path, example: str, read: Path | None = None) -> None:
+    """Refuse a file that cannot be written, before the work that fills it; one that is there is replaced.
+
+    Args:
+        option: Which names it.
+        file: To be written.
+        example: A name that would be right.
+        read: The file that the work reads.
+
+    Raises:
+        ValueError: If it has no place, or would replace what is read.
+    """
+    why = ""
+    if file.is_dir():
+        why = "is a folder"
+    elif not file.parent.is_dir():
+        why = f"lies in {file.parent}, which does not exist"
+    elif read is not None and file.exists() and read.exists() and file.samefile(read):
+        why = "is the file that is read"
+    if why:
+        raise ValueError(f"{option} {file} {why}; it must be a file to write, such as {example}")
 
 
 def nearest(word: str, known: Sequence[str]) -> str:

@@ -139,9 +139,21 @@ def _note_death(runs_dir: Path) -> None:
         warn(f"the run before this one died: {reason} ({last})")
 
 
+def _interrupting(handler: Callable[[int, FrameType | None], object]) -> Callable[..., None]:
+    """A handler of others; what it raises to end the process would pass for a fault of the client at work."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        try:
+            handler(number, frame)
+        except (Exception, SystemExit) as error:
+            raise KeyboardInterrupt(128 + number) from error
+
+    return handle
+
+
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Let SIGTERM, and SIGHUP when the terminal goes, end the run as Ctrl-C does."""
+    """Let SIGTERM, SIGHUP when the terminal goes, and a scheduler's signal end the run as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(128 + number)
@@ -151,6 +163,10 @@ def _interruptible() -> Iterator[None]:
     numbers = [one for one in ENDING if one is not signal.SIGINT and one not in ignored]
     try:
         before = [(number, signal.signal(number, interrupt)) for number in numbers]
+        # submitit's, by which Slurm tells that a job's time is up or that it has to make room.
+        for number in (signal.SIGUSR1, signal.SIGUSR2):
+            if callable(handler := signal.getsignal(number)):
+                before.append((number, signal.signal(number, _interrupting(handler))))
     except ValueError:  # Not the main thread.
         yield
         return

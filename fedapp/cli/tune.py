@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from fedapp.cli.output import FAILED, OK, USAGE, complain, warn
+from fedapp.cli.output import FAILED, OK, USAGE, complain, require_place, warn
 from fedapp.cli.sweeps.jobs import JobRecord
 from fedapp.cli.sweeps.sweep import run_sweep
 from fedapp.config.build import ConfigError
@@ -40,6 +40,7 @@ def tune(overrides: Sequence[str], to: Path) -> int:
     try:
         if given := next((word for word in overrides if word.startswith("experiment=")), None):
             raise ConfigError(f"{given}: tuning is an experiment of its own; give its settings one by one")
+        require_place("--to", to, "tuned.json")
         if to.exists():
             read_choices(to)
         # Of the first combination: a method without validation rows would end every trial without a score.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -143,11 +146,45 @@ def launch(
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=task, config=config
         )
-        launcher.launch([list(words) for words in jobs.values()], initial_job_idx=0)
+        with _waiting_for_all():
+            launcher.launch([list(words) for words in jobs.values()], initial_job_idx=0)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_plain(error)) from None
     except Exception as error:  # of a launcher: what it may raise is not ours to list
-        raise SweepStopped(f"{type(error).__name__}: {one_line(error)}") from error
+        said = re.split(r"\n\w+ stream produced", str(error))[0]  # there submitit quotes the job's whole log
+        raise SweepStopped(f"{type(error).__name__}: {one_line(said)}") from error
+
+
+@contextmanager
+def _waiting_for_all() -> Iterator[None]:
+    """Have submitit's launcher wait for all of its jobs, and end them where the sweep is interrupted.
+
+    By itself it stops at the first job that died (``scancel``, out of memory, a lost node) and leaves those
+    that wait or run to Slurm: the count would be wrong, and going on with the sweep would run them twice.
+    """
+    try:
+        kind: Any = importlib.import_module("submitit.core.core").Executor
+    except ImportError:  # other launchers wait by themselves
+        yield
+        return
+    submit = kind.map_array
+
+    def submit_and_wait(executor: Any, *arguments: Any) -> Any:
+        jobs = submit(executor, *arguments)
+        try:
+            for job in jobs:
+                job.wait()
+        except KeyboardInterrupt:
+            for job in jobs:
+                job.cancel(check=False)
+            raise
+        return jobs
+
+    kind.map_array = submit_and_wait
+    try:
+        yield
+    finally:
+        kind.map_array = submit
 
 
 def _of_hydra(overrides: Sequence[str]) -> list[str]:

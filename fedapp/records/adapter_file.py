@@ -78,6 +78,19 @@ def write_adapter(
             partial.unlink(missing_ok=True)
 
 
+def _what_it_is(folder: Path, error: OSError) -> str:
+    """What somebody gave instead of an adapter's folder, and what would be right."""
+    inside = folder / "adapters" if (folder / "adapters").is_dir() else folder
+    kept = sorted(path.parent.name for path in inside.glob("*/adapter.json"))
+    if kept:
+        return f"it is that of a run; name one of {', '.join(str(inside / name) for name in kept[:2])} …"
+    if (folder / "run.json").is_file():
+        return "it is that of a run that keeps none: it has not ended well, or save_adapters=false"
+    if (folder / "README.md").is_file():
+        return "it is an export or a model; what it was made of can be used: RUN/adapters/client-0"
+    return one_line(error) if folder.is_dir() else "there is no such folder"
+
+
 def read_adapter(folder: Path) -> tuple[Arrays, dict[str, Any]]:
     """Read what ``write_adapter`` wrote.
 
@@ -88,7 +101,7 @@ def read_adapter(folder: Path) -> tuple[Arrays, dict[str, Any]]:
     try:
         text, arrays = about_file.read_bytes(), load_file(arrays_file)
     except OSError as error:
-        raise ValueError(f"{folder} holds no adapter: {error}") from None
+        raise ValueError(f"{folder} holds no adapter: {_what_it_is(folder, error)}") from None
     except SafetensorError as error:
         raise ValueError(f"{arrays_file} is damaged: {one_line(error)}") from None
     try:

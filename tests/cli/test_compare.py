@@ -50,6 +50,14 @@ def test_seeds_of_one_configuration_are_one_row(runs, capsys):
     assert "*" not in captured.out
 
 
+def test_a_run_that_was_started_twice_is_told(runs, capsys):
+    assert main(["compare", str(runs)]) == 0
+    assert "NOT INDEPENDENT" not in capsys.readouterr().out
+    shutil.copytree(runs / "two", runs / "again")
+    assert main(["compare", str(runs)]) == 0
+    assert "has more than one run of seed 2; each counts, so ± comes out" in capsys.readouterr().out
+
+
 def test_a_run_without_a_summary_is_compared_by_its_rows(runs, capsys):
     for path in runs.glob("*/summary.json"):
         path.unlink()

@@ -15,8 +15,11 @@ from pathlib import Path
 import pytest
 
 from fedapp.cli.main import main
+from fedapp.cli.run import run_once
 from fedapp.core.status import holding, read_status, write_status
+from fedapp.toy.adapter import ToyModel
 from tests.engines.toy_cli import use_toy_app
+from tests.federation import TOY
 
 TOY_CLI = Path(__file__).parent.parent / "engines" / "toy_cli.py"
 
@@ -129,3 +132,24 @@ def test_a_terminal_that_goes_away_ends_the_run_unless_it_is_to_go_on(tmp_path, 
     (run_dir,) = tmp_path.glob("runs/*")
     if not ignored:
         assert read_status(run_dir)["reason"] == "interrupted by SIGHUP"
+
+
+def test_a_scheduler_that_ends_a_job_ends_the_run_and_no_single_client(tmp_path, monkeypatch):
+    """As submitit's handler does when Slurm says that the time is up, in the midst of a client's training."""
+    before = signal.signal(signal.SIGUSR2, lambda *_: sys.exit(-1))
+    trained = ToyModel.train
+
+    def train(self, *arguments, **more):
+        if any(tmp_path.glob("*/events.jsonl")):  # the run has begun: a step is tried before
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return trained(self, *arguments, **more)
+
+    monkeypatch.setattr(ToyModel, "train", train)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_once([*TOY, "engine=local", f"runs_dir={tmp_path}"], io.StringIO())
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    (folder,) = tmp_path.iterdir()
+    assert read_status(folder)["reason"] == "interrupted by SIGUSR2"
+    assert "goes on without client" not in (folder / "log.txt").read_text()

@@ -322,6 +322,14 @@ def test_a_search_that_was_stopped_goes_on(capsys, tmp_path, runs):
     assert started == []
 
 
+def test_the_folder_above_a_sweep_is_told_from_it(capsys, tmp_path, runs):
+    assert swept(capsys, tmp_path, "seed=1,2")[0] == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    code, _, err = swept(capsys, tmp_path, f"sweep.resume={folder.parent}")
+    assert code == 2
+    assert err[-1].endswith(f"it has no sweep.json; the latest in it is {folder}")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -371,9 +371,9 @@ def test_a_run_that_did_not_complete_makes_no_page(tmp_path, capsys, status, sai
 def test_a_page_without_a_place_is_one_line(tmp_path, capsys):
     folder = full_run(tmp_path / "a")
     assert main(["report", str(folder), "--out", str(tmp_path / "no" / "r.html")]) == 2
-    assert "which does not exist; it must be the page's file" in capsys.readouterr().err
+    assert "which does not exist; it must be a file to write" in capsys.readouterr().err
     assert main(["report", str(folder), "--out", str(tmp_path)]) == 2
-    assert "is a folder; it must be the page's file" in capsys.readouterr().err
+    assert "is a folder; it must be a file to write" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("library", ["altair", "vl_convert", "jinja2"])

@@ -255,3 +255,8 @@ def test_what_trains_nothing_has_no_step_size(results):
     table = table_of("toy", results)
     assert cells(table, "fedavg")[-1] == cells(table, "local")[-1] == "–"
     assert "not tuned" not in table
+
+
+def test_a_result_file_that_is_not_there_is_told_with_those_that_are(capsys):
+    assert main(["results", "show", "sst2_smolm2"]) == 2
+    assert "there is no result file 'sst2_smolm2'; did you mean sst2_smollm2?" in capsys.readouterr().err

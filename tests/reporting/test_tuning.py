@@ -110,3 +110,10 @@ def test_a_file_that_holds_something_else_is_named_before_anything_runs(tmp_path
     assert main(["tune", *TOY, f"runs_dir={tmp_path / 'runs'}", "--to", str(to)]) == 2
     assert f"{to} is no file of tuned step sizes" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_where_choices_cannot_be_kept_is_told_before_the_first_trial(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fedapp.cli.tune.run_sweep", None)
+    to = tmp_path / "nowhere" / "tuned.json"
+    assert main(["tune", "method=fedit", "engine=local", "--to", str(to)]) == 2
+    assert f"--to {to} lies in {tmp_path / 'nowhere'}, which does not exist" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from fedapp.cli.adapters.kept import Kept, attached
+from fedapp.cli.output import require_place
 from fedapp.core.errors import one_line
 from fedapp.core.files import write_atomically
 from fedapp.models.base import Base
@@ -46,6 +47,8 @@ def evaluate(
         ValueError: If the harness is not installed, the adapter is on no language model, or a task is not
             known or cannot be read.
     """
+    if to is not None:
+        require_place("--to", to, "scores.json")
     try:
         import lm_eval
         from lm_eval.tasks import TaskManager

@@ -9,6 +9,7 @@ from typing import TextIO
 
 from fedapp.cli.adapters.kept import Kept, attached
 from fedapp.cli.adapters.prompts import read_examples
+from fedapp.cli.output import require_place
 from fedapp.core.files import write_atomically
 from fedapp.core.model import ChoosingModel
 from fedapp.core.types import Example
@@ -31,6 +32,8 @@ def predict(
     Raises:
         ValueError: If the adapter or a row cannot be used, or the answers cannot be written.
     """
+    if to is not None:
+        require_place("--to", to, "answers.jsonl", read=file)
     with attached(source, max_new_tokens=max_new_tokens) as kept:
         examples = read_examples(file, kept.benchmark)
         lines = _lines(kept, examples)

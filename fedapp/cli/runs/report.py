@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from fedapp.cli.output import require_place
 from fedapp.core.files import write_atomically
 from fedapp.records.table import format_bytes
 from fedapp.reporting.comparison.rows import Question, compare_runs
@@ -36,9 +37,7 @@ def report(
         ValueError: If runs cannot be compared, the libraries are missing, or the page has no place.
         WriteError: If it cannot be written; nothing half-written is left.
     """
-    if out.is_dir() or not out.parent.is_dir():
-        why = "is a folder" if out.is_dir() else f"lies in {out.parent}, which does not exist"
-        raise ValueError(f"--out {out} {why}; it must be the page's file, such as report.html")
+    require_place("--out", out, "report.html")
     comparison = compare_runs(roots, warn, Question(metric, benchmark))
     try:
         from fedapp.reporting.page.page import make_page

@@ -48,6 +48,9 @@ def manage(
     if action == "show":
         if not words:
             raise ValueError("show needs the NAME of a file results/NAME.jsonl")
+        known = sorted(path.stem for path in RESULTS.glob("*.jsonl"))
+        if (name := words[0].split(" ")[0]) not in known:
+            raise ValueError(f"there is no result file {name!r}{nearest(name, known)}")
         print(table_of(" ".join(words), RESULTS), file=stream)
         return OK
     pages = [Path(word) for word in words] or [page for place in PAGES for page in sorted(ROOT.glob(place))]

@@ -92,7 +92,9 @@ def read_sweep(folder: Path) -> tuple[list[str], dict[int, list[str]]]:
         facts: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return list(facts["overrides"]), {int(n): list(words) for n, words in facts["jobs"].items()}
     except OSError:
-        raise ConfigError(f"{folder} is not the folder of a sweep: it has no {FILE}") from None
+        inside = sorted(path.parent for path in folder.glob(f"*/{FILE}"))
+        hint = f"; the latest in it is {inside[-1]}" if inside else ""
+        raise ConfigError(f"{folder} is not the folder of a sweep: it has no {FILE}{hint}") from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise ConfigError(f"{folder / FILE} is damaged") from None
 

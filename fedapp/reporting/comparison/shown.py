@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from fedapp.records.results import RunResult
@@ -87,6 +88,7 @@ def notes_of(comparison: Comparison) -> Iterator[str]:
         f"{comparison.metric} of the final models, in %, as mean over seeds ± standard deviation over seeds; "
         "mean, worst client: of each client's score on its own test rows"
     )
+    yield from _repeated_notes(comparison.groups)
     yield from _pooled_notes(results)
     for benchmark, rules in mixed_answering(results).items():
         yield (
@@ -106,6 +108,17 @@ def notes_of(comparison: Comparison) -> Iterator[str]:
     for run in results:
         if missing := _without_base(run):
             yield f"* without {name_clients(missing)} of {run.folder}, not scored there on the base"
+
+
+def _repeated_notes(groups: Sequence[Group]) -> Iterator[str]:
+    """Which seeds are in a row more than once: a run that was started again adds nothing new."""
+    for group in groups:
+        counts = Counter(run.seed for run in group.runs)
+        if again := [str(seed) for seed, count in counts.items() if count > 1]:
+            yield (
+                f"NOT INDEPENDENT: '{group.label}' has more than one run of seed {', '.join(again)}; "
+                "each counts, so ± comes out too small: keep one of them"
+            )
 
 
 def _pooled_notes(results: Sequence[RunResult]) -> Iterator[str]:

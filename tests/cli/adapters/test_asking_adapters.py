@@ -91,6 +91,49 @@ def test_what_is_no_adapter_is_one_line(tmp_path, monkeypatch, capsys, command):
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("run", "run holds no adapter: it is that of a run; name one of run/adapters/client-0, "),
+        ("run/adapters", "it is that of a run; name one of run/adapters/client-0, run/adapters/client-1 …"),
+        ("failed", "failed holds no adapter: it is that of a run that keeps none: it has not ended well, or"),
+        ("exported", "it is an export or a model; what it was made of can be used: RUN/adapters/client-0"),
+        ("nowhere", "nowhere holds no adapter: there is no such folder"),
+    ],
+)
+def test_what_was_given_instead_of_an_adapter_is_told(kept, tmp_path, monkeypatch, capsys, given, said):
+    monkeypatch.chdir(tmp_path)
+    for number in (0, 1):
+        shutil.copytree(kept, tmp_path / "run" / "adapters" / f"client-{number}")
+    (tmp_path / "failed").mkdir()
+    (tmp_path / "failed" / "run.json").write_text("{}")
+    assert main(["export", str(kept), "exported"]) == 0
+    assert main(["chat", given]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("to", "said"),
+    [
+        (
+            "rows.jsonl",
+            "--to rows.jsonl is the file that is read; it must be a file to write, such as answers",
+        ),
+        ("nowhere/a.jsonl", "--to nowhere/a.jsonl lies in nowhere, which does not exist"),
+        (".", "--to . is a folder"),
+    ],
+)
+def test_where_answers_cannot_go_is_told_before_any_is_made(kept, rows, monkeypatch, capsys, to, said):
+    monkeypatch.chdir(rows.parent)
+    monkeypatch.setattr("fedapp.cli.adapters.predict.attached", None)
+    before = rows.read_bytes()
+    assert main(["predict", str(kept), "rows.jsonl", "--to", to]) == 2
+    assert said in capsys.readouterr().err
+    assert rows.read_bytes() == before
+
+
 def changed(kept, folder, **values):
     shutil.copytree(kept, folder)
     about = json.loads((folder / "adapter.json").read_text())

@@ -11,11 +11,9 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from fedapp.adapters.lora.export import config_with_base
 from fedapp.cli.adapters.export import export
 from fedapp.cli.adapters.kept import attached
 from fedapp.cli.adapters.merge import merge
-from fedapp.cli.main import main
 from tests.cli.adapters.kept_adapters import IA3, LORA, PROMPTS, REFT, keep, make_run, save_model
 
 LABELS = ("no", "yes")
@@ -141,49 +139,3 @@ def test_a_tied_weight_is_not_merged_into(models, tmp_path):
     with pytest.raises(ValueError, match=r"lm_head cannot be merged into: its weight is also model\.embed"):
         merge(kept, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-def test_a_push_tells_in_a_dry_run_what_would_go_up(kept, tmp_path, capsys):
-    export(kept, tmp_path / "out")
-    assert main(["push", str(tmp_path / "out"), "me/mine", "--dry-run"]) == 0
-    said = capsys.readouterr().out
-    assert "adapter_model.safetensors" in said
-    assert "would be uploaded to me/mine (public if it is new)" in said
-
-
-def test_a_push_names_the_base_by_its_name_on_the_hub(kept, tmp_path):
-    export(kept, tmp_path / "out")
-    named = json.loads((tmp_path / "out" / "adapter_config.json").read_text())["base_model_name_or_path"]
-    assert os.path.isabs(named)
-    assert (
-        json.loads(config_with_base(tmp_path / "out", "some/model"))["base_model_name_or_path"]
-        == "some/model"
-    )
-
-
-@pytest.mark.parametrize(
-    ("target", "repository", "said"),
-    [
-        ("out", "me/mine", "was uploaded to me/mine: "),  # a port that nobody listens on
-        ("adapters/client-3", "me/mine", "is no folder that fedapp export or fedapp merge made"),
-        ("out", "mine", "must name user and repository"),
-        ("out", "a/b/c", "is no repository of the hub"),
-    ],
-)
-def test_a_push_that_cannot_be_is_one_line(kept, tmp_path, monkeypatch, capsys, target, repository, said):
-    export(kept, tmp_path / "out")
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setenv("HF_TOKEN", "hf_none")
-    monkeypatch.delenv("FEDAPP_OFFLINE", raising=False)
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    assert main(["push", str(tmp_path / target), repository]) == 2
-    told = capsys.readouterr().err
-    assert said in told
-    assert told.count("\n") == 1
-
-
-def test_a_push_from_a_machine_that_is_offline_says_so(kept, tmp_path, monkeypatch, capsys):
-    export(kept, tmp_path / "out")
-    monkeypatch.setenv("FEDAPP_OFFLINE", "1")
-    assert main(["push", str(tmp_path / "out"), "me/mine"]) == 2
-    assert "nothing was uploaded: FEDAPP_OFFLINE says that this machine is offline" in capsys.readouterr().err
