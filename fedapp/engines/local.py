@@ -32,9 +32,8 @@ def run_in_process(job: Job, on_event: OnEvent) -> None:
         RunFailed: If the apps cannot be imported, the server crashed or did not complete.
         KeyboardInterrupt: If interrupted.
     """
-    tail = EventTail(job.run_dir / "events.jsonl", job.resumed)
     with closed_if_killed(job.run_dir), opened(job):
-        _run_and_follow(job, tail, on_event)
+        _run_and_follow(job, EventTail(job.run_dir / "events.jsonl", job.resumed), on_event)
 
 
 def _run_and_follow(job: Job, tail: EventTail, on_event: OnEvent) -> None:

@@ -253,7 +253,7 @@ def test_a_run_that_cannot_go_on_begins_again(capsys, tmp_path, monkeypatch):
     folder, begun = stopped_sweep(capsys, tmp_path, monkeypatch, *words, after_round=1)
     # As a later version of the package would compose it: another default.
     refuse = "resume=x cannot go on with other settings: split.val_share was 0.1, is 0.2"
-    monkeypatch.setattr(job_planning, "resume", Mock(side_effect=ConfigError(refuse)))
+    monkeypatch.setattr(job_planning, "find_resumable", Mock(side_effect=ConfigError(refuse)))
     code, _, err = swept(capsys, tmp_path, *words, "sweep.resume=true")
     assert code == 0, err
     assert f"fedapp: warning: [1] begins again: {refuse}" in err
