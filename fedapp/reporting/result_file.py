@@ -110,8 +110,8 @@ class ResultRecord:
         """Read a line of a result file; KeyError, TypeError or ValueError if it is none."""
         named = {name: facts[name.replace("_", "-")] for name in cls.__dataclass_fields__}
         named["rows"] = tuple(map(ScoreRow.from_json, named["rows"]))
-        for name in ("overrides", "parameters"):
-            named[name] = tuple(named[name])
+        named["overrides"] = tuple(map(_spelled, named["overrides"]))
+        named["parameters"] = tuple(named["parameters"])
         return cls(**named)
 
     def to_json(self) -> dict[str, Any]:
@@ -131,9 +131,17 @@ def names_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def kept_overrides(overrides: Sequence[str]) -> tuple[str, ...]:
-    """Overrides as they may be told: without seed and folders of runs, of any place only the last name."""
-    kept = [word for word in overrides if key_of(word) not in NOT_KEPT]
+    """Overrides as they may be told: without seed and folders of runs, of any place only the last name.
+
+    ``False``, as a sweep writes it, and ``false``, as people do, are one setting.
+    """
+    kept = [_spelled(word) for word in overrides if key_of(word) not in NOT_KEPT]
     return tuple(sorted(_PLACE.sub(lambda found: f".../{found[1] or 'file'}", word) for word in kept))
+
+
+def _spelled(word: str) -> str:
+    key, equals, value = word.partition("=")
+    return f"{key}{equals}{value.lower() if value.lower() in ('true', 'false') else value}"
 
 
 def read_records(path: Path) -> list[ResultRecord]:

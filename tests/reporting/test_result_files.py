@@ -77,10 +77,18 @@ def test_runs_that_are_added_again_take_their_own_place(results, runs, capsys):
         ("run_dir=/tmp/x", []),
         ("model.path=org/name", ["model.path=org/name"]),
         ("train.learning_rate=0.003", ["train.learning_rate=0.003"]),
+        ("score.after=False", ["score.after=false"]),
+        ("benchmark.labels=[False,True]", ["benchmark.labels=[False,True]"]),
     ],
 )
 def test_of_a_place_only_the_last_name_is_kept(word, kept):
     assert list(kept_overrides([word])) == kept
+
+
+def test_lines_of_older_files_are_read_with_the_same_spelling(results):
+    line = json.loads((results / "toy.jsonl").read_text().splitlines()[0])
+    line["overrides"] = ["score.after=False", *line["overrides"]]
+    assert ResultRecord.from_json(line).overrides[0] == "score.after=false"
 
 
 def cells(table, method):
