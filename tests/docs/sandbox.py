@@ -57,7 +57,8 @@ def write_data(data: Path) -> None:
     for task in ("commonsense", "paraphrase", "science", "topic"):
         for split in ("train", "test"):
             rows = [{"prompt": f"{task} {split} {n} ?", "target": ["yes", "no"][n % 2]} for n in range(12)]
-            write(data / "t0" / task / f"{split}.jsonl", rows)
+            for folder in ("t0", "t0s"):
+                write(data / folder / task / f"{split}.jsonl", rows)
     for own in ("mine", "t0"):
         write(data / own / "public.jsonl", [{"prompt": f"public {n} ?"} for n in range(6)])
     for split in ("train", "test"):
